@@ -1,0 +1,215 @@
+"""Dense attention of SAM-DETR: DETR's own, the decoder's self-attention, and cross-attention with shared keys.
+
+Attention masks are additive, `(B or 1, 1 or M, 1 or Q, S)`: 0 where a key may be attended.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_sam_detr import SamDetrConfig
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where `allowed`, the lowest finite number elsewhere: a query with no key at all then attends evenly, not to NaN."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def gaussian_bias(centers: Tensor, scales: Tensor, height: int, width: int) -> Tensor:
+    """SMCA's spatial prior (paper section 4.5.1): a Gaussian around each head's salient point, as logits.
+
+    Args:
+        centers: `(B, Q, M, 2)`, (x, y) in pixels of the feature map.
+        scales: `(B, Q, M, 2)`, learned inverse widths in x and y; they enter squared.
+
+    Returns:
+        `(B, M, Q, height * width)`, at most 0: -(s_x² (x - j - ½)² + s_y² (y - i - ½)²) / 8 at pixel (i, j).
+    """
+    centers, scales = centers.transpose(1, 2), scales.transpose(1, 2)  # (B, M, Q, 2)
+    columns = torch.arange(width, device=centers.device, dtype=centers.dtype) + 0.5
+    rows = torch.arange(height, device=centers.device, dtype=centers.dtype) + 0.5
+    along_x = (scales[..., :1] * (centers[..., :1] - columns)).square()  # (B, M, Q, W)
+    along_y = (scales[..., 1:] * (centers[..., 1:] - rows)).square()  # (B, M, Q, H)
+    return ((along_y[..., :, None] + along_x[..., None, :]) / -8).flatten(-2)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention in plain PyTorch, which also returns its weights.
+
+    Args:
+        query: `(B, M, Q, D)`.
+        key: `(B, M, S, D)`, or `(B, 1, S, D)` where all heads share their keys: then the M·Q queries of an image are
+            one matrix product instead of M, and the keys are never repeated.
+        value: `(B, M, S, D_v)`.
+
+    Returns:
+        `(B, Q, M, D_v)` and the weights `(B, M, Q, S)`.
+    """
+    if key.shape[1] == 1 != query.shape[1]:
+        logits = query.flatten(1, 2) @ key.squeeze(1).transpose(1, 2)  # (B, M·Q, S)
+        logits = logits.unflatten(1, query.shape[1:3])
+    else:
+        logits = query @ key.transpose(2, 3)
+    logits = logits * scaling
+    if attention_mask is not None:
+        logits = logits + attention_mask
+    weights = nn.functional.dropout(logits.softmax(-1), p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, Tensor | None]:
+    """Runs the attention implementation that `module.config` names; shapes as in `eager_attention`.
+
+    Returns:
+        `(B, Q, C)`, the heads side by side, and the weights `(B, M, Q, S)` where the implementation keeps them.
+    """
+    implementation = module.config._attn_implementation
+    interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
+    if interface is not eager_attention:
+        key = key.expand(-1, query.shape[1], -1, -1)
+    if attention_mask is not None:
+        attention_mask = attention_mask.to(query.dtype)
+    dropout = module.attention_dropout if module.training else 0.0
+    output, weights = interface(
+        module, query, key, value, attention_mask, scaling=module.scaling, dropout=dropout, **kwargs
+    )
+    return output.flatten(2), weights
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """`(B, S, M·D)` to `(B, M, S, D)`."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class SamDetrAttention(nn.Module):
+    """DETR's multi-head attention: positions are added to queries and keys, not to values.
+
+    The encoder's self-attention, and both attentions of the decoder where there is no aligner.
+    """
+
+    is_causal = False
+
+    def __init__(self, config: SamDetrConfig, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.scaling = (config.d_model // num_heads) ** -0.5
+        self.attention_dropout = config.attention_dropout
+        self.q_proj = nn.Linear(config.d_model, config.d_model)
+        self.k_proj = nn.Linear(config.d_model, config.d_model)
+        self.v_proj = nn.Linear(config.d_model, config.d_model)
+        self.o_proj = nn.Linear(config.d_model, config.d_model)
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Tensor | None = None, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """`(B, Q, C)` queries and `(B, S, C)` keys, both with their positions added, and `(B, S, C)` values."""
+        query = split_heads(self.q_proj(queries), self.num_heads)
+        key = split_heads(self.k_proj(keys), self.num_heads)
+        value = split_heads(self.v_proj(values), self.num_heads)
+        output, weights = attend(self, query, key, value, attention_mask, **kwargs)
+        return self.o_proj(output), weights
+
+
+class SamDetrQuerySelfAttention(nn.Module):
+    """Self-attention among queries: content and position are projected apart, then added (SPEC: decoder, step 1)."""
+
+    is_causal = False
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.decoder_attention_heads
+        self.scaling = (config.d_model // self.num_heads) ** -0.5
+        self.attention_dropout = config.attention_dropout
+        self.q_content_proj = nn.Linear(config.d_model, config.d_model)
+        self.q_position_proj = nn.Linear(config.d_model, config.d_model)
+        self.k_content_proj = nn.Linear(config.d_model, config.d_model)
+        self.k_position_proj = nn.Linear(config.d_model, config.d_model)
+        self.v_proj = nn.Linear(config.d_model, config.d_model)
+        self.o_proj = nn.Linear(config.d_model, config.d_model)
+
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, attention_mask: Tensor | None = None, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """`(B, Q, C)` queries and the sine embeddings `(B, Q, C)` of their box centers."""
+        query = split_heads(self.q_content_proj(queries) + self.q_position_proj(query_positions), self.num_heads)
+        key = split_heads(self.k_content_proj(queries) + self.k_position_proj(query_positions), self.num_heads)
+        value = split_heads(self.v_proj(queries), self.num_heads)
+        output, weights = attend(self, query, key, value, attention_mask, **kwargs)
+        return self.o_proj(output), weights
+
+
+class SamDetrSharedKeyAttention(nn.Module):
+    """Cross-attention of aligned queries: M queries of C channels each, the same keys for all heads (SPEC: step 3)."""
+
+    is_causal = False
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.decoder_attention_heads
+        self.scaling = config.d_model**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.q_content_proj = nn.Linear(config.d_model, config.d_model)
+        self.q_position_proj = SamDetrMLP([config.d_model] * 3)
+        self.k_content_proj = nn.Linear(config.d_model, config.d_model)
+        self.k_position_proj = SamDetrMLP([config.d_model] * 3)
+        self.v_proj = nn.Linear(config.d_model, config.d_model)
+        self.o_proj = nn.Linear(config.d_model, config.d_model)
+
+    def forward(
+        self,
+        aligned_queries: Tensor,
+        aligned_positions: Tensor,
+        features: Tensor,
+        feature_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Content and position embeddings `(B, Q, M, C)` of the queries, `(B, S, C)` of the features."""
+        query = self.q_content_proj(aligned_queries) + self.q_position_proj(aligned_positions)
+        key = self.k_content_proj(features) + self.k_position_proj(feature_positions)
+        value = split_heads(self.v_proj(features), self.num_heads)
+        output, weights = attend(self, query.transpose(1, 2), key[:, None], value, attention_mask, **kwargs)
+        return self.o_proj(output), weights
+
+
+class SamDetrMLP(nn.Module):
+    """Linear layers with ReLU between them: `widths[0]` channels in, `widths[-1]` out."""
+
+    def __init__(self, widths: list[int]):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+class SamDetrFeedForward(nn.Module):
+    """The feed-forward block of a transformer layer, with DETR's two dropouts."""
+
+    def __init__(self, config: SamDetrConfig, ffn_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(config.d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, config.d_model)
+        self.activation = ACT2FN[config.activation_function]
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.activation_dropout(self.activation(self.fc1(x)))))

@@ -1,0 +1,123 @@
+"""Pixels to projected feature levels, with their masks and positions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoBackbone
+from transformers import initialization as init
+
+from .configuration_sam_detr import SamDetrConfig
+from .position_encoding import embed_map
+
+
+@dataclass
+class FeatureLevel:
+    """One projected feature map of a batch, flattened row by row.
+
+    Attributes:
+        features: `(B, H·W, C)`.
+        positions: `(B, H·W, C)`, sine embedding plus, with several levels, the level's own embedding.
+        mask: `(B, H, W)`, True on valid positions.
+        valid_ratio: `(B, 2)`, valid width / W and valid height / H.
+        size: (H, W).
+    """
+
+    features: Tensor
+    positions: Tensor
+    mask: Tensor
+    valid_ratio: Tensor
+    size: tuple[int, int]
+
+
+def valid_ratio(mask: Tensor) -> Tensor:
+    """`(B, 2)` float32: the share of valid pixels in the first row (x) and in the first column (y) of `(B, H, W)` masks."""
+    return torch.stack([mask[:, 0].float().mean(-1), mask[:, :, 0].float().mean(-1)], dim=-1)
+
+
+class SamDetrInputProjection(nn.Module):
+    """1x1 convolution to C channels, then GroupNorm with 32 groups where the config says so."""
+
+    def __init__(self, config: SamDetrConfig, in_channels: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, config.d_model, kernel_size=1)
+        self.norm = nn.GroupNorm(32, config.d_model) if config.input_projection_norm else nn.Identity()
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return self.norm(self.convolution(feature_map))
+
+
+class SamDetrBackbone(nn.Module):
+    """The feature extractor, its batch norms frozen, and one projection a level.
+
+    Batch norms keep their running statistics in training, and neither these nor their scales are trained. They are
+    frozen in place: replacing them would lose the activation that timm's `BatchNormAct2d` holds. The stem and the
+    first stage of a ResNet are not trained either (SPEC: backbone and positions, 1).
+    """
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        self.d_model = config.d_model
+        self.feature_extractor = AutoBackbone.from_config(config.backbone_config)
+        self.input_projections = nn.ModuleList(
+            SamDetrInputProjection(config, channels) for channels in self.feature_extractor.channels
+        )
+        self.level_embeddings = None
+        if config.num_feature_levels > 1:
+            self.level_embeddings = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
+        self.unfreeze()
+
+    def initialize(self):
+        if self.level_embeddings is not None:
+            init.normal_(self.level_embeddings)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for norm in self._batch_norms():
+            norm.eval()
+        return self
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.feature_extractor.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def freeze(self):
+        """Stops training of the whole feature extractor; its projections go on."""
+        self.feature_extractor.requires_grad_(False)
+
+    def unfreeze(self):
+        """Trains the feature extractor, but for batch norms and the first stages of a ResNet."""
+        self.feature_extractor.requires_grad_(True)
+        for norm in self._batch_norms():
+            norm.requires_grad_(False)
+        names = {type(module).__name__ for module in self.feature_extractor.modules()}
+        if names & {"ResNet", "ResNetBackbone"} or self._is_timm_resnet():
+            trained = ("layer2.", "layer3.", "layer4.", "stages.1.", "stages.2.", "stages.3.")
+            for name, parameter in self.feature_extractor.named_parameters():
+                if not any(stage in name for stage in trained):
+                    parameter.requires_grad_(False)
+
+    def _is_timm_resnet(self) -> bool:
+        """timm unwraps a ResNet into its stages, so it is known by these rather than by its class."""
+        children = dict(self.feature_extractor.named_modules())
+        return all(f"_backbone.{name}" in children for name in ("layer1", "layer2", "layer3", "layer4"))
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[FeatureLevel]:
+        """
+        Args:
+            pixel_values: `(B, channels, height, width)`, normalised pixels, padded at the bottom and right.
+            pixel_mask: `(B, height, width)`, 1 on real pixels.
+
+        Returns:
+            The feature levels, finest first.
+        """
+        feature_maps = self.feature_extractor(pixel_values).feature_maps
+        levels = []
+        for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):
+            features = projection(feature_map).flatten(2).transpose(1, 2)  # (B, H·W, C)
+            size = tuple(feature_map.shape[-2:])
+            mask = nn.functional.interpolate(pixel_mask[:, None].float(), size=size)[:, 0] > 0.5
+            positions = embed_map(mask, self.d_model).flatten(1, 2)
+            if self.level_embeddings is not None:
+                positions = positions + self.level_embeddings[index]
+            levels.append(FeatureLevel(features, positions.to(features.dtype), mask, valid_ratio(mask), size))
+        return levels

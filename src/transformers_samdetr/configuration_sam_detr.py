@@ -1,0 +1,254 @@
+"""SAM-DETR model configuration: one field per choice of the paper, each validated."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import auto_docstring
+
+from .presets import preset_fields
+
+QUERY_RESAMPLING = ("keypoints", "average", "max", "none")
+KEYPOINT_SEARCH_RANGES = ("box", "image")
+REFERENCE_BOXES = ("learned", "fixed")
+
+
+@auto_docstring(checkpoint="sam-detr-r50")
+@strict
+class SamDetrConfig(PreTrainedConfig):
+    r"""
+    use_pretrained_backbone (`bool`, *optional*, defaults to `False`):
+        Whether a newly built model starts from timm's pretrained backbone weights (the only case in which something
+        is downloaded). Loading a checkpoint with `from_pretrained` never does.
+    dilation (`bool`, *optional*, defaults to `False`):
+        DC5: the last backbone stage keeps stride 16 and is dilated instead. Needs a timm backbone.
+    num_queries (`int`, *optional*, defaults to 300):
+        Number of object queries, the most objects found in one image.
+    num_feature_levels (`int`, *optional*, defaults to 1):
+        1: SAM-DETR, the last backbone stage. 3: SAM-DETR++, the last three, with a deformable encoder.
+    decoder_feature_levels (`list[int]`, *optional*):
+        The feature level that each decoder layer reads, 0 being the finest. By default from coarse to fine in equal
+        parts: `[2, 2, 1, 1, 0, 0]` for six layers and three levels (paper section 4.3).
+    input_projection_norm (`bool`, *optional*, defaults to `True`):
+        GroupNorm after the 1x1 input projection. The authors' single-scale checkpoints of 50 epochs have none.
+    encoder_n_points (`int`, *optional*, defaults to 4):
+        Sampling points of each head and level in the deformable encoder.
+    query_resampling (`str`, *optional*, defaults to `"keypoints"`):
+        How the Semantics Aligner makes new queries from region features (paper Table 3): `"keypoints"`, `"average"`
+        or `"max"` pooling, or `"none"`: no aligner, the decoder of DETR (which has no reference boxes, so
+        `reference_boxes` and `feature_reweighting` have no meaning there).
+    num_keypoints (`int`, *optional*, defaults to 8):
+        Salient points of each query; each serves `decoder_attention_heads / num_keypoints` heads (paper Fig. 7).
+    keypoint_search_range (`str`, *optional*, defaults to `"box"`):
+        Whether salient points lie within the reference `"box"` or anywhere in the `"image"` (paper Table 4).
+    feature_reweighting (`bool`, *optional*, defaults to `True`):
+        Reweight the aligned queries by the previous ones (paper equations 7 and 8).
+    roi_size (`int`, *optional*, defaults to 7):
+        Height and width of the region features.
+    smca (`bool`, *optional*, defaults to `False`):
+        Add a Gaussian around each salient point to the cross-attention logits (paper section 4.5.1).
+    reference_boxes (`str`, *optional*, defaults to `"learned"`):
+        Whether the initial reference boxes are `"learned"` or `"fixed"` (paper Table 5).
+    num_denoising_groups (`int`, *optional*, defaults to 0):
+        Groups of noised ground-truth boxes added as queries in training (DN-DETR; the paper's DN models: 5).
+    denoising_label_noise (`float`, *optional*, defaults to 0.2):
+        Probability that the label of a noised box is replaced by a random class.
+    denoising_box_noise (`float`, *optional*, defaults to 0.4):
+        Largest relative change of a noised box: its center moves by up to half of it, its size by up to all of it.
+    class_cost (`float`, *optional*, defaults to 2):
+        Weight of the focal class term in the matching cost.
+    bbox_cost (`float`, *optional*, defaults to 5):
+        Weight of the L1 box distance in the matching cost.
+    giou_cost (`float`, *optional*, defaults to 2):
+        Weight of the generalised IoU in the matching cost.
+    class_loss_coefficient (`float`, *optional*, defaults to 2):
+        Weight of the focal class loss.
+    auxiliary_loss (`bool`, *optional*, defaults to `True`):
+        Whether the loss covers every decoder layer instead of the last one alone.
+
+    Example:
+
+    ```python
+    >>> from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
+
+    >>> config = SamDetrConfig.from_preset("sam-detr-r50-smca", num_queries=100)
+    >>> model = SamDetrForObjectDetection(config)  # random weights
+    ```"""
+
+    model_type = "sam_detr"
+    sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone")}
+    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    use_pretrained_backbone: bool = False
+    dilation: bool = False
+    num_channels: int = 3
+    num_feature_levels: int = 1
+    decoder_feature_levels: list[int] | tuple[int, ...] | None = None
+    input_projection_norm: bool = True
+    d_model: int = 256
+    num_queries: int = 300
+    encoder_layers: int = 6
+    encoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 2048
+    encoder_n_points: int = 4
+    decoder_layers: int = 6
+    decoder_attention_heads: int = 8
+    decoder_ffn_dim: int = 2048
+    dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    activation_function: str = "relu"
+    is_encoder_decoder: bool = True
+    query_resampling: str = "keypoints"
+    num_keypoints: int = 8
+    keypoint_search_range: str = "box"
+    feature_reweighting: bool = True
+    roi_size: int = 7
+    smca: bool = False
+    reference_boxes: str = "learned"
+    num_denoising_groups: int = 0
+    denoising_label_noise: float | int = 0.2
+    denoising_box_noise: float | int = 0.4
+    class_cost: float | int = 2
+    bbox_cost: float | int = 5
+    giou_cost: float | int = 2
+    class_loss_coefficient: float | int = 2
+    bbox_loss_coefficient: float | int = 5
+    giou_loss_coefficient: float | int = 2
+    focal_alpha: float | int = 0.25
+    auxiliary_loss: bool = True
+
+    def __post_init__(self, **kwargs):
+        self.backbone_config = self._complete_backbone_config(self.backbone_config)
+        if self.decoder_feature_levels is None:
+            # coarse to fine: the last level first, each for an equal share of the layers
+            self.decoder_feature_levels = [
+                self.num_feature_levels - 1 - layer * self.num_feature_levels // max(self.decoder_layers, 1)
+                for layer in range(self.decoder_layers)
+            ]
+        self.decoder_feature_levels = list(self.decoder_feature_levels)
+        super().__post_init__(**kwargs)
+
+    def _complete_backbone_config(self, backbone_config):
+        """ResNet-50 where nothing is said; the last stages and the stride of DC5 where a timm backbone leaves them open."""
+        if backbone_config is None:
+            last_stages = [2, 3, 4] if self.num_feature_levels == 3 else [4]
+            backbone_config = {"model_type": "timm_backbone", "backbone": "resnet50", "out_indices": last_stages}
+        if not isinstance(backbone_config, dict):
+            if self.dilation and getattr(backbone_config, "output_stride", 16) is None:
+                backbone_config.output_stride = 16
+            return backbone_config
+        backbone_config = dict(backbone_config)
+        if backbone_config.get("model_type") == "timm_backbone":
+            backbone_config.setdefault("out_indices", list(range(-self.num_feature_levels, 0)))
+            backbone_config.setdefault("num_channels", self.num_channels)
+            if self.dilation and backbone_config.get("output_stride") is None:
+                backbone_config["output_stride"] = 16
+        return backbone_config
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "SamDetrConfig":
+        """The configuration of one of the paper's models, or of `sam-detr-tiny`, with some fields replaced.
+
+        Args:
+            name: one of `transformers_samdetr.presets.PRESETS`, such as `"sam-detr-pp-r50-smca"`.
+            overrides: any field of the configuration.
+
+        Raises:
+            ValueError: the name is no preset; the message lists them.
+        """
+        fields = preset_fields(name)
+        if overrides.keys() & {"num_labels", "id2label", "label2id"}:
+            fields.pop("id2label", None)  # the user's classes replace COCO's
+            fields.pop("label2id", None)
+        return cls(**{**fields, **overrides})
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation: refuses what no SAM-DETR can be, naming field, value and remedy."""
+        self._validate_sizes()
+        self._validate_choices()
+        self._validate_weights()
+        self._validate_backbone()
+
+    def _refuse(self, field: str, remedy: str):
+        raise ValueError(f"`{field}={getattr(self, field)!r}` is not possible: {remedy}.")
+
+    def _validate_sizes(self):
+        for field in (
+            "d_model num_queries encoder_attention_heads encoder_ffn_dim encoder_n_points decoder_layers "
+            "decoder_attention_heads decoder_ffn_dim num_keypoints roi_size num_channels"
+        ).split():
+            if getattr(self, field) < 1:
+                self._refuse(field, "it must be at least 1")
+        for field in ("encoder_layers", "num_denoising_groups"):
+            if getattr(self, field) < 0:
+                self._refuse(field, "it must be at least 0")
+        if self.num_feature_levels not in (1, 3):
+            self._refuse("num_feature_levels", "1 (SAM-DETR) or 3 (SAM-DETR++) feature levels are supported")
+        levels = self.decoder_feature_levels
+        if len(levels) != self.decoder_layers or not all(0 <= level < self.num_feature_levels for level in levels):
+            self._refuse(
+                "decoder_feature_levels",
+                f"it must name a level from 0 (finest) to {self.num_feature_levels - 1} for each of the "
+                f"{self.decoder_layers} decoder layers",
+            )
+        for field in ("encoder_attention_heads", "decoder_attention_heads"):
+            if self.d_model % getattr(self, field):
+                self._refuse(field, f"it must divide d_model={self.d_model}")
+        if self.d_model % 4:
+            self._refuse("d_model", "it must be a multiple of 4 for the sine embeddings")
+        if self.input_projection_norm and self.d_model % 32:
+            self._refuse("d_model", "it must be a multiple of 32 for the GroupNorm, or set input_projection_norm=False")
+        if self.num_labels < 1:
+            self._refuse("num_labels", "a detector needs at least one class")
+
+    def _validate_choices(self):
+        for field, choices in (
+            ("query_resampling", QUERY_RESAMPLING),
+            ("keypoint_search_range", KEYPOINT_SEARCH_RANGES),
+            ("reference_boxes", REFERENCE_BOXES),
+        ):
+            if getattr(self, field) not in choices:
+                self._refuse(field, f"choose one of {', '.join(map(repr, choices))}")
+        if self.query_resampling == "keypoints":
+            if self.num_keypoints not in (1, 2, 4, 8) or self.decoder_attention_heads % self.num_keypoints:
+                self._refuse(
+                    "num_keypoints",
+                    f"choose 1, 2, 4 or 8, a divisor of decoder_attention_heads={self.decoder_attention_heads}",
+                )
+        elif self.smca:
+            self._refuse("smca", f"query_resampling={self.query_resampling!r} has no keypoints to center it on")
+        if self.query_resampling == "none" and self.num_denoising_groups:
+            self._refuse("num_denoising_groups", "query_resampling='none' has no reference boxes to denoise; set it to 0")
+
+    def _validate_weights(self):
+        for field in ("dropout", "attention_dropout", "activation_dropout", "denoising_label_noise", "focal_alpha"):
+            if not 0 <= getattr(self, field) <= 1:
+                self._refuse(field, "it must lie in [0, 1]")
+        if not 0 <= self.denoising_box_noise < 1:
+            self._refuse("denoising_box_noise", "it must lie in [0, 1), or boxes would vanish")
+        costs = ("class_cost", "bbox_cost", "giou_cost")
+        for field in (*costs, "class_loss_coefficient", "bbox_loss_coefficient", "giou_loss_coefficient"):
+            if not 0 <= getattr(self, field) < float("inf"):
+                self._refuse(field, "it must be a finite number, at least 0")
+        if not any(getattr(self, field) for field in costs):
+            self._refuse("class_cost", "class_cost, bbox_cost and giou_cost cannot all be 0")
+
+    def _validate_backbone(self):
+        is_timm = self.backbone_config.model_type == "timm_backbone"
+        if self.dilation and not is_timm:
+            self._refuse("dilation", f"the backbone {self.backbone_config.model_type!r} cannot be dilated; use timm's")
+        if self.use_pretrained_backbone and not is_timm:
+            self._refuse(
+                "use_pretrained_backbone",
+                "only timm backbones are downloaded; load another one's weights with model.load_backbone_weights(...)",
+            )
+        out_indices = getattr(self.backbone_config, "out_indices", None) or ()
+        if len(out_indices) != self.num_feature_levels:
+            raise ValueError(
+                f"`backbone_config.out_indices={list(out_indices)}` is not possible: "
+                f"num_feature_levels={self.num_feature_levels} needs that many stages, the last ones, finest first."
+            )
+
+
+__all__ = ["SamDetrConfig"]

@@ -1,0 +1,185 @@
+"""The decoder: (self-attention → aligner → cross-attention → feed-forward) × layers, boxes refined layer by layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import (
+    SamDetrAttention,
+    SamDetrFeedForward,
+    SamDetrMLP,
+    SamDetrQuerySelfAttention,
+    SamDetrSharedKeyAttention,
+    additive_mask,
+)
+from .backbone import FeatureLevel
+from .box_ops import inverse_sigmoid
+from .configuration_sam_detr import SamDetrConfig
+from .position_encoding import embed_points
+from .pretrained_model import SamDetrPreTrainedModel
+from .semantics_aligner import SemanticsAligner
+
+
+@dataclass
+class SamDetrDecoderOutput(ModelOutput):
+    """All layers' results, batch first.
+
+    Attributes:
+        last_hidden_state: `(B, Q, C)`.
+        intermediate_hidden_states: `(B, layers, Q, C)`.
+        intermediate_boxes: `(B, layers, Q, 4)`, float32 predictions: center x, center y, width, height, normalised by
+            the valid image.
+        reference_boxes: `(B, layers, Q, 4)`, the boxes that each layer started from, in the same format; None in a
+            decoder without aligner.
+        salient_points: `(B, layers, Q, P, 2)`, (x, y) normalised by the valid image; None without keypoints.
+    """
+
+    last_hidden_state: Tensor | None = None
+    intermediate_hidden_states: Tensor | None = None
+    intermediate_boxes: Tensor | None = None
+    reference_boxes: Tensor | None = None
+    salient_points: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class SamDetrBoxHead(SamDetrMLP):
+    """Predicts the change of a box in logit space; it starts at no change."""
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__([config.d_model, config.d_model, config.d_model, 4])
+
+    def initialize(self):
+        init.zeros_(self.layers[-1].weight)
+        init.zeros_(self.layers[-1].bias)
+
+
+class SamDetrDecoderLayer(GradientCheckpointingLayer):
+    """One decoder layer; without the aligner (`query_resampling="none"`) it is DETR's."""
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        self.d_model = config.d_model
+        self.has_aligner = config.query_resampling != "none"
+        if self.has_aligner:
+            self.self_attn = SamDetrQuerySelfAttention(config)
+            self.aligner = SemanticsAligner(config)
+            self.cross_attn = SamDetrSharedKeyAttention(config)
+        else:
+            self.self_attn = SamDetrAttention(config, config.decoder_attention_heads)
+            self.cross_attn = SamDetrAttention(config, config.decoder_attention_heads)
+        self.dropout = nn.Dropout(config.dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.cross_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.mlp = SamDetrFeedForward(config, config.decoder_ffn_dim)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+
+    def forward(
+        self,
+        queries: Tensor,
+        anchors: Tensor,
+        level: FeatureLevel,
+        self_attention_mask: Tensor | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Args:
+            queries: `(B, Q, C)`.
+            anchors: `(B, Q, 4)` reference boxes, or without the aligner `(B, Q, C)` query positions.
+            level: the encoded feature level to read.
+            self_attention_mask: `(B, 1, Q, Q)`, additive.
+
+        Returns:
+            The new queries `(B, Q, C)` and the salient points `(B, Q, P, 2)`, None without keypoints.
+        """
+        if self.has_aligner:
+            positions = embed_points(anchors[..., :2], self.d_model).to(queries.dtype)
+            attended, _ = self.self_attn(queries, positions, self_attention_mask, **kwargs)
+        else:
+            placed = queries + anchors
+            attended, _ = self.self_attn(placed, placed, queries, self_attention_mask, **kwargs)
+        queries = self.self_attn_layer_norm(queries + self.dropout(attended))
+
+        mask = additive_mask(level.mask.flatten(1)[:, None, None], queries.dtype)  # (B, 1, 1, S)
+        salient_points = None
+        if self.has_aligner:
+            aligned = self.aligner(queries, anchors, level)
+            salient_points = aligned.salient_points
+            if aligned.attention_bias is not None:
+                mask = aligned.attention_bias.to(queries.dtype) + mask
+            attended, _ = self.cross_attn(
+                aligned.content, aligned.positions, level.features, level.positions, mask, **kwargs
+            )
+        else:
+            keys = level.features + level.positions
+            attended, _ = self.cross_attn(queries + anchors, keys, level.features, mask, **kwargs)
+        queries = self.cross_attn_layer_norm(queries + self.dropout(attended))
+        return self.final_layer_norm(queries + self.mlp(queries)), salient_points
+
+
+class SamDetrDecoder(SamDetrPreTrainedModel):
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(SamDetrDecoderLayer, index=0),
+        "attentions": [
+            OutputRecorder(SamDetrQuerySelfAttention, index=1, layer_name="self_attn"),
+            OutputRecorder(SamDetrAttention, index=1, layer_name="self_attn"),
+        ],
+        "cross_attentions": [
+            OutputRecorder(SamDetrSharedKeyAttention, index=1, layer_name="cross_attn"),
+            OutputRecorder(SamDetrAttention, index=1, layer_name="cross_attn"),
+        ],
+    }
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList(SamDetrDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.box_heads = nn.ModuleList(SamDetrBoxHead(config) for _ in range(config.decoder_layers))
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        queries: Tensor,
+        anchors: Tensor,
+        levels: list[FeatureLevel],
+        self_attention_mask: Tensor | None = None,
+        **kwargs,
+    ) -> SamDetrDecoderOutput:
+        """
+        Args:
+            queries: `(B, Q, C)`, initial content.
+            anchors: `(B, Q, 4)`, the logits of the initial reference boxes, float32; without the aligner the
+                positions `(B, Q, C)` of the queries, which stay as they are.
+            levels: the encoded feature levels, finest first.
+            self_attention_mask: `(B, 1, Q, Q)`, additive, or None.
+        """
+        refines = self.config.query_resampling != "none"
+        states, boxes, references, points = [], [], [], []
+        for layer, head, level in zip(self.layers, self.box_heads, self.config.decoder_feature_levels, strict=True):
+            reference = anchors.sigmoid() if refines else anchors
+            queries, salient_points = layer(queries, reference, levels[level], self_attention_mask, **kwargs)
+            change = head(queries).to(torch.promote_types(queries.dtype, torch.float32))  # half precision stops here
+            if refines:
+                boxes.append((inverse_sigmoid(reference) + change).sigmoid())
+                references.append(reference)
+                # the first anchors learn from the first layer's boxes; after that each layer learns for itself
+                anchors = (anchors + change).detach()
+            else:
+                boxes.append(change.sigmoid())
+            states.append(queries)
+            points.append(salient_points)
+        return SamDetrDecoderOutput(
+            last_hidden_state=queries,
+            intermediate_hidden_states=torch.stack(states, dim=1),
+            intermediate_boxes=torch.stack(boxes, dim=1),
+            reference_boxes=torch.stack(references, dim=1) if refines else None,
+            salient_points=torch.stack(points, dim=1) if points[0] is not None else None,
+        )

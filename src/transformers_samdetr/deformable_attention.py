@@ -1,0 +1,102 @@
+"""Multi-scale deformable self-attention in plain PyTorch, for any device (Deformable DETR, section 4.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .configuration_sam_detr import SamDetrConfig
+
+
+def sample_levels(
+    value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Weighted sum of bilinear samples from every level.
+
+    Args:
+        value: `(B, S, M, D)`, the levels one after another, S = ΣH·W.
+        level_sizes: (height, width) of each of the L levels.
+        locations: `(B, S_q, M, L, P, 2)`, (x, y) with 0 and 1 at the outer pixel edges; outside the map a sample is 0.
+        attention_weights: `(B, S_q, M, L, P)`, which sum to 1 over L and P.
+
+    Returns:
+        `(B, S_q, M·D)`.
+    """
+    samples = []
+    grids = 2 * locations - 1
+    for level, (level_value, (height, width)) in enumerate(
+        zip(value.split([h * w for h, w in level_sizes], dim=1), level_sizes, strict=True)
+    ):
+        feature_map = level_value.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, (height, width))  # (B·M, D, H, W)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B·M, S_q, P, 2)
+        # places are never rounded to half precision, which cannot tell neighbouring pixels apart
+        sampled = nn.functional.grid_sample(
+            feature_map.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+        samples.append(sampled.to(value.dtype))  # (B·M, D, S_q, P)
+    batch_size, num_queries, num_heads = attention_weights.shape[:3]
+    weights = attention_weights.transpose(1, 2).reshape(batch_size * num_heads, 1, num_queries, -1)
+    output = (torch.cat(samples, dim=-1) * weights).sum(-1)  # (B·M, D, S_q)
+    return output.view(batch_size, -1, num_queries).transpose(1, 2)
+
+
+class SamDetrDeformableAttention(nn.Module):
+    """Each position attends a few sampled points of every level, around its own place."""
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        self.num_heads = config.encoder_attention_heads
+        self.num_levels = config.num_feature_levels
+        self.num_points = config.encoder_n_points
+        num_samples = self.num_heads * self.num_levels * self.num_points
+        self.sampling_offsets = nn.Linear(config.d_model, 2 * num_samples)
+        self.attention_weights = nn.Linear(config.d_model, num_samples)
+        self.value_proj = nn.Linear(config.d_model, config.d_model)
+        self.output_proj = nn.Linear(config.d_model, config.d_model)
+
+    def initialize(self):
+        """Head m starts looking along the m-th of M rays, point p at distance p + 1; all points count the same."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        rays = rays / rays.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = (rays[:, None, None] * distances[:, None]).expand(-1, self.num_levels, -1, -1)  # (M, L, P, 2)
+        init.zeros_(self.sampling_offsets.weight)
+        init.copy_(self.sampling_offsets.bias, offsets.flatten())
+        init.zeros_(self.attention_weights.weight)
+        init.zeros_(self.attention_weights.bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        positions: Tensor,
+        reference_points: Tensor,
+        mask: Tensor,
+        level_sizes: list[tuple[int, int]],
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            hidden_states: `(B, S, C)`, all levels one after another.
+            positions: `(B, S, C)`, added to the queries alone.
+            reference_points: `(B, S, L, 2)`, (x, y) of each position on every level, 0 and 1 at the outer pixel edges.
+            mask: `(B, S)`, True on valid positions; the others have value 0.
+            level_sizes: (height, width) of each level.
+
+        Returns:
+            `(B, S, C)` and the attention weights `(B, S, M, L, P)`.
+        """
+        value = self.value_proj(hidden_states).masked_fill(~mask[..., None], 0)
+        queries = hidden_states + positions
+        offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
+        weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        weights = weights.unflatten(-1, (self.num_levels, self.num_points))
+        locations = reference_points[:, :, None, :, None] + offsets / self._level_scale(level_sizes, offsets.device)
+        output = sample_levels(value.unflatten(-1, (self.num_heads, -1)), level_sizes, locations, weights)
+        return self.output_proj(output), weights
+
+    @staticmethod
+    def _level_scale(level_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
+        """`(L, 1, 2)`: width and height of each level, filled in on the device so that nothing waits for a copy."""
+        numbers = [torch.full((), n, dtype=torch.float32, device=device) for size in level_sizes for n in reversed(size)]
+        return torch.stack(numbers).view(-1, 1, 2)

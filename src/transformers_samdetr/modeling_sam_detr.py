@@ -1,0 +1,320 @@
+"""SAM-DETR and SAM-DETR++ as Transformers models: pixels → feature levels → encoder → decoder → heads → loss."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple
+
+from .attention import additive_mask
+from .backbone import SamDetrBackbone
+from .backbone_weights import download_timm_weights, load_into, read_state_dict
+from .configuration_sam_detr import SamDetrConfig
+from .decoder import SamDetrDecoder
+from .denoising import DenoisingQueries, make_denoising_queries
+from .encoder import SamDetrEncoder, split_levels
+from .loss import sam_detr_loss
+from .pretrained_model import SamDetrPreTrainedModel
+from .targets import prepare_targets
+
+
+@dataclass
+class SamDetrModelOutput(ModelOutput):
+    """Output of [`SamDetrModel`]; B images, Q queries, C channels, P salient points.
+
+    Args:
+        last_hidden_state (`torch.Tensor`, *optional*): `(B, Q, C)`, the last decoder layer's output.
+        intermediate_hidden_states (`torch.Tensor`, *optional*): `(B, layers, Q, C)`, every decoder layer's output.
+        intermediate_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)` float32, every layer's predicted boxes: center x, center y, width,
+            height, normalised by the valid (unpadded) image.
+        reference_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)`, the boxes each layer started from, in the same format; None without aligner.
+        salient_points (`torch.Tensor`, *optional*): `(B, layers, Q, P, 2)`, (x, y) normalised by the valid image; None without keypoints.
+        encoder_last_hidden_state (`torch.Tensor`, *optional*): `(B, S, C)`, the encoded feature levels, finest first, one after another.
+        decoder_hidden_states (`tuple[torch.Tensor]`, *optional*): tuple with an entry a layer, `(B, Q, C)`, when asked for, as all below.
+        decoder_attentions (`tuple[torch.Tensor]`, *optional*): weights of the queries' self-attention, `(B, M, Q, Q)` a layer.
+        cross_attentions (`tuple[torch.Tensor]`, *optional*): weights of the aligned queries over the features, `(B, M, Q, S)` a layer.
+        encoder_hidden_states (`tuple[torch.Tensor]`, *optional*): `(B, S, C)` a layer.
+        encoder_attentions (`tuple[torch.Tensor]`, *optional*): `(B, M, S, S)` a layer, or `(B, S, M, L, P)` with the deformable encoder.
+    """
+
+    last_hidden_state: Tensor | None = None
+    intermediate_hidden_states: Tensor | None = None
+    intermediate_boxes: Tensor | None = None
+    reference_boxes: Tensor | None = None
+    salient_points: Tensor | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SamDetrObjectDetectionOutput(ModelOutput):
+    """Output of [`SamDetrForObjectDetection`]; the fields after `last_hidden_state` are those of [`SamDetrModelOutput`].
+
+    Args:
+        loss (`torch.Tensor`, *optional*): scalar, the weighted sum of all terms, when `labels` are given.
+        loss_dict (`dict[str, torch.Tensor]`, *optional*): the unweighted terms by name: `loss_ce`, `loss_bbox`, `loss_giou` of the last layer, `…_0`, `…_1`, …
+            of the layers before it, `dn_…` of the denoising queries.
+        logits (`torch.Tensor`, *optional*): `(B, Q, K)`, one sigmoid logit a class.
+        pred_boxes (`torch.Tensor`, *optional*): `(B, Q, 4)` float32, center x, center y, width, height, normalised by the valid (unpadded) image.
+        auxiliary_outputs (`list[dict]`, *optional*): `logits` and `pred_boxes` of each layer before the last, with `config.auxiliary_loss`.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    auxiliary_outputs: list[dict[str, Tensor]] | None = None
+    last_hidden_state: Tensor | None = None
+    reference_boxes: Tensor | None = None
+    salient_points: Tensor | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+class SamDetrClassHead(nn.Linear):
+    """One sigmoid logit a class, starting at the prior probability that focal loss needs (RetinaNet, section 4.1)."""
+
+    PRIOR = 0.01
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__(config.d_model, config.num_labels)
+
+    def initialize(self):
+        init.constant_(self.bias, -math.log((1 - self.PRIOR) / self.PRIOR))
+
+
+@auto_docstring(custom_intro="SAM-DETR without its class heads: from pixels to refined queries and boxes.")
+class SamDetrModel(SamDetrPreTrainedModel):
+    def __init__(self, config: SamDetrConfig):
+        super().__init__(config)
+        self.backbone = SamDetrBackbone(config)
+        self.encoder = SamDetrEncoder(config)
+        self.decoder = SamDetrDecoder(config)
+        self.query_reference_boxes = self.query_positions = self.label_embedding = None
+        if config.query_resampling == "none":
+            self.query_positions = nn.Parameter(torch.empty(config.num_queries, config.d_model))
+        else:
+            self.query_reference_boxes = nn.Parameter(
+                torch.empty(config.num_queries, 4), requires_grad=config.reference_boxes == "learned"
+            )
+        if config.num_denoising_groups:
+            # one row a class, the last for "no class"; the channel that is left tells noised queries from ordinary ones
+            self.label_embedding = nn.Embedding(config.num_labels + 1, config.d_model - 1)
+        self.post_init()
+        if config.use_pretrained_backbone and self.device.type != "meta":  # on meta, a checkpoint is about to be loaded
+            self.load_backbone_weights(download_timm_weights(config))
+
+    def initialize(self):
+        for anchors in (self.query_reference_boxes, self.query_positions):
+            if anchors is not None:
+                init.normal_(anchors)
+
+    @property
+    def _anchor_name(self) -> str:
+        return "query_positions" if self.query_reference_boxes is None else "query_reference_boxes"
+
+    def freeze_backbone(self):
+        """Stops training of the feature extractor; the input projections go on."""
+        self.backbone.freeze()
+
+    def unfreeze_backbone(self):
+        """Trains the feature extractor again, but for its batch norms and a ResNet's stem and first stage."""
+        self.backbone.unfreeze()
+
+    def load_backbone_weights(self, weights: str | Path | dict[str, Tensor]):
+        """Loads weights of the bare backbone, named as timm or the backbone's own library names them.
+
+        Args:
+            weights: a state dict, or a file with one (`.pth` or `.safetensors`).
+
+        Raises:
+            ValueError: a tensor of the backbone is missing or has another shape; the message lists them.
+        """
+        if not isinstance(weights, dict):
+            weights = read_state_dict(weights)
+        load_into(self.backbone.feature_extractor, weights)
+
+    def resize_num_queries(self, num_queries: int):
+        """Keeps the first `num_queries` queries, or adds new ones with random reference boxes.
+
+        Raises:
+            ValueError: fewer than one query.
+        """
+        if num_queries < 1:
+            raise ValueError(f"num_queries={num_queries} is not possible: it must be at least 1.")
+        old = getattr(self, self._anchor_name)
+        new = torch.cat([old.data, torch.randn_like(old[:1].expand(max(num_queries - len(old), 0), -1))])
+        setattr(self, self._anchor_name, nn.Parameter(new[:num_queries].clone(), requires_grad=old.requires_grad))
+        self.config.num_queries = num_queries
+
+    def _prepare_queries(
+        self, batch_size: int, dtype: torch.dtype, denoising: DenoisingQueries | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Initial content `(B, Q, C)`, anchors (see `SamDetrDecoder`), and self-attention mask; denoising queries first."""
+        config = self.config
+        anchors = getattr(self, self._anchor_name).expand(batch_size, -1, -1)
+        if self.query_reference_boxes is not None:
+            anchors = anchors.to(torch.promote_types(anchors.dtype, torch.float32))
+        if self.label_embedding is None:
+            return anchors.new_zeros(batch_size, config.num_queries, config.d_model, dtype=dtype), anchors, None
+        no_class = self.label_embedding.weight[-1].expand(batch_size, config.num_queries, -1)
+        queries = nn.functional.pad(no_class, (0, 1))  # indicator 0
+        if denoising is None:
+            return queries.to(dtype), anchors, None
+        noised = nn.functional.pad(self.label_embedding(denoising.labels), (0, 1), value=1.0)
+        queries = torch.cat([noised, queries], dim=1).to(dtype)
+        anchors = torch.cat([denoising.box_logits.to(anchors.dtype), anchors], dim=1)
+        return queries, anchors, additive_mask(denoising.allowed, dtype)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        denoising_queries: DenoisingQueries | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SamDetrModelOutput:
+        r"""
+        denoising_queries (`DenoisingQueries`, *optional*):
+            Noised objects, which [`SamDetrForObjectDetection`] adds in training; their results stand first.
+        """
+        if pixel_mask is None:
+            pixel_mask = torch.ones_like(pixel_values[:, 0], dtype=torch.int64)
+        levels = self.backbone(pixel_values, pixel_mask)
+        encoded = self.encoder(torch.cat([level.features for level in levels], dim=1), levels, **kwargs)
+        levels = split_levels(encoded.last_hidden_state, levels)
+        queries, anchors, mask = self._prepare_queries(len(pixel_values), levels[0].features.dtype, denoising_queries)
+        decoded = self.decoder(queries, anchors, levels, mask, **kwargs)
+        return SamDetrModelOutput(
+            last_hidden_state=decoded.last_hidden_state,
+            intermediate_hidden_states=decoded.intermediate_hidden_states,
+            intermediate_boxes=decoded.intermediate_boxes,
+            reference_boxes=decoded.reference_boxes,
+            salient_points=decoded.salient_points,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+        )
+
+
+@auto_docstring(custom_intro="SAM-DETR with its class heads, for object detection.")
+class SamDetrForObjectDetection(SamDetrPreTrainedModel):
+    def __init__(self, config: SamDetrConfig):
+        super().__init__(config)
+        self.model = SamDetrModel(config)
+        self.class_heads = nn.ModuleList(SamDetrClassHead(config) for _ in range(config.decoder_layers))
+        self.post_init()
+
+    @property
+    def loss_function(self):
+        """[`sam_detr_loss`]; Transformers would pick a softmax loss by this class's name."""
+        return sam_detr_loss
+
+    def freeze_backbone(self):
+        """See [`SamDetrModel.freeze_backbone`]."""
+        self.model.freeze_backbone()
+
+    def unfreeze_backbone(self):
+        """See [`SamDetrModel.unfreeze_backbone`]."""
+        self.model.unfreeze_backbone()
+
+    def load_backbone_weights(self, weights: str | Path | dict[str, Tensor]):
+        """See [`SamDetrModel.load_backbone_weights`]."""
+        self.model.load_backbone_weights(weights)
+
+    def resize_num_queries(self, num_queries: int):
+        """See [`SamDetrModel.resize_num_queries`]."""
+        self.model.resize_num_queries(num_queries)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        labels: list[dict[str, Tensor]] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SamDetrObjectDetectionOutput:
+        r"""
+        labels (`list[dict]`, *optional*):
+            For each image `class_labels` `(T,)`, class indices, and `boxes` `(T, 4)`, center x, center y, width,
+            height, normalised by the image, as the image processor makes them. An image may have no objects.
+            A label outside the classes, or a box that is not finite or outside [0, 1], raises a `ValueError` that
+            names the image before anything runs.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
+
+        >>> model = SamDetrForObjectDetection(SamDetrConfig.from_preset("sam-detr-tiny")).eval()
+        >>> with torch.no_grad():
+        ...     outputs = model(torch.randn(1, 3, 256, 256))
+        >>> list(outputs.pred_boxes.shape)
+        [1, 60, 4]
+        ```"""
+        config, targets, denoising = self.config, None, None
+        if labels is not None:
+            targets = prepare_targets(labels, len(pixel_values), config.num_labels, pixel_values.device)
+            if self.training and config.num_denoising_groups:
+                denoising = make_denoising_queries(targets, config)
+
+        outputs = self.model(pixel_values, pixel_mask, denoising_queries=denoising, **kwargs)
+        states, boxes = outputs.intermediate_hidden_states, outputs.intermediate_boxes
+        logits = torch.stack([head(states[:, layer]) for layer, head in enumerate(self.class_heads)], dim=1)
+
+        # the denoising queries stand first; nothing but their own loss sees them
+        num_noised = logits.shape[2] - config.num_queries
+        noised_logits, logits = logits.split([num_noised, config.num_queries], dim=2)
+        noised_boxes, boxes = boxes.split([num_noised, config.num_queries], dim=2)
+        loss, loss_dict = None, None
+        if targets is not None:
+            noised = (None, None) if denoising is None else (noised_logits, noised_boxes)
+            loss, loss_dict = self.loss_function(logits, boxes, targets, config, *noised)
+
+        auxiliary_outputs = None
+        if config.auxiliary_loss:
+            auxiliary_outputs = [
+                {"logits": logits[:, layer], "pred_boxes": boxes[:, layer]} for layer in range(config.decoder_layers - 1)
+            ]
+        shared = {
+            name: value for name, value in outputs.items() if name in SamDetrObjectDetectionOutput.__dataclass_fields__
+        }
+        for name in ("last_hidden_state", "reference_boxes", "salient_points"):
+            if name in shared:
+                shared[name] = shared[name].narrow(-2 if name != "salient_points" else -3, num_noised, config.num_queries)
+        return SamDetrObjectDetectionOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            logits=logits[:, -1],
+            pred_boxes=boxes[:, -1],
+            auxiliary_outputs=auxiliary_outputs,
+            **shared,
+        )
+
+
+__all__ = [
+    "SamDetrForObjectDetection",
+    "SamDetrModel",
+    "SamDetrModelOutput",
+    "SamDetrObjectDetectionOutput",
+    "SamDetrPreTrainedModel",
+]

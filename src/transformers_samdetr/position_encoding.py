@@ -1,0 +1,57 @@
+"""Sine embeddings of map positions and of points (SPEC: backbone and positions, 4 and 5)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+TEMPERATURE = 10000
+
+
+def _sine_features(angles: Tensor, num_features: int) -> Tensor:
+    """`(...)` angles to `(..., num_features)`: sine on even features, cosine on odd ones, wavelengths growing by pairs."""
+    pair = torch.arange(num_features, dtype=torch.float32, device=angles.device) // 2
+    wavelengths = TEMPERATURE ** (2 * pair / num_features)
+    phases = angles[..., None] / wavelengths
+    return torch.stack([phases[..., 0::2].sin(), phases[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
+@torch.no_grad()
+def embed_map(mask: Tensor, d_model: int) -> Tensor:
+    """Sine embedding of each pixel center, normalised by the valid size.
+
+    Always computed in float32, under autocast and for half-precision models too: on rows and columns without a valid
+    pixel the divisor is the rounding error of float32 near 0.5, and the padded positions that result are read by the
+    region features.
+
+    Args:
+        mask: `(B, H, W)`, True on valid pixels.
+        d_model: channels of the embedding; the first half encodes y, the second x.
+
+    Returns:
+        `(B, H, W, d_model)` float32.
+    """
+    with torch.autocast(mask.device.type, enabled=False):
+        halves = []
+        for axis in (1, 2):
+            centers = mask.to(torch.float32).cumsum(axis) - 0.5
+            last = centers.narrow(axis, -1, 1)
+            # the constant is added in one step: 0.5 + 1e-6 rounds to another divisor than + 0.5, then + 1e-6
+            halves.append(_sine_features(centers / (last + (0.5 + 1e-6)) * (2 * math.pi), d_model // 2))
+        return torch.cat(halves, dim=-1)
+
+
+@torch.no_grad()
+def embed_points(points: Tensor, d_model: int) -> Tensor:
+    """Sine embedding of points, y half first, without gradient (as the authors' code computes it).
+
+    Args:
+        points: `(..., 2)`, (x, y) normalised by the valid image.
+        d_model: channels of the embedding.
+
+    Returns:
+        `(..., d_model)` float32, also under autocast: half precision cannot tell neighbouring pixels apart.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        x, y = (points.float() * (2 * math.pi)).unbind(-1)
+        return torch.cat([_sine_features(y, d_model // 2), _sine_features(x, d_model // 2)], dim=-1)

@@ -1,0 +1,45 @@
+"""The paper's models (Tables 1 and 2) and a small one for two CPU cores, as configuration fields."""
+
+from .coco_labels import COCO_ID2LABEL
+
+_MULTI_SCALE = {"num_feature_levels": 3, "encoder_ffn_dim": 1024}
+_SMCA = {"smca": True}
+_DC5 = {"dilation": True}
+_DENOISING = {"num_denoising_groups": 5}
+_TINY = {
+    "backbone_config": {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [4]},
+    "dilation": True,  # stride 16: small pictures keep enough positions
+    "d_model": 128,
+    "num_queries": 60,
+    "encoder_layers": 1,
+    "encoder_ffn_dim": 512,
+    "decoder_layers": 3,
+    "decoder_ffn_dim": 512,
+    "smca": True,
+}
+
+PRESETS: dict[str, dict] = {
+    "sam-detr-r50": {},
+    "sam-detr-r50-smca": _SMCA,
+    "sam-detr-r50-dc5": _DC5,
+    "sam-detr-r50-dc5-smca": _DC5 | _SMCA,
+    "sam-detr-pp-r50": _MULTI_SCALE,
+    "sam-detr-pp-r50-smca": _MULTI_SCALE | _SMCA,
+    "sam-detr-pp-r50-dn": _MULTI_SCALE | _DENOISING,
+    "sam-detr-pp-r50-smca-dn": _MULTI_SCALE | _SMCA | _DENOISING,
+    "sam-detr-tiny": _TINY,
+}
+
+
+def preset_fields(name: str) -> dict:
+    """The fields in which preset `name` differs from the defaults, COCO's 91 classes included.
+
+    Raises:
+        ValueError: the name is no preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}. Choose one of: {', '.join(PRESETS)}.")
+    id2label = dict(COCO_ID2LABEL)
+    # unused ids share a name, so only the used ones can be looked up by it
+    label2id = {label: index for index, label in id2label.items() if label != "N/A"}
+    return {"id2label": id2label, "label2id": label2id, **PRESETS[name]}

@@ -1,0 +1,154 @@
+"""The Semantics Aligner: new queries re-sampled from the features they will be matched with (paper section 4.2)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from .attention import SamDetrMLP, gaussian_bias
+from .backbone import FeatureLevel
+from .box_ops import box_to_pixel_corners, inverse_sigmoid
+from .configuration_sam_detr import SamDetrConfig
+from .position_encoding import embed_points
+
+
+@dataclass
+class AlignedQueries:
+    """What cross-attention matches with the features.
+
+    Attributes:
+        content: `(B, Q, M, C)`, one embedding for each head.
+        positions: `(B, Q, M, C)`, the sine embeddings of the places they come from.
+        salient_points: `(B, Q, P, 2)`, (x, y) normalised by the valid image; None with pooling.
+        attention_bias: `(B, M, Q, S)`, SMCA's Gaussian, or None.
+    """
+
+    content: Tensor
+    positions: Tensor
+    salient_points: Tensor | None
+    attention_bias: Tensor | None
+
+
+def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tensor, size: int) -> Tensor:
+    """RoIAlign of every query's box (equation 2); the boxes get no gradient.
+
+    Args:
+        feature_map: `(B, C, H, W)`; padded positions are read as they are.
+        boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
+        valid_size: `(B, 2)`, width and height of the valid part of the map, in its pixels.
+        size: height and width of the regions.
+
+    Returns:
+        `(B·Q, C, size, size)`, in float32 where the map has half precision.
+    """
+    batch_size, num_queries = boxes.shape[:2]
+    corners = box_to_pixel_corners(boxes.detach().to(valid_size.dtype), valid_size).flatten(0, 1)
+    image_index = torch.arange(batch_size, device=boxes.device).repeat_interleave(num_queries)
+    if feature_map.dtype in (torch.float16, torch.bfloat16):
+        feature_map = feature_map.float()
+    regions = torch.cat([image_index[:, None].to(corners.dtype), corners], dim=1).to(feature_map.dtype)
+    return roi_align(feature_map, regions, size, spatial_scale=1.0, sampling_ratio=-1, aligned=True)
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples, 0 outside the map.
+
+    Args:
+        maps: `(N, C, H, W)`.
+        points: `(N, P, 2)`, (x, y) with -1 and 1 at the outer pixel edges.
+
+    Returns:
+        `(N, P, C)`.
+    """
+    grid = points[:, None].to(maps.dtype)  # (N, 1, P, 2)
+    sampled = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled[:, :, 0].transpose(1, 2)
+
+
+class SemanticsAligner(nn.Module):
+    """Region features of each reference box → salient points → aligned queries, reweighted by the previous queries."""
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        self.resampling = config.query_resampling
+        self.search_in_image = config.keypoint_search_range == "image"
+        self.num_heads = config.decoder_attention_heads
+        self.num_points = config.num_keypoints
+        self.roi_size = config.roi_size
+        self.smca = config.smca
+        self.d_model = d_model = config.d_model
+        if self.resampling == "keypoints":
+            self.region_reduction = nn.Conv2d(d_model, d_model // 4, kernel_size=1)
+            outputs = self.num_points * (4 if self.smca else 2)
+            # a zero last weight, as box heads have, would keep SMCA's scales at 0 for ever: they enter squared
+            self.keypoint_head = SamDetrMLP(
+                [d_model // 4 * self.roi_size**2, d_model, 2 * d_model, 2 * d_model, outputs]
+            )
+        self.content_reweighting = self.position_reweighting = None
+        if config.feature_reweighting:
+            self.content_reweighting = nn.Linear(d_model, self.num_heads * d_model)
+            self.position_reweighting = nn.Linear(d_model, self.num_heads * d_model)
+
+    def forward(self, queries: Tensor, reference_boxes: Tensor, level: FeatureLevel) -> AlignedQueries:
+        """
+        Args:
+            queries: `(B, Q, C)`, the previous queries, which reweight the new ones.
+            reference_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
+            level: the encoded feature level to match with.
+        """
+        feature_map = level.features.transpose(1, 2).unflatten(2, level.size)  # (B, C, H, W)
+        height, width = level.size
+        valid_size = torch.stack([level.valid_ratio[:, 0] * width, level.valid_ratio[:, 1] * height], dim=-1)
+        regions = extract_region_features(feature_map, reference_boxes, valid_size, self.roi_size)
+
+        salient_points = attention_bias = None
+        if self.resampling == "keypoints":
+            offsets, scales = self._predict_keypoints(regions, queries)
+            salient_points = self._place(offsets, reference_boxes)
+            content = self._sample(regions, feature_map, offsets, salient_points, level.valid_ratio)
+            places = salient_points
+            if self.smca:
+                centers, scales = self._for_heads(salient_points * valid_size[:, None, None]), self._for_heads(scales)
+                attention_bias = gaussian_bias(centers, scales, *level.size)
+        else:
+            pooled = regions.mean((2, 3)) if self.resampling == "average" else regions.amax((2, 3))
+            content = pooled.view(*queries.shape[:2], 1, -1)
+            places = reference_boxes[..., None, :2]
+
+        content = self._for_heads(content).to(queries.dtype)
+        positions = self._for_heads(embed_points(places, self.d_model)).to(queries.dtype)
+        if self.content_reweighting is not None:
+            content = content * self._weights(self.content_reweighting, queries)  # equation 7
+            positions = positions * self._weights(self.position_reweighting, queries)  # equation 8
+        return AlignedQueries(content, positions, salient_points, attention_bias)
+
+    def _predict_keypoints(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Two numbers for each salient point and, with SMCA, two scales, `(B, Q, P, 2)` float32 each (equation 4)."""
+        reduced = self.region_reduction(regions.to(queries.dtype)).relu().flatten(1)  # (B·Q, C/4·roi²), channel-major
+        outputs = self.keypoint_head(reduced).view(*queries.shape[:2], -1, self.num_points, 2)
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+        return outputs[:, :, 0], outputs[:, :, 1] if self.smca else None
+
+    def _place(self, offsets: Tensor, boxes: Tensor) -> Tensor:
+        """Salient points in the valid image, within their boxes (tanh) or, searched in the image, anywhere."""
+        center, size = boxes[:, :, None].split(2, dim=-1)
+        if self.search_in_image:
+            return (inverse_sigmoid(center) + offsets).sigmoid()
+        return center + size / 2 * offsets.tanh()
+
+    def _sample(
+        self, regions: Tensor, feature_map: Tensor, offsets: Tensor, salient_points: Tensor, valid_ratio: Tensor
+    ) -> Tensor:
+        """Features of the salient points, `(B, Q, P, C)` (equation 5): from their regions, or from the whole map."""
+        if self.search_in_image:  # the region covers the box alone
+            grid = 2 * salient_points * valid_ratio[:, None, None] - 1
+            return sample_points(feature_map.to(regions.dtype), grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
+        return sample_points(regions, offsets.tanh().flatten(0, 1)).unflatten(0, offsets.shape[:2])
+
+    def _for_heads(self, x: Tensor) -> Tensor:
+        """`(B, Q, P, …)` to `(B, Q, M, …)`: head m takes point ⌊m P / M⌋."""
+        return x if x.shape[2] == self.num_heads else x.repeat_interleave(self.num_heads // x.shape[2], dim=2)
+
+    def _weights(self, projection: nn.Linear, queries: Tensor) -> Tensor:
+        return projection(queries).sigmoid().unflatten(-1, (self.num_heads, self.d_model))
