@@ -1,8 +1,10 @@
 """SAM-DETR and SAM-DETR++ for Hugging Face Transformers."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForObjectDetection
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
 from .configuration_sam_detr import SamDetrConfig
+from .image_processing_pil_sam_detr import SamDetrImageProcessorPil
+from .image_processing_sam_detr import SamDetrImageProcessor
 from .modeling_sam_detr import (
     SamDetrForObjectDetection,
     SamDetrModel,
@@ -16,10 +18,17 @@ __version__ = "0.1.0"
 AutoConfig.register("sam_detr", SamDetrConfig, exist_ok=True)
 AutoModel.register(SamDetrConfig, SamDetrModel, exist_ok=True)
 AutoModelForObjectDetection.register(SamDetrConfig, SamDetrForObjectDetection, exist_ok=True)
+AutoImageProcessor.register(
+    SamDetrConfig,
+    image_processor_classes={"torchvision": SamDetrImageProcessor, "pil": SamDetrImageProcessorPil},
+    exist_ok=True,
+)
 
 __all__ = [
     "SamDetrConfig",
     "SamDetrForObjectDetection",
+    "SamDetrImageProcessor",
+    "SamDetrImageProcessorPil",
     "SamDetrModel",
     "SamDetrModelOutput",
     "SamDetrObjectDetectionOutput",

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import torch
+from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 from transformers import AutoBackbone
 from transformers import initialization as init
 
@@ -32,7 +34,8 @@ class FeatureLevel:
 
 def valid_ratio(mask: Tensor) -> Tensor:
     """`(B, 2)` float32: the share of valid pixels in the first row (x) and in the first column (y) of `(B, H, W)` masks."""
-    return torch.stack([mask[:, 0].float().mean(-1), mask[:, :, 0].float().mean(-1)], dim=-1)
+    height, width = mask.shape[1:]
+    return torch.stack([mask[:, 0].float().sum(-1) / width, mask[:, :, 0].float().sum(-1) / height], dim=-1)
 
 
 class SamDetrInputProjection(nn.Module):
@@ -50,15 +53,15 @@ class SamDetrInputProjection(nn.Module):
 class SamDetrBackbone(nn.Module):
     """The feature extractor, its batch norms frozen, and one projection a level.
 
-    Batch norms keep their running statistics in training, and neither these nor their scales are trained. They are
-    frozen in place: replacing them would lose the activation that timm's `BatchNormAct2d` holds. The stem and the
-    first stage of a ResNet are not trained either (SPEC: backbone and positions, 1).
+    Batch norms become buffers: statistics and scales stay as they are loaded. timm's own conversion is used, which
+    keeps the activation inside its `BatchNormAct2d`, and whose arithmetic (one scale, one shift) is the authors'.
+    The stem and the first stage of a ResNet are not trained either (SPEC: backbone and positions, 1).
     """
 
     def __init__(self, config: SamDetrConfig):
         super().__init__()
         self.d_model = config.d_model
-        self.feature_extractor = AutoBackbone.from_config(config.backbone_config)
+        self.feature_extractor = freeze_batch_norm_2d(AutoBackbone.from_config(config.backbone_config))
         self.input_projections = nn.ModuleList(
             SamDetrInputProjection(config, channels) for channels in self.feature_extractor.channels
         )
@@ -70,25 +73,21 @@ class SamDetrBackbone(nn.Module):
     def initialize(self):
         if self.level_embeddings is not None:
             init.normal_(self.level_embeddings)
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        for norm in self._batch_norms():
-            norm.eval()
-        return self
-
-    def _batch_norms(self) -> list[nn.Module]:
-        return [module for module in self.feature_extractor.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in self.feature_extractor.modules():
+            if isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
+                # also where timm starts the last norm of a residual block at 0: frozen, that block could never learn
+                init.ones_(norm.weight)
+                init.zeros_(norm.bias)
+                init.zeros_(norm.running_mean)
+                init.ones_(norm.running_var)
 
     def freeze(self):
         """Stops training of the whole feature extractor; its projections go on."""
         self.feature_extractor.requires_grad_(False)
 
     def unfreeze(self):
-        """Trains the feature extractor, but for batch norms and the first stages of a ResNet."""
+        """Trains the feature extractor, but for the stem and the first stage of a ResNet."""
         self.feature_extractor.requires_grad_(True)
-        for norm in self._batch_norms():
-            norm.requires_grad_(False)
         names = {type(module).__name__ for module in self.feature_extractor.modules()}
         if names & {"ResNet", "ResNetBackbone"} or self._is_timm_resnet():
             trained = ("layer2.", "layer3.", "layer4.", "stages.1.", "stages.2.", "stages.3.")

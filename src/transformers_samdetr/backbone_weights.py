@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
+import timm
 import torch
 from torch import Tensor, nn
-from transformers.utils import is_timm_available
 
 from .configuration_sam_detr import SamDetrConfig
-
-if is_timm_available():
-    import timm
 
 
 def read_state_dict(weights: str | Path) -> dict[str, Tensor]:

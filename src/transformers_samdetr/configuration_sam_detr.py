@@ -219,7 +219,9 @@ class SamDetrConfig(PreTrainedConfig):
         elif self.smca:
             self._refuse("smca", f"query_resampling={self.query_resampling!r} has no keypoints to center it on")
         if self.query_resampling == "none" and self.num_denoising_groups:
-            self._refuse("num_denoising_groups", "query_resampling='none' has no reference boxes to denoise; set it to 0")
+            self._refuse(
+                "num_denoising_groups", "query_resampling='none' has no reference boxes to denoise; set it to 0"
+            )
 
     def _validate_weights(self):
         for field in ("dropout", "attention_dropout", "activation_dropout", "denoising_label_noise", "focal_alpha"):

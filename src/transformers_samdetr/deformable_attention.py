@@ -98,5 +98,7 @@ class SamDetrDeformableAttention(nn.Module):
     @staticmethod
     def _level_scale(level_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
         """`(L, 1, 2)`: width and height of each level, filled in on the device so that nothing waits for a copy."""
-        numbers = [torch.full((), n, dtype=torch.float32, device=device) for size in level_sizes for n in reversed(size)]
+        numbers = [
+            torch.full((), n, dtype=torch.float32, device=device) for size in level_sizes for n in reversed(size)
+        ]
         return torch.stack(numbers).view(-1, 1, 2)

@@ -73,11 +73,12 @@ def _reference_points(levels: list[FeatureLevel]) -> Tensor:
     centers = []
     for level in levels:
         height, width = level.size
-        device = level.features.device
-        rows = torch.arange(height, dtype=torch.float32, device=device) + 0.5
-        columns = torch.arange(width, dtype=torch.float32, device=device) + 0.5
-        grid = torch.stack(torch.meshgrid(columns / width, rows / height, indexing="xy"), dim=-1).flatten(0, 1)
-        centers.append(grid[None] / level.valid_ratio[:, None])  # (B, H·W, 2)
+        rows = torch.arange(height, dtype=torch.float32, device=level.mask.device) + 0.5
+        columns = torch.arange(width, dtype=torch.float32, device=level.mask.device) + 0.5
+        x = columns / (level.valid_ratio[:, :1] * width)  # (B, W)
+        y = rows / (level.valid_ratio[:, 1:] * height)  # (B, H)
+        grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+        centers.append(grid.flatten(1, 2))  # (B, H·W, 2)
     ratios = torch.stack([level.valid_ratio for level in levels], dim=1)  # (B, L, 2)
     return torch.cat(centers, dim=1)[:, :, None] * ratios[:, None]
 

@@ -293,14 +293,17 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
         auxiliary_outputs = None
         if config.auxiliary_loss:
             auxiliary_outputs = [
-                {"logits": logits[:, layer], "pred_boxes": boxes[:, layer]} for layer in range(config.decoder_layers - 1)
+                {"logits": logits[:, layer], "pred_boxes": boxes[:, layer]}
+                for layer in range(config.decoder_layers - 1)
             ]
         shared = {
             name: value for name, value in outputs.items() if name in SamDetrObjectDetectionOutput.__dataclass_fields__
         }
         for name in ("last_hidden_state", "reference_boxes", "salient_points"):
             if name in shared:
-                shared[name] = shared[name].narrow(-2 if name != "salient_points" else -3, num_noised, config.num_queries)
+                shared[name] = shared[name].narrow(
+                    -2 if name != "salient_points" else -3, num_noised, config.num_queries
+                )
         return SamDetrObjectDetectionOutput(
             loss=loss,
             loss_dict=loss_dict,

@@ -1,0 +1,256 @@
+"""COCO annotations of a picture, checked one by one, to the labels that the loss reads.
+
+Everything here is NumPy on a handful of numbers, so that both image processors share it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+import numpy as np
+from transformers.image_utils import AnnotationFormat
+
+FORMAT = AnnotationFormat.COCO_DETECTION.value
+
+
+def check_format(format: str) -> None:
+    """Refuses every annotation format but `"coco_detection"`.
+
+    Raises:
+        ValueError: naming `format` and what is supported.
+    """
+    if format != FORMAT:
+        raise ValueError(
+            f"format={str(getattr(format, 'value', format))!r} is not supported: SAM-DETR detects boxes, and its "
+            f"annotations are {FORMAT!r}, one dict per image with `image_id` and `annotations`. Convert panoptic "
+            "segments to boxes first."
+        )
+
+
+def integer_keys(name: str, mapping: Mapping | None, integer_values: bool = False) -> dict | None:
+    """The mapping with integer keys, which JSON has turned to strings, and with integer values on request.
+
+    >>> integer_keys("id2label", {"7": "cat"})
+    {7: 'cat'}
+
+    Raises:
+        ValueError: a key or value is not an integer, naming the argument.
+    """
+    if mapping is None:
+        return None
+    try:
+        return {int(key): int(value) if integer_values else value for key, value in mapping.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        values = "integer labels" if integer_values else "names"
+        raise ValueError(f"{name}={_short(mapping)} must be a dict of integer ids to {values}.") from error
+
+
+def check_batch(annotations: Any, num_images: int) -> list[Mapping]:
+    """One annotation dict per image; a single dict stands for a single image.
+
+    Raises:
+        ValueError: not dicts with `image_id` and `annotations`, or not as many as there are images.
+    """
+    batch = [annotations] if isinstance(annotations, Mapping) else annotations
+    if not isinstance(batch, Sequence) or isinstance(batch, str):
+        raise ValueError(f"annotations must be a dict, or a list of dicts, one per image, not {_kind(annotations)}.")
+    if len(batch) != num_images:
+        raise ValueError(
+            f"{num_images} images but {len(batch)} annotations: give one dict per image, in their order; an image "
+            "without objects has 'annotations': []."
+        )
+    for index, target in enumerate(batch):
+        if not isinstance(target, Mapping):
+            raise ValueError(
+                f"The annotation of the image at position {index} is {_kind(target)} ({_short(target)}), expected "
+                "{'image_id': int, 'annotations': [{'bbox': [x, y, width, height], 'category_id': int, ...}, ...]}."
+            )
+    return list(batch)
+
+
+def labels_from_coco(
+    target: Mapping,
+    image_size: tuple[int, int],
+    resized_size: tuple[int, int],
+    normalise: bool = True,
+    category_id_to_label: Mapping[int, int] | None = None,
+    id2label: Mapping[int, str] | None = None,
+) -> dict[str, np.ndarray]:
+    """The labels of one image from its COCO annotation.
+
+    Boxes are clipped to the picture. Crowd regions and boxes without an area are left out, and with them their class,
+    area and id, so that all arrays of the result keep describing the same `T` objects.
+
+    Args:
+        target: `{"image_id": int, "annotations": [...]}`; each object has `bbox` (x, y, width, height, in pixels of the
+            picture as displayed, EXIF orientation applied) and `category_id`, and may have `area` (pixels², otherwise
+            that of the clipped box), `iscrowd` (otherwise 0) and `id`.
+        image_size: height and width of the displayed picture, in pixels.
+        resized_size: height and width after resizing, before padding, in pixels.
+        normalise: boxes as (center x, center y, width, height) in [0, 1] of the *unpadded* picture, the unit of the
+            model's predictions; otherwise as (x1, y1, x2, y2) in pixels of the resized picture.
+        category_id_to_label: label of each category id; without it an id is its own label.
+        id2label: the model's classes; a label that is not among them is refused.
+
+    Returns:
+        `class_labels` `(T,)` int64, `boxes` `(T, 4)` float32, `area` `(T,)` float32 in pixels² of the resized picture,
+        `iscrowd` `(T,)` int64, `annotation_ids` `(T,)` int64 where all objects have an id, `image_id` `(1,)`,
+        `orig_size` `(2,)` and `size` `(2,)` (heights and widths before and after resizing), int64.
+
+    Raises:
+        ValueError: an annotation does not fit; the message has the image's id, the box, and what would be right.
+    """
+    image_id, objects = _image_id(target), _objects(target)
+    parsed = [
+        _read_object(obj, f"Image {image_id}, annotation {index}", category_id_to_label, id2label)
+        for index, obj in enumerate(objects)
+    ]
+    boxes = np.array([entry["bbox"] for entry in parsed], dtype=np.float64).reshape(-1, 4)  # (T, 4): x y w h
+    (height, width), (new_height, new_width) = image_size, resized_size
+    limits = np.array([width, height], dtype=np.float64)
+
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    corners = corners.clip(0, np.tile(limits, 2))
+    sides = corners[:, 2:] - corners[:, :2]  # (T, 2): w h
+    area = np.array([entry["area"] for entry in parsed], dtype=np.float64)
+    area = np.where(np.isnan(area), sides.prod(axis=1), area)
+    if normalise:
+        # ratios of the displayed picture: the resized one has them too, up to the rounding of its sides
+        placed = np.concatenate([(corners[:, :2] + corners[:, 2:]) / (2 * limits), sides / limits], axis=1)
+    else:
+        placed = corners * np.tile([new_width / width, new_height / height], 2)
+
+    crowd = np.array([entry["iscrowd"] for entry in parsed], dtype=bool)
+    # a side that is lost in float32 is none
+    keep = ~crowd & ((sides / limits).astype(np.float32) > 0).all(axis=1)
+    labels = {
+        "image_id": np.array([image_id], dtype=np.int64),
+        "class_labels": np.array([entry["label"] for entry in parsed], dtype=np.int64)[keep],
+        "boxes": placed.astype(np.float32)[keep],
+        "area": (area * (new_height / height) * (new_width / width)).astype(np.float32)[keep],
+        "iscrowd": np.zeros(int(keep.sum()), dtype=np.int64),
+        "orig_size": np.array(image_size, dtype=np.int64),
+        "size": np.array(resized_size, dtype=np.int64),
+    }
+    ids = [entry["id"] for entry in parsed]
+    if None not in ids:
+        labels["annotation_ids"] = np.array(ids, dtype=np.int64)[keep]
+    return labels
+
+
+def _image_id(target: Mapping) -> int:
+    if "image_id" not in target:
+        raise ValueError(f"An annotation has no 'image_id', only {list(target)}: add the integer id of its image.")
+    image_id = _integer(target["image_id"])
+    if image_id is None:
+        raise ValueError(
+            f"image_id={target['image_id']!r} must be an integer: number the images, and keep their names."
+        )
+    return image_id
+
+
+def _objects(target: Mapping) -> Sequence:
+    where = f"Image {target['image_id']}"
+    if "annotations" not in target:
+        hint = "; 'objects' of a Hub data set hold lists, make one dict per object" if "objects" in target else ""
+        raise ValueError(f"{where}: no key 'annotations', only {list(target)}: give the list of its objects{hint}.")
+    objects = target["annotations"]
+    if not isinstance(objects, Sequence) or isinstance(objects, str):
+        raise ValueError(f"{where}: 'annotations' is {_kind(objects)} ({_short(objects)}), expected a list of dicts.")
+    return objects
+
+
+def _read_object(
+    obj: Any, where: str, category_id_to_label: Mapping[int, int] | None, id2label: Mapping[int, str] | None
+) -> dict[str, Any]:
+    """Checked `bbox`, `label`, `area` (NaN where missing), `iscrowd` and `id` (None where missing) of one object."""
+    if not isinstance(obj, Mapping):
+        _refuse(where, f"is {_kind(obj)} ({_short(obj)})", "give the annotation's dict itself, not its id")
+    if "bbox" in obj:
+        where = f"{where} (bbox {_short(obj['bbox'])})"
+    for key in ("bbox", "category_id"):
+        if obj.get(key) is None:
+            _refuse(where, f"has no {key!r}, only {list(obj)}", f"add its {key!r} or leave the object out")
+    area, crowd = obj.get("area"), obj.get("iscrowd")
+    if area is not None:
+        area = _number(area)
+        if area is None or not math.isfinite(area) or area < 0:
+            _refuse(where, f"has area {obj['area']!r}", "give a number of pixels >= 0, or no area for that of the box")
+    if (0 if crowd is None else _integer(crowd, allow_bool=True)) not in (0, 1):
+        _refuse(where, f"has iscrowd {crowd!r}", "give 0 for one object, 1 for a crowd region")
+    identity = obj.get("id")
+    if identity is not None and _integer(identity) is None:
+        _refuse(where, f"has id {identity!r}", "give an integer or no id")
+    return {
+        "bbox": _box(obj["bbox"], where),
+        "label": _label(obj["category_id"], where, category_id_to_label, id2label),
+        "area": math.nan if area is None else area,
+        "iscrowd": bool(crowd),
+        "id": None if identity is None else _integer(identity),
+    }
+
+
+def _box(bbox: Any, where: str) -> list[float]:
+    values = bbox.tolist() if hasattr(bbox, "tolist") else bbox
+    numbers = [_number(value) for value in values] if isinstance(values, Sequence) else []
+    if len(numbers) != 4 or None in numbers:
+        _refuse(where, "must have four numbers", "give [x, y, width, height] in pixels")
+    if not all(map(math.isfinite, numbers)):
+        _refuse(where, "is not finite", "correct the box or leave the object out")
+    if numbers[2] < 0 or numbers[3] < 0:
+        _refuse(
+            where,
+            "has a negative width or height",
+            "COCO boxes are [x, y, width, height], of corners that is [x1, y1, x2 - x1, y2 - y1]",
+        )
+    return numbers
+
+
+def _label(
+    category_id: Any, where: str, category_id_to_label: Mapping[int, int] | None, id2label: Mapping[int, str] | None
+) -> int:
+    label = _integer(category_id)
+    if label is None:
+        _refuse(where, f"has category_id {category_id!r}", "give the integer id, not the name of the category")
+    if category_id_to_label is not None:
+        if label not in category_id_to_label:
+            known = _short(sorted(category_id_to_label))
+            _refuse(
+                where, f"has category_id {label}, which is not in category_id_to_label {known}", "add it or drop it"
+            )
+        label = category_id_to_label[label]
+    if label < 0:
+        _refuse(where, f"has category_id {category_id!r}", "labels start at 0: set category_id_to_label")
+    if id2label is not None and label not in id2label:
+        remedy = "set category_id_to_label if category ids are not the model's labels"
+        _refuse(where, f"has label {label}, which is not in id2label {_short(sorted(id2label))}", remedy)
+    return label
+
+
+def _refuse(where: str, problem: str, remedy: str) -> NoReturn:
+    raise ValueError(f"{where} {problem}: {remedy}.")
+
+
+def _number(value: Any) -> float | None:
+    value = _unwrapped(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+
+
+def _integer(value: Any, allow_bool: bool = False) -> int | None:
+    value = _unwrapped(value)
+    return int(value) if isinstance(value, Integral) and (allow_bool or not isinstance(value, bool)) else None
+
+
+def _unwrapped(value: Any) -> Any:
+    """The number in an array or tensor of one element."""
+    return value.item() if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1 else value
+
+
+def _kind(value: Any) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

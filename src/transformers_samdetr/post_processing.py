@@ -1,0 +1,87 @@
+"""Outputs of the model to detections, the authors' way, with two options of ours."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.image_transforms import center_to_corners_format
+
+
+def detections_from_outputs(
+    logits: Tensor,
+    pred_boxes: Tensor,
+    threshold: float = 0.5,
+    target_sizes: Tensor | Sequence[Sequence[int]] | None = None,
+    top_k: int = 100,
+    one_label_per_query: bool = False,
+    nms_threshold: float | None = None,
+) -> list[dict[str, Tensor]]:
+    """The `top_k` highest of the `Q * K` sigmoid scores of each image, then those above `threshold`.
+
+    A query may so be detected under several labels, as in Deformable DETR and in the authors' evaluation.
+
+    Args:
+        logits: `(B, Q, K)`, of any floating type; scores and boxes are computed in float32.
+        pred_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
+        threshold: detections have a higher score than this. The authors evaluate at 0.
+        target_sizes: `(B, 2)`, height and width of each picture, in pixels, or a list of pairs.
+        top_k: at most so many detections per image; more than there are gives all.
+        one_label_per_query: only the best label of each query takes part.
+        nms_threshold: IoU above which the lower of two boxes with the same label is dropped; no suppression by default,
+            since the model is trained to predict each object once.
+
+    Returns:
+        For each image `scores` `(D,)` float32 in descending order, `labels` `(D,)` int64 and `boxes` `(D, 4)` float32,
+        (x1, y1, x2, y2), in pixels of `target_sizes`, or normalised without them. Boxes are not clipped to the picture.
+
+    Raises:
+        ValueError: `target_sizes` is not one height and width per image, or `top_k` is below 1.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k} must be at least 1.")
+    num_labels = logits.shape[-1]
+    probabilities = logits.float().sigmoid()  # (B, Q, K)
+    if one_label_per_query:
+        scores, labels = probabilities.max(-1)  # (B, Q) each
+        scores, queries = scores.topk(min(top_k, scores.shape[1]), dim=1)  # (B, D)
+        labels = labels.gather(1, queries)
+    else:
+        flat = probabilities.flatten(1)  # (B, Q*K)
+        scores, indices = flat.topk(min(top_k, flat.shape[1]), dim=1)  # (B, D)
+        queries, labels = indices // num_labels, indices % num_labels
+
+    boxes = center_to_corners_format(pred_boxes.float())
+    boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))  # (B, D, 4)
+    if target_sizes is not None:
+        sizes = _target_sizes(target_sizes, batch_size=len(logits)).to(boxes)
+        boxes = boxes * sizes.flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
+
+    results = []
+    for image_scores, image_labels, image_boxes in zip(scores, labels, boxes, strict=True):
+        keep = image_scores > threshold
+        detections = {"scores": image_scores[keep], "labels": image_labels[keep], "boxes": image_boxes[keep]}
+        if nms_threshold is not None:
+            detections = _suppress(detections, nms_threshold)
+        results.append(detections)
+    return results
+
+
+def _target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:
+    """`(B, 2)` heights and widths."""
+    if not isinstance(target_sizes, Tensor):
+        rows = [row.tolist() if hasattr(row, "tolist") else list(row) for row in target_sizes]
+        target_sizes = torch.tensor(rows) if all(len(row) == 2 for row in rows) else torch.empty(len(rows), 0)
+    if target_sizes.shape != (batch_size, 2):
+        raise ValueError(
+            f"target_sizes has shape {tuple(target_sizes.shape)} for a batch of {batch_size} images: give the "
+            "height and width of each."
+        )
+    return target_sizes
+
+
+def _suppress(detections: dict[str, Tensor], iou_threshold: float) -> dict[str, Tensor]:
+    """Non-maximum suppression among detections of the same label; the order by score stays."""
+    from torchvision.ops import batched_nms  # here, so that plain post-processing needs torch alone
+
+    keep = batched_nms(detections["boxes"], detections["scores"], detections["labels"], iou_threshold)
+    return {name: values[keep] for name, values in detections.items()}
