@@ -5,13 +5,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from .configuration_sam_detr import SamDetrConfig
 from .image_processing_pil_sam_detr import SamDetrImageProcessorPil
 from .image_processing_sam_detr import SamDetrImageProcessor
-from .modeling_sam_detr import (
-    SamDetrForObjectDetection,
-    SamDetrModel,
-    SamDetrModelOutput,
-    SamDetrObjectDetectionOutput,
-    SamDetrPreTrainedModel,
-)
+from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
+from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
+from .pretrained_model import SamDetrPreTrainedModel
 
 __version__ = "0.1.0"
 

@@ -33,7 +33,7 @@ class FeatureLevel:
 
 
 def valid_ratio(mask: Tensor) -> Tensor:
-    """`(B, 2)` float32: the share of valid pixels in the first row (x) and in the first column (y) of `(B, H, W)` masks."""
+    """`(B, 2)` float32: the share of valid pixels in the first row (x) and first column (y) of `(B, H, W)` masks."""
     height, width = mask.shape[1:]
     return torch.stack([mask[:, 0].float().sum(-1) / width, mask[:, :, 0].float().sum(-1) / height], dim=-1)
 

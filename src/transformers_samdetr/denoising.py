@@ -1,4 +1,4 @@
-"""Denoising queries: noised ground truth that the decoder learns to restore, in training only (DN-DETR; SPEC: denoising)."""
+"""Denoising queries: noised ground truth that the decoder learns to restore, in training only (DN-DETR)."""
 
 from dataclasses import dataclass
 

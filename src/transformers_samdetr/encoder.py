@@ -69,7 +69,7 @@ class SamDetrEncoder(SamDetrPreTrainedModel):
 
 
 def _reference_points(levels: list[FeatureLevel]) -> Tensor:
-    """`(B, S, L, 2)` float32: each position's pixel center, normalised by its valid size, then placed on every level."""
+    """`(B, S, L, 2)` float32: each position's pixel center, normalised by the valid size, placed on every level."""
     centers = []
     for level in levels:
         height, width = level.size

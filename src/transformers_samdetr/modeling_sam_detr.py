@@ -1,14 +1,13 @@
 """SAM-DETR and SAM-DETR++ as Transformers models: pixels → feature levels → encoder → decoder → heads → loss."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 
 from .attention import additive_mask
@@ -19,69 +18,9 @@ from .decoder import SamDetrDecoder
 from .denoising import DenoisingQueries, make_denoising_queries
 from .encoder import SamDetrEncoder, split_levels
 from .loss import sam_detr_loss
+from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
 from .pretrained_model import SamDetrPreTrainedModel
 from .targets import prepare_targets
-
-
-@dataclass
-class SamDetrModelOutput(ModelOutput):
-    """Output of [`SamDetrModel`]; B images, Q queries, C channels, P salient points.
-
-    Args:
-        last_hidden_state (`torch.Tensor`, *optional*): `(B, Q, C)`, the last decoder layer's output.
-        intermediate_hidden_states (`torch.Tensor`, *optional*): `(B, layers, Q, C)`, every decoder layer's output.
-        intermediate_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)` float32, every layer's predicted boxes: center x, center y, width,
-            height, normalised by the valid (unpadded) image.
-        reference_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)`, the boxes each layer started from, in the same format; None without aligner.
-        salient_points (`torch.Tensor`, *optional*): `(B, layers, Q, P, 2)`, (x, y) normalised by the valid image; None without keypoints.
-        encoder_last_hidden_state (`torch.Tensor`, *optional*): `(B, S, C)`, the encoded feature levels, finest first, one after another.
-        decoder_hidden_states (`tuple[torch.Tensor]`, *optional*): tuple with an entry a layer, `(B, Q, C)`, when asked for, as all below.
-        decoder_attentions (`tuple[torch.Tensor]`, *optional*): weights of the queries' self-attention, `(B, M, Q, Q)` a layer.
-        cross_attentions (`tuple[torch.Tensor]`, *optional*): weights of the aligned queries over the features, `(B, M, Q, S)` a layer.
-        encoder_hidden_states (`tuple[torch.Tensor]`, *optional*): `(B, S, C)` a layer.
-        encoder_attentions (`tuple[torch.Tensor]`, *optional*): `(B, M, S, S)` a layer, or `(B, S, M, L, P)` with the deformable encoder.
-    """
-
-    last_hidden_state: Tensor | None = None
-    intermediate_hidden_states: Tensor | None = None
-    intermediate_boxes: Tensor | None = None
-    reference_boxes: Tensor | None = None
-    salient_points: Tensor | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    decoder_hidden_states: tuple[Tensor, ...] | None = None
-    decoder_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
-    encoder_hidden_states: tuple[Tensor, ...] | None = None
-    encoder_attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class SamDetrObjectDetectionOutput(ModelOutput):
-    """Output of [`SamDetrForObjectDetection`]; the fields after `last_hidden_state` are those of [`SamDetrModelOutput`].
-
-    Args:
-        loss (`torch.Tensor`, *optional*): scalar, the weighted sum of all terms, when `labels` are given.
-        loss_dict (`dict[str, torch.Tensor]`, *optional*): the unweighted terms by name: `loss_ce`, `loss_bbox`, `loss_giou` of the last layer, `…_0`, `…_1`, …
-            of the layers before it, `dn_…` of the denoising queries.
-        logits (`torch.Tensor`, *optional*): `(B, Q, K)`, one sigmoid logit a class.
-        pred_boxes (`torch.Tensor`, *optional*): `(B, Q, 4)` float32, center x, center y, width, height, normalised by the valid (unpadded) image.
-        auxiliary_outputs (`list[dict]`, *optional*): `logits` and `pred_boxes` of each layer before the last, with `config.auxiliary_loss`.
-    """
-
-    loss: Tensor | None = None
-    loss_dict: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
-    pred_boxes: Tensor | None = None
-    auxiliary_outputs: list[dict[str, Tensor]] | None = None
-    last_hidden_state: Tensor | None = None
-    reference_boxes: Tensor | None = None
-    salient_points: Tensor | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    decoder_hidden_states: tuple[Tensor, ...] | None = None
-    decoder_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
-    encoder_hidden_states: tuple[Tensor, ...] | None = None
-    encoder_attentions: tuple[Tensor, ...] | None = None
 
 
 class SamDetrClassHead(nn.Linear):
@@ -163,7 +102,7 @@ class SamDetrModel(SamDetrPreTrainedModel):
     def _prepare_queries(
         self, batch_size: int, dtype: torch.dtype, denoising: DenoisingQueries | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Initial content `(B, Q, C)`, anchors (see `SamDetrDecoder`), and self-attention mask; denoising queries first."""
+        """Content `(B, Q, C)`, anchors (see `SamDetrDecoder`) and self-attention mask; denoising queries first."""
         config = self.config
         anchors = getattr(self, self._anchor_name).expand(batch_size, -1, -1)
         if self.query_reference_boxes is not None:
@@ -314,10 +253,4 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
         )
 
 
-__all__ = [
-    "SamDetrForObjectDetection",
-    "SamDetrModel",
-    "SamDetrModelOutput",
-    "SamDetrObjectDetectionOutput",
-    "SamDetrPreTrainedModel",
-]
+__all__ = ["SamDetrForObjectDetection", "SamDetrModel"]

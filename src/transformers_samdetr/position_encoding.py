@@ -9,7 +9,7 @@ TEMPERATURE = 10000
 
 
 def _sine_features(angles: Tensor, num_features: int) -> Tensor:
-    """`(...)` angles to `(..., num_features)`: sine on even features, cosine on odd ones, wavelengths growing by pairs."""
+    """`(...)` angles to `(..., num_features)`: sine on even, cosine on odd features, wavelengths growing by pairs."""
     pair = torch.arange(num_features, dtype=torch.float32, device=angles.device) // 2
     wavelengths = TEMPERATURE ** (2 * pair / num_features)
     phases = angles[..., None] / wavelengths
