@@ -1,0 +1,8 @@
+.PHONY: style test quickstart
+style:
+	ruff check --fix .
+	ruff format .
+test:
+	bash scripts/test.sh
+quickstart:
+	bash scripts/quickstart.sh

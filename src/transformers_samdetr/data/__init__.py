@@ -1,0 +1,1 @@
+"""Detection data: sources, scenes for a first run, augmentation and batches."""

@@ -1,0 +1,43 @@
+"""The one form in which detection data travel through the package: that of COCO sets on the Hub."""
+
+from datasets import ClassLabel, Features, Image, List, Value
+
+
+def detection_features(names: list[str]) -> Features:
+    """Features of an example: `image`, `image_id`, `width`, `height` and `objects`.
+
+    `objects` holds equally long lists: `id`, `area` in square pixels, `bbox` (x, y, width, height) in pixels, `category`
+    (index into `names`) and `iscrowd`.
+    """
+    return Features(
+        {
+            "image": Image(),
+            "image_id": Value("int64"),
+            "width": Value("int32"),
+            "height": Value("int32"),
+            "objects": {
+                "id": List(Value("int64")),
+                "area": List(Value("float32")),
+                "bbox": List(List(Value("float32"), length=4)),
+                "category": List(ClassLabel(names=names)),
+                "iscrowd": List(Value("int8")),
+            },
+        }
+    )
+
+
+def category_names(features: Features) -> list[str]:
+    """The class names of a set in this schema, in the order of their labels."""
+    return features["objects"]["category"].feature.names
+
+
+def coco_annotations(example: dict) -> dict:
+    """An example's objects as the image processor takes them: `{"image_id", "annotations": [...]}`."""
+    objects = example["objects"]
+    annotations = [
+        {"id": i, "area": area, "bbox": box, "category_id": category, "iscrowd": crowd}
+        for i, area, box, category, crowd in zip(
+            *(objects[key] for key in ("id", "area", "bbox", "category", "iscrowd")), strict=True
+        )
+    ]
+    return {"image_id": example["image_id"], "annotations": annotations}
