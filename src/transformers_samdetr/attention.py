@@ -12,7 +12,7 @@ from .configuration_sam_detr import SamDetrConfig
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where `allowed`, the lowest finite number elsewhere: a query without any key then attends evenly, not to NaN."""
+    """0 where `allowed`, the lowest finite number elsewhere: without any key a query attends evenly, not to NaN."""
     return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 

@@ -53,9 +53,12 @@ class _Composer:
         try:
             from sklearn.datasets import load_digits, load_sample_images
         except ImportError as error:
-            raise ImportError("The digit scenes are made of scikit-learn's pictures: pip install scikit-learn") from error
+            raise ImportError(
+                "The digit scenes are made of scikit-learn's pictures: pip install scikit-learn"
+            ) from error
         digits = load_digits()
-        self.digits = (digits.images / 16 * 255).astype(np.uint8)  # (N, 8, 8)
+        digits_with_border = np.pad(digits.images, ((0, 0), (1, 1), (1, 1)))  # strokes end before the picture does
+        self.digits = (digits_with_border / 16 * 255).astype(np.uint8)  # (N, 10, 10)
         self.labels = digits.target
         self.photographs = load_sample_images().images
         self.size = size

@@ -6,8 +6,8 @@ from datasets import ClassLabel, Features, Image, List, Value
 def detection_features(names: list[str]) -> Features:
     """Features of an example: `image`, `image_id`, `width`, `height` and `objects`.
 
-    `objects` holds equally long lists: `id`, `area` in square pixels, `bbox` (x, y, width, height) in pixels, `category`
-    (index into `names`) and `iscrowd`.
+    `objects` holds equally long lists: `id`, `area` in square pixels, `bbox` (x, y, width, height) in pixels,
+    `category` (index into `names`) and `iscrowd`.
     """
     return Features(
         {

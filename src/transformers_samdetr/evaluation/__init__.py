@@ -1,0 +1,5 @@
+"""Predictions to average precision."""
+
+from .coco_ap import CocoEvaluator
+
+__all__ = ["CocoEvaluator"]

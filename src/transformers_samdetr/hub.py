@@ -1,0 +1,136 @@
+"""Folders that load anywhere: weights, processor and model card, and the code for places without this package."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from .configuration_sam_detr import SamDetrConfig
+from .image_processing_pil_sam_detr import SamDetrImageProcessorPil
+from .image_processing_sam_detr import SamDetrImageProcessor
+from .model_card import ModelCard
+from .modeling_sam_detr import SamDetrForObjectDetection
+
+MODEL_AUTO_MAP = {
+    "AutoConfig": "configuration_sam_detr.SamDetrConfig",
+    "AutoModel": "modeling_sam_detr.SamDetrModel",
+    "AutoModelForObjectDetection": "modeling_sam_detr.SamDetrForObjectDetection",
+}
+# a list, not a dict by backend, because only names and lists survive the way through a Hub repository
+PROCESSOR_AUTO_MAP = {
+    "AutoImageProcessor": [
+        "image_processing_pil_sam_detr.SamDetrImageProcessorPil",
+        "image_processing_sam_detr.SamDetrImageProcessor",
+    ]
+}
+UPLOADED = ("*.json", "*.safetensors", "*.py", "README.md")
+
+
+def remote_code_files() -> list[Path]:
+    """Every file of the package that a model needs where the package is not installed."""
+    package = Path(__file__).parent
+    auto_classes = [*MODEL_AUTO_MAP.values(), *PROCESSOR_AUTO_MAP["AutoImageProcessor"]]
+    entries = {package / f"{name.split('.')[0]}.py" for name in auto_classes}
+    return sorted(entries | {Path(needed) for entry in entries for needed in get_relative_import_files(entry)})
+
+
+def save_for_hub(
+    model: SamDetrForObjectDetection,
+    processor: SamDetrImageProcessor | SamDetrImageProcessorPil,
+    output_dir: str | Path,
+    card: ModelCard | None = None,
+) -> Path:
+    """Writes config, safetensors, preprocessor, model card and code, then loads the folder and compares it.
+
+    Args:
+        model: on any device.
+        processor: the image processor that belongs to it.
+        output_dir: a folder, made if needed; other files in it stay.
+        card: what the model card should say.
+
+    Raises:
+        RuntimeError: what was written does not load to the same model.
+    """
+    output_dir = Path(output_dir)
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    # added to the files, not to the objects: what the user saves elsewhere carries no code
+    _add_auto_map(output_dir / "config.json", MODEL_AUTO_MAP)
+    _add_auto_map(output_dir / "preprocessor_config.json", PROCESSOR_AUTO_MAP)
+    for file in remote_code_files():
+        shutil.copyfile(file, output_dir / file.name)
+    (output_dir / "README.md").write_text((card or ModelCard()).render(model), encoding="utf-8")
+    check_saved(model, processor, output_dir)
+    return output_dir
+
+
+def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path) -> None:
+    """Loads `folder` and compares configuration, every tensor, the processor and the outputs for a picture.
+
+    Raises:
+        RuntimeError: something differs; the message names it.
+    """
+    loaded = SamDetrForObjectDetection.from_pretrained(folder, dtype=model.dtype).to(model.device)
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    wrong = [name for name in ours.keys() | theirs.keys() if not _equal(ours.get(name), theirs.get(name))]
+    if wrong:
+        raise RuntimeError(f"{folder} does not load to the same weights; {len(wrong)} differ: {', '.join(wrong[:5])}.")
+    if type(processor).from_pretrained(folder).to_dict() != {**processor.to_dict(), "auto_map": PROCESSOR_AUTO_MAP}:
+        raise RuntimeError(f"{folder} does not load to the same image processor.")
+    config = SamDetrConfig.from_pretrained(folder)
+    if config.id2label != model.config.id2label:
+        raise RuntimeError(f"{folder} does not load to the same class names.")
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, model.config.num_channels, 96, 128, generator=generator).to(model.device, model.dtype)
+    expected, found = _detect(model, pixels), _detect(loaded, pixels)
+    for name in ("logits", "pred_boxes"):
+        if not torch.allclose(expected[name], found[name], atol=1e-5):
+            raise RuntimeError(f"{folder} loads to a model with other {name}.")
+
+
+def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, commit_message: str | None = None) -> str:
+    """Uploads a folder that `save_for_hub` has written; checkpoints and pictures that lie in it stay at home.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved model.
+    """
+    folder = Path(folder)
+    for needed in ("config.json", "README.md"):
+        if not (folder / needed).is_file():
+            raise FileNotFoundError(f"{folder} has no {needed}: write it with save_for_hub first.")
+    api = HfApi()
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        folder_path=folder,
+        repo_id=repo_id,
+        allow_patterns=list(UPLOADED),
+        ignore_patterns=["*/*"],
+        commit_message=commit_message or "Upload SAM-DETR",
+    )
+    return str(commit.commit_url)
+
+
+def _add_auto_map(file: Path, auto_map: dict) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["auto_map"] = auto_map
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
+
+
+@torch.no_grad()
+def _detect(model: SamDetrForObjectDetection, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The outputs in evaluation mode; the model's own mode is left as it was."""
+    was_training = model.training
+    outputs = model.eval()(pixels)
+    model.train(was_training)
+    return {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes}

@@ -1,0 +1,127 @@
+"""The model card of a saved model: training data, metrics, how to use it, licence."""
+
+from dataclasses import dataclass, field
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from .modeling_sam_detr import SamDetrForObjectDetection
+
+NOT_STATED = "not stated"
+
+_TEMPLATE = """---
+{front_matter}
+---
+
+# {name}
+
+{kind} object detector with {parameters:,} parameters, of which {trainable:,} are trainable, for {num_labels} classes.
+{source}
+
+## How to use
+
+```python
+from transformers import pipeline
+
+detector = pipeline("object-detection", model="{repo_id}", trust_remote_code=True)
+for detection in detector("picture.jpg", threshold=0.5):
+    print(detection["label"], detection["score"], detection["box"])
+```
+
+The code that `trust_remote_code=True` runs lies in this repository. With the package `transformers-samdetr` installed,
+`import transformers_samdetr` takes its place.
+
+## Training data
+
+{training_data}
+
+## Metrics
+
+{metrics}
+
+## Classes
+
+{classes}
+
+## Licence
+
+{licence}
+
+## Citation
+
+Gongjie Zhang, Zhipeng Luo, Jiaxing Huang, Shijian Lu, Eric P. Xing et al.: SAM-DETR and SAM-DETR++, semantic-aligned
+matching for DETR.
+"""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What only the one who trained a model knows; what is left out reads "not stated".
+
+    Attributes:
+        name: heading of the card.
+        source: a sentence or two on where the weights come from.
+        training_data: in words.
+        dataset_id: of the training data on the Hub, such as `"detection-datasets/coco"`, for its search.
+        metrics: names and values, such as `{"COCO AP": 34.2}`.
+        evaluation_data: what the metrics were measured on, in words.
+        licence: identifier of the weights' licence as the Hub writes it, such as `"apache-2.0"`.
+        repo_id: the Hub repository, for the example.
+    """
+
+    name: str | None = None
+    source: str | None = None
+    training_data: str | None = None
+    dataset_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluation_data: str | None = None
+    licence: str | None = None
+    repo_id: str | None = None
+
+    def render(self, model: SamDetrForObjectDetection) -> str:
+        """The card as Markdown, with the Hub's metadata in front."""
+        config = model.config
+        names = [config.id2label[index] for index in sorted(config.id2label)]
+        return _TEMPLATE.format(
+            front_matter=self._front_matter(),
+            name=self.name or "SAM-DETR",
+            kind="SAM-DETR++" if config.num_feature_levels > 1 else "SAM-DETR",
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+            num_labels=config.num_labels,
+            source=self.source or f"Origin of the weights: {NOT_STATED}.",
+            repo_id=self.repo_id or "PATH_OR_REPOSITORY",
+            training_data=self.training_data or self.dataset_id or NOT_STATED,
+            metrics=self._metrics_table(),
+            classes=", ".join(name for name in names if name != "N/A") or NOT_STATED,
+            licence=self.licence or NOT_STATED,
+        )
+
+    def _front_matter(self) -> str:
+        results = None
+        if self.metrics and self.dataset_id:
+            results = [
+                EvalResult(
+                    task_type="object-detection",
+                    dataset_type=self.dataset_id,
+                    dataset_name=self.evaluation_data or self.dataset_id,
+                    metric_type=name,
+                    metric_value=value,
+                )
+                for name, value in self.metrics.items()
+            ]
+        data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="object-detection",
+            license=self.licence,
+            tags=["sam-detr", "object-detection", "vision", "custom_code"],
+            datasets=[self.dataset_id] if self.dataset_id else None,
+            eval_results=results,
+            model_name=(self.name or "SAM-DETR") if results else None,
+        )
+        return data.to_yaml()
+
+    def _metrics_table(self) -> str:
+        if not self.metrics:
+            return NOT_STATED
+        rows = "\n".join(f"| {name} | {value:g} |" for name, value in self.metrics.items())
+        return f"Measured on: {self.evaluation_data or NOT_STATED}.\n\n| metric | value |\n|---|---|\n{rows}"

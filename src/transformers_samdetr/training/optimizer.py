@@ -1,0 +1,38 @@
+"""AdamW with the paper's parameter groups, and the learning rate over time."""
+
+import math
+
+import torch
+from torch import nn
+
+from .recipes import Recipe
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Two groups: the feature extractor with its own learning rate, and the rest. Frozen parameters are left out."""
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups["feature_extractor" in name].append(parameter)
+    rates = {False: recipe.learning_rate, True: recipe.backbone_learning_rate}
+    return torch.optim.AdamW(
+        [{"params": parameters, "lr": rates[in_backbone]} for in_backbone, parameters in groups.items() if parameters],
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The recipe's schedule over `total_steps` optimizer steps."""
+
+    def factor(step: int) -> float:
+        progress = step / max(total_steps, 1)
+        if progress < recipe.warmup:
+            return (step + 1) / (recipe.warmup * total_steps + 1)
+        if recipe.schedule == "step":
+            return 1.0 if progress < recipe.drop_at else 0.1
+        after = (progress - recipe.warmup) / (1 - recipe.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(after, 1.0)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
