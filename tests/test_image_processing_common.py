@@ -1,19 +1,9 @@
-"""Transformers' own tests of image processors, run on ours.
+"""Transformers' own tests of image processors, run on ours: see `transformers_suite`."""
 
-They are no part of the installed package: set TRANSFORMERS_SOURCE to an unpacked source distribution of Transformers,
-the folder that holds `tests/test_image_processing_common.py`.
-"""
-
-import importlib.util
-import os
-import sys
 import tempfile
-import types
 import unittest
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor
@@ -23,29 +13,9 @@ from transformers_samdetr.configuration_sam_detr import SamDetrConfig
 from transformers_samdetr.image_processing_pil_sam_detr import SamDetrImageProcessorPil
 from transformers_samdetr.image_processing_sam_detr import SamDetrImageProcessor
 
+from .transformers_suite import load
+
 BACKENDS = {"torchvision": SamDetrImageProcessor, "pil": SamDetrImageProcessorPil}
-SOURCE = os.environ.get("TRANSFORMERS_SOURCE")
-COMMON_TESTS = Path(SOURCE or "") / "tests" / "test_image_processing_common.py"
-
-if not SOURCE:
-    pytest.skip("set TRANSFORMERS_SOURCE to Transformers' source distribution", allow_module_level=True)
-if not COMMON_TESTS.is_file():
-    pytest.skip(f"TRANSFORMERS_SOURCE has no {COMMON_TESTS}", allow_module_level=True)
-pytest.importorskip("parameterized", reason="Transformers' tests need `pip install parameterized`")
-
-
-def load_common_tests() -> types.ModuleType:
-    """Transformers' module under a name of its own, for this file has the same one."""
-    # utils/ is missing in the source distribution; the one helper that is read from it caches pictures of the Hub
-    helper = types.ModuleType("fetch_hub_objects_for_ci")
-    helper.url_to_local_path = lambda url: url
-    sys.modules.setdefault(helper.__name__, helper)
-    spec = importlib.util.spec_from_file_location("transformers_tests_image_processing_common", COMMON_TESTS)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    module.load_test_image = lambda url: photograph()  # theirs downloads COCO's picture of two cats
-    return module
 
 
 def photograph() -> Image.Image:
@@ -54,7 +24,8 @@ def photograph() -> Image.Image:
     return Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC)
 
 
-common = load_common_tests()
+common = load("test_image_processing_common")
+common.load_test_image = lambda url: photograph()  # theirs downloads COCO's picture of two cats
 
 # the package does the same when it is imported
 AutoImageProcessor.register(SamDetrConfig, image_processor_classes=BACKENDS, exist_ok=True)

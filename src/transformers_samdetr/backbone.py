@@ -68,11 +68,15 @@ class SamDetrBackbone(nn.Module):
         self.level_embeddings = None
         if config.num_feature_levels > 1:
             self.level_embeddings = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
+        self._reset_batch_norms()
         self.unfreeze()
 
     def initialize(self):
         if self.level_embeddings is not None:
             init.normal_(self.level_embeddings)
+        self._reset_batch_norms()
+
+    def _reset_batch_norms(self):
         for norm in self.feature_extractor.modules():
             if isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
                 # also where timm starts the last norm of a residual block at 0: frozen, that block could never learn

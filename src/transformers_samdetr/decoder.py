@@ -1,6 +1,6 @@
 """The decoder: (self-attention → aligner → cross-attention → feed-forward) × layers, boxes refined layer by layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,8 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         self,
         queries: Tensor,
         anchors: Tensor,
+        features: Tensor,
+        feature_positions: Tensor,
         level: FeatureLevel,
         self_attention_mask: Tensor | None = None,
         **kwargs,
@@ -93,12 +95,15 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         Args:
             queries: `(B, Q, C)`.
             anchors: `(B, Q, 4)` reference boxes, or without the aligner `(B, Q, C)` query positions.
-            level: the encoded feature level to read.
+            features, feature_positions: `(B, H·W, C)`, of the encoded feature level to read. They stand apart from
+                `level`, for reentrant gradient checkpointing cuts the graph at tensors that are arguments themselves.
+            level: that level, for its geometry.
             self_attention_mask: `(B, 1, Q, Q)`, additive.
 
         Returns:
             The new queries `(B, Q, C)` and the salient points `(B, Q, P, 2)`, None without keypoints.
         """
+        level = replace(level, features=features, positions=feature_positions)
         if self.has_aligner:
             positions = embed_points(anchors[..., :2], self.d_model).to(queries.dtype)
             attended, _ = self.self_attn(queries, positions, self_attention_mask, **kwargs)
@@ -163,9 +168,11 @@ class SamDetrDecoder(SamDetrPreTrainedModel):
         """
         refines = self.config.query_resampling != "none"
         states, boxes, references, points = [], [], [], []
-        for layer, head, level in zip(self.layers, self.box_heads, self.config.decoder_feature_levels, strict=True):
-            reference = anchors.sigmoid() if refines else anchors
-            queries, salient_points = layer(queries, reference, levels[level], self_attention_mask, **kwargs)
+        for layer, head, index in zip(self.layers, self.box_heads, self.config.decoder_feature_levels, strict=True):
+            reference, level = anchors.sigmoid() if refines else anchors, levels[index]
+            queries, salient_points = layer(
+                queries, reference, level.features, level.positions, level, self_attention_mask, **kwargs
+            )
             change = head(queries).to(torch.promote_types(queries.dtype, torch.float32))  # half precision stops here
             if refines:
                 boxes.append((inverse_sigmoid(reference) + change).sigmoid())

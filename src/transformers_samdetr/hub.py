@@ -78,7 +78,9 @@ def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path)
     wrong = [name for name in ours.keys() | theirs.keys() if not _equal(ours.get(name), theirs.get(name))]
     if wrong:
         raise RuntimeError(f"{folder} does not load to the same weights; {len(wrong)} differ: {', '.join(wrong[:5])}.")
-    if type(processor).from_pretrained(folder).to_dict() != {**processor.to_dict(), "auto_map": PROCESSOR_AUTO_MAP}:
+    # as JSON, in which a tuple is a list
+    written, wanted = (json.loads(p.to_json_string()) for p in (type(processor).from_pretrained(folder), processor))
+    if written != {**wanted, "auto_map": PROCESSOR_AUTO_MAP}:
         raise RuntimeError(f"{folder} does not load to the same image processor.")
     config = SamDetrConfig.from_pretrained(folder)
     if config.id2label != model.config.id2label:

@@ -48,8 +48,8 @@ The code that `trust_remote_code=True` runs lies in this repository. With the pa
 
 ## Citation
 
-Gongjie Zhang, Zhipeng Luo, Jiaxing Huang, Shijian Lu, Eric P. Xing et al.: SAM-DETR and SAM-DETR++, semantic-aligned
-matching for DETR.
+Gongjie Zhang, Zhipeng Luo, Yingchen Yu, Jiaxing Huang, Kaiwen Cui, Shijian Lu, Eric P. Xing: Semantic-Aligned Matching
+for Enhanced DETR Convergence and Multi-Scale Feature Fusion.
 """
 
 
@@ -125,3 +125,18 @@ class ModelCard:
             return NOT_STATED
         rows = "\n".join(f"| {name} | {value:g} |" for name, value in self.metrics.items())
         return f"Measured on: {self.evaluation_data or NOT_STATED}.\n\n| metric | value |\n|---|---|\n{rows}"
+
+
+def parse_metric(text: str) -> tuple[str, float]:
+    """The name and value of `NAME=VALUE`.
+
+    >>> parse_metric("COCO AP=41.9")
+    ('COCO AP', 41.9)
+
+    Raises:
+        ValueError: there is no `=`, or no number after it.
+    """
+    name, separator, value = text.rpartition("=")
+    if not separator or not name:
+        raise ValueError(f"{text!r} is not NAME=VALUE.")
+    return name.strip(), float(value)

@@ -43,7 +43,9 @@ def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tens
         `(B·Q, C, size, size)`, in float32 where the map has half precision.
     """
     batch_size, num_queries = boxes.shape[:2]
-    corners = box_to_pixel_corners(boxes.detach().to(valid_size.dtype), valid_size).flatten(0, 1)
+    # RoIAlign turns box sizes into integers, which not-a-number has none of; the features hand it on by themselves
+    boxes = boxes.detach().nan_to_num()
+    corners = box_to_pixel_corners(boxes.to(valid_size.dtype), valid_size).flatten(0, 1)
     image_index = torch.arange(batch_size, device=boxes.device).repeat_interleave(num_queries)
     if feature_map.dtype in (torch.float16, torch.bfloat16):
         feature_map = feature_map.float()

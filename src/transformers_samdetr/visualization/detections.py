@@ -27,8 +27,8 @@ def class_colors(names: Iterable[str]) -> dict[str, tuple[int, int, int]]:
     colors = {}
     for index, name in enumerate(dict.fromkeys(names)):
         tier, hue = divmod(index, len(PALETTE))
-        # 0 -> 0, then fractions of two in alternating direction, so that each tier is far from those before
-        amount = 1.3 * ((_bit_reversed(tier) + 0.5) % 1 - 0.5)  # -0.65 to 0.65
+        # 0, then halves, quarters and so on towards black or white: each tier is far from those before
+        amount = (_bit_reversed(tier) + 0.5) % 1 - 0.5
         target = 255 if amount > 0 else 0
         colors[name] = tuple(round(value + abs(amount) * (target - value)) for value in PALETTE[hue])
     return colors
@@ -154,7 +154,8 @@ def _fitting_text(label: str, score: float | None, font, width: int) -> str:
     """Name and score, the name shortened where the picture is too narrow for it; empty where nothing fits."""
     name = " ".join(label.split())
     ending = "" if score is None else f" {score:.2f}"
-    texts = [name + ending, *(name[:length].rstrip() + "…" + ending for length in range(len(name) - 1, 0, -1)), name[:1]]
+    shortened = [name[:length].rstrip() + "…" + ending for length in range(len(name) - 1, 0, -1)]
+    texts = [name + ending, *shortened, name[:1]]
     return next((text for text in texts if text and _plate_size(text, font)[0] <= width), "")
 
 
@@ -167,7 +168,7 @@ def _readable_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _bit_reversed(number: int) -> float:
     """Van der Corput's sequence 0, 1/2, 1/4, 3/4, 1/8, ..."""
-    return sum(1 / 2 ** (place + 2 - 1) for place, bit in enumerate(reversed(bin(number)[2:])) if bit == "1")
+    return sum(0.5 ** (place + 1) for place, bit in enumerate(reversed(bin(number)[2:])) if bit == "1")
 
 
 __all__ = ["class_colors", "draw_detections"]

@@ -15,8 +15,8 @@ class LabelPlates:
     >>> plates = LabelPlates(100, 60)
     >>> plates.place((10, 30, 60, 50), (40, 12))  # above the box
     (10, 18, 50, 30)
-    >>> plates.place((10, 30, 60, 50), (40, 12))  # that place is taken
-    (10, 31, 50, 43)
+    >>> plates.place((10, 30, 60, 50), (40, 12))  # that place is taken: beside it
+    (60, 30, 100, 42)
     """
 
     def __init__(self, width: int, height: int):

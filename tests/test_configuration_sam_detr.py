@@ -1,0 +1,60 @@
+import pytest
+from transformers import ResNetConfig
+
+from transformers_samdetr import SamDetrConfig
+from transformers_samdetr.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name, tmp_path):
+    config = SamDetrConfig.from_preset(name)
+    config.save_pretrained(tmp_path)
+    assert SamDetrConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert config.num_labels == 91 and config.id2label[90] == "toothbrush" and config.label2id["person"] == 1
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"num_feature_levels": 2}, "`num_feature_levels=2`.*1 .* or 3"),
+        ({"num_keypoints": 3}, "`num_keypoints=3`.*1, 2, 4 or 8"),
+        ({"decoder_attention_heads": 4}, "`num_keypoints=8`.*divisor of decoder_attention_heads=4"),
+        ({"query_resampling": "mean"}, "`query_resampling='mean'`.*'average'"),
+        ({"keypoint_search_range": "map"}, "`keypoint_search_range='map'`.*'box', 'image'"),
+        ({"reference_boxes": "random"}, "`reference_boxes='random'`.*'learned', 'fixed'"),
+        ({"query_resampling": "average", "smca": True}, "`smca=True`.*no keypoints"),
+        ({"query_resampling": "none", "num_denoising_groups": 5}, "`num_denoising_groups=5`.*no reference boxes"),
+        ({"decoder_feature_levels": [0, 0]}, r"`decoder_feature_levels=\[0, 0\]`.*each of the 6 decoder layers"),
+        ({"decoder_feature_levels": [1] * 6}, "from 0 .finest. to 0"),
+        ({"d_model": 100}, "`encoder_attention_heads=8`.*divide d_model=100"),
+        ({"d_model": 48}, "`d_model=48`.*multiple of 32"),
+        ({"num_queries": 0}, "`num_queries=0`.*at least 1"),
+        ({"dropout": 1.5}, r"`dropout=1.5`.*\[0, 1\]"),
+        ({"denoising_box_noise": 1.0}, "`denoising_box_noise=1.0`"),
+        ({"bbox_loss_coefficient": -1}, "`bbox_loss_coefficient=-1`"),
+        ({"class_cost": 0, "bbox_cost": 0, "giou_cost": 0}, "cannot all be 0"),
+        ({"dilation": True, "backbone_config": {"model_type": "resnet"}}, "`dilation=True`.*use timm's"),
+        ({"num_feature_levels": 3, "backbone_config": ResNetConfig(out_features=["stage4"])}, "out_indices"),
+        ({"use_pretrained_backbone": True, "backbone_config": {"model_type": "resnet"}}, "load_backbone_weights"),
+        ({"num_queries": "many"}, "num_queries"),
+    ],
+)
+def test_impossible_values_are_named_with_a_remedy(fields, message):
+    with pytest.raises(Exception, match=f"(?s){message}"):
+        SamDetrConfig(**fields)
+
+
+def test_unknown_preset_lists_the_presets():
+    with pytest.raises(ValueError, match="no preset 'sam-detr'.*sam-detr-pp-r50-smca-dn"):
+        SamDetrConfig.from_preset("sam-detr")
+
+
+def test_coarse_to_fine_levels():
+    assert SamDetrConfig.from_preset("sam-detr-pp-r50").decoder_feature_levels == [2, 2, 1, 1, 0, 0]
+    assert SamDetrConfig(num_feature_levels=3, decoder_layers=4).decoder_feature_levels == [2, 2, 1, 0]
+    assert SamDetrConfig().decoder_feature_levels == [0] * 6
+
+
+def test_preset_overrides():
+    config = SamDetrConfig.from_preset("sam-detr-pp-r50", num_labels=3, num_queries=50)
+    assert (config.num_labels, config.num_queries, config.encoder_ffn_dim) == (3, 50, 1024)

@@ -1,0 +1,198 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
+from transformers_samdetr.modeling_sam_detr import SamDetrClassHead
+
+from .models import MULTI_SCALE, VARIANTS, targets, tiny_model
+
+variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+
+
+@variants
+def test_batch_equals_single(fields):
+    model = tiny_model(**fields)
+    sizes = [(96, 64), (70, 120), (128, 128)]
+    images = [torch.randn(3, *size) for size in sizes]
+    pixels, mask = torch.zeros(3, 3, 128, 128), torch.zeros(3, 128, 128, dtype=torch.int64)
+    for index, image in enumerate(images):
+        pixels[index, :, : image.shape[1], : image.shape[2]] = image
+        mask[index, : image.shape[1], : image.shape[2]] = 1
+    with torch.no_grad():
+        together = model(pixels, mask)
+        # an image alone is padded to the same multiple of the stride: what lies beside it must not matter
+        for index in range(3):
+            alone = model(pixels[index : index + 1], mask[index : index + 1])
+            torch.testing.assert_close(together.pred_boxes[index], alone.pred_boxes[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(together.logits[index], alone.logits[0], atol=1e-4, rtol=0)
+
+
+@variants
+@pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)], ids=str)
+def test_every_trainable_parameter_gets_a_gradient(fields, counts):
+    model = tiny_model(**fields).train()
+    outputs = model(torch.randn(2, 3, 64, 96), labels=targets(*counts))
+    outputs.loss.backward()
+    assert torch.isfinite(outputs.loss)
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_outputs_come_in_order_and_in_the_trainers_order():
+    outputs = tiny_model()(torch.randn(1, 3, 64, 64), labels=targets(2), output_attentions=False)
+    assert list(outputs.keys()) == [
+        "loss",
+        "loss_dict",
+        "logits",
+        "pred_boxes",
+        "auxiliary_outputs",
+        "last_hidden_state",
+        "reference_boxes",
+        "salient_points",
+        "encoder_last_hidden_state",
+    ]
+    assert set(outputs.loss_dict) == {
+        f"loss_{term}{layer}" for term in ("ce", "bbox", "giou") for layer in ("", "_0", "_1")
+    }
+    assert outputs.salient_points.shape == (1, 3, 12, 8, 2)
+
+
+def test_salient_points_lie_in_their_reference_boxes():
+    outputs = tiny_model()(torch.randn(1, 3, 64, 64))
+    center, size = outputs.reference_boxes[..., None, :].split(2, dim=-1)
+    assert ((outputs.salient_points - center).abs() <= size / 2 + 1e-6).all()
+
+
+def test_a_fresh_model_predicts_its_reference_boxes_at_the_prior():
+    torch.manual_seed(0)
+    model = SamDetrForObjectDetection(SamDetrConfig.from_preset("sam-detr-tiny", num_labels=7))
+    outputs = model.eval()(torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(outputs.pred_boxes[0], model.model.query_reference_boxes.sigmoid(), atol=1e-5, rtol=0)
+    assert all(torch.allclose(head.bias, torch.tensor(-math.log(99.0))) for head in model.class_heads)
+    assert SamDetrClassHead.PRIOR == 0.01
+
+
+def test_denoising_needs_training_and_labels_and_leaves_matching_alone():
+    model = tiny_model(num_denoising_groups=3)
+    pixels, labels = torch.randn(2, 3, 64, 64), targets(4, 1)
+    evaluated = model(pixels, labels=labels)
+    assert not any(name.startswith("dn_") for name in evaluated.loss_dict)
+    trained = model.train()(pixels, labels=labels)  # no dropout: the ordinary queries compute the same
+    assert trained.logits.shape == evaluated.logits.shape
+    torch.testing.assert_close(trained.logits, evaluated.logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(trained.pred_boxes, evaluated.pred_boxes, atol=1e-5, rtol=1e-4)
+    for name, value in evaluated.loss_dict.items():
+        torch.testing.assert_close(trained.loss_dict[name], value, atol=1e-5, rtol=1e-4)
+        assert f"dn_{name}" in trained.loss_dict
+    assert trained.loss > evaluated.loss
+
+
+def test_denoising_queries_see_only_their_group():
+    """The noise of one group, and the slots that pad an image, change nothing in another one."""
+    from transformers_samdetr.denoising import attention_allowed
+
+    allowed = attention_allowed(torch.tensor([[True, True], [True, False]]), num_groups=2, num_queries=3)[:, 0]
+    assert allowed.shape == (2, 7, 7)
+    assert not allowed[:, 4:, :4].any() and allowed[:, 4:, 4:].all()  # ordinary ones see ordinary ones alone
+    assert not allowed[:, :2, 2:4].any() and not allowed[:, 2:4, :2].any()  # groups are apart
+    assert allowed[:, :4, 4:].all()  # noised ones see ordinary ones
+    assert allowed[0, :2, :2].all()
+    assert allowed[1, :2, :2].tolist() == [[True, False], [True, True]]  # padding is seen by itself alone
+
+
+@pytest.mark.parametrize("smca", [False, True])
+def test_gradient_checkpointing_changes_nothing(smca):
+    model = tiny_model(smca=smca).train()
+    pixels, labels = torch.randn(1, 3, 64, 64), targets(3)
+    plain = copy.deepcopy(model)
+    model.gradient_checkpointing_enable()
+    for each in (plain, model):
+        each(pixels, labels=labels).loss.backward()
+    for (name, one), other in zip(plain.named_parameters(), model.parameters(), strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(one.grad, other.grad, msg=name)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {**MULTI_SCALE, "smca": True, "num_denoising_groups": 2}], ids=["single", "all"]
+)
+def test_bfloat16_autocast_keeps_boxes_and_loss_in_float32(fields):
+    model = tiny_model(**fields).train()
+    pixels, labels = torch.randn(2, 3, 64, 64), targets(3, 0)
+    exact = model(pixels, labels=labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(pixels, labels=labels)
+    assert outputs.pred_boxes.dtype == outputs.loss.dtype == torch.float32
+    torch.testing.assert_close(outputs.pred_boxes, exact.pred_boxes, atol=0.05, rtol=0)
+    outputs.loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_inference(dtype):
+    model = tiny_model(**{**MULTI_SCALE, "smca": True})
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        exact = model(pixels).pred_boxes
+        half = model.to(dtype)(pixels.to(dtype)).pred_boxes
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("count", [5, 20])
+@pytest.mark.parametrize("resampling", ["keypoints", "none"])
+def test_resize_num_queries_keeps_the_first(count, resampling):
+    model = tiny_model(query_resampling=resampling)
+    name = "query_reference_boxes" if resampling == "keypoints" else "query_positions"
+    before = getattr(model.model, name).detach().clone()
+    model.resize_num_queries(count)
+    after = getattr(model.model, name)
+    kept = min(count, 12)
+    assert torch.equal(after[:kept], before[:kept]) and model.config.num_queries == count
+    assert model(torch.randn(1, 3, 64, 64)).logits.shape[1] == count
+    with pytest.raises(ValueError, match="num_queries=0"):
+        model.resize_num_queries(0)
+
+
+def test_freezing_the_backbone():
+    model = tiny_model()
+    stem = model.model.backbone.feature_extractor._backbone.conv1.weight
+    assert not stem.requires_grad  # never trained
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    model.freeze_backbone()
+    frozen = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any("feature_extractor" in name for name in frozen) and any("input_projections" in n for n in frozen)
+    model.unfreeze_backbone()
+    assert trained == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_fixed_reference_boxes_are_not_trained():
+    model = tiny_model(reference_boxes="fixed")
+    assert not model.model.query_reference_boxes.requires_grad
+
+
+def test_batch_norms_stay_frozen_and_keep_their_activation():
+    fields = {"backbone_config": {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0"}}
+    model = tiny_model(**fields).train()
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    pixels = torch.randn(1, 3, 64, 64)
+    features = model.model.backbone.feature_extractor(pixels).feature_maps[-1]
+    assert features.abs().max() < 1e4
+    model(pixels, labels=targets(2)).loss.backward()
+    assert all(torch.equal(before[name], b) for name, b in model.named_buffers())
+
+
+def test_backbone_weights_that_do_not_fit_are_refused(tmp_path):
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"do not fit the backbone.*conv1.weight needs \(64, 3, 7, 7\), found nothing"):
+        model.load_backbone_weights({})
+    with pytest.raises(FileNotFoundError, match="no file with backbone weights"):
+        model.load_backbone_weights(tmp_path / "none.pth")
+    weights = tiny_model(seed=1).model.backbone.feature_extractor._backbone.state_dict()
+    torch.save({**weights, "fc.weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    model.load_backbone_weights(tmp_path / "weights.pth")
+    loaded = model.model.backbone.feature_extractor._backbone.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
