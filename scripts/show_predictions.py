@@ -1,0 +1,37 @@
+"""Draws a saved model's detections on held-out pictures of a set, through `pipeline("object-detection")`.
+
+python scripts/show_predictions.py --model outputs/quickstart --output_dir outputs/quickstart/predictions
+"""
+
+import argparse
+from pathlib import Path
+
+from transformers import pipeline
+
+from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.visualization.detections import draw_detections
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--threshold", type=float, default=0.4)
+    parser.add_argument("--count", type=int, default=8)
+    args, _ = parser.parse_known_args()  # quickstart.sh passes on the arguments of training
+
+    _, evaluation, _ = load_detection_data(args.data)
+    detector = pipeline("object-detection", model=args.model)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    for index in range(min(args.count, len(evaluation))):
+        image = evaluation[index]["image"].convert("RGB")
+        found = detector(image, threshold=args.threshold)
+        boxes = [[one["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for one in found]
+        picture = draw_detections(image, boxes, [one["label"] for one in found], [one["score"] for one in found])
+        picture.save(args.output_dir / f"{index:03d}.png")
+    print(f"Pictures with predictions: {args.output_dir.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
