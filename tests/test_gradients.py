@@ -28,7 +28,8 @@ def check_aligner(**fields):
     def run(features, queries, boxes):
         level = FeatureLevel(features, features, mask, torch.tensor([[1.0, 0.75]], dtype=torch.float64), (4, 5))
         aligned = aligner(queries, boxes, level)
-        outputs = (aligned.content, aligned.positions, aligned.salient_points, aligned.attention_bias)
+        # the sine embeddings of the points carry no gradient, by SPEC
+        outputs = (aligned.content, aligned.salient_points, aligned.attention_bias)
         return tuple(output for output in outputs if output is not None and output.dtype == torch.float64)
 
     features = torch.randn(1, 20, 8, dtype=torch.float64, requires_grad=True)

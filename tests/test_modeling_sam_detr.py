@@ -76,6 +76,19 @@ def test_a_fresh_model_predicts_its_reference_boxes_at_the_prior():
     assert SamDetrClassHead.PRIOR == 0.01
 
 
+def test_deformable_attention_starts_on_rays():
+    attention = tiny_model(**MULTI_SCALE).model.encoder.layers[0].self_attn
+    assert attention.sampling_offsets.weight.abs().max() == attention.attention_weights.weight.abs().max() == 0
+    offsets = attention.sampling_offsets.bias.view(8, 3, 4, 2)
+    torch.testing.assert_close(offsets[0, 0], torch.tensor([[1.0, 0], [2, 0], [3, 0], [4, 0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(offsets[3, 2, 1], torch.tensor([-2.0, 2]), atol=1e-6, rtol=0)
+
+
+def test_no_frozen_norm_silences_its_block():
+    buffers = tiny_model().model.backbone.feature_extractor.named_buffers()
+    assert all(buffer.abs().min() > 0 for name, buffer in buffers if name.endswith("weight"))
+
+
 def test_denoising_needs_training_and_labels_and_leaves_matching_alone():
     model = tiny_model(num_denoising_groups=3)
     pixels, labels = torch.randn(2, 3, 64, 64), targets(4, 1)

@@ -74,12 +74,12 @@ class SamDetrBackbone(nn.Module):
     def initialize(self):
         if self.level_embeddings is not None:
             init.normal_(self.level_embeddings)
-        self._reset_batch_norms()
+        self._reset_batch_norms()  # those that a checkpoint lacks
 
     def _reset_batch_norms(self):
         for norm in self.feature_extractor.modules():
             if isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
-                # also where timm starts the last norm of a residual block at 0: frozen, that block could never learn
+                # timm starts the last norm of a residual block at 0: frozen at that, the block could never learn
                 init.ones_(norm.weight)
                 init.zeros_(norm.bias)
                 init.zeros_(norm.running_mean)

@@ -130,7 +130,7 @@ class SamDetrConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _complete_backbone_config(self, backbone_config):
-        """ResNet-50 where nothing is said; a timm backbone's last stages, and DC5's stride, where they are left open."""
+        """ResNet-50 where nothing is said; a timm backbone's last stages and DC5's stride where left open."""
         if backbone_config is None:
             last_stages = [2, 3, 4] if self.num_feature_levels == 3 else [4]
             backbone_config = {"model_type": "timm_backbone", "backbone": "resnet50", "out_indices": last_stages}

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import merge_with_config_defaults
@@ -22,7 +21,7 @@ from .backbone import FeatureLevel
 from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
 from .position_encoding import embed_points
-from .pretrained_model import SamDetrPreTrainedModel
+from .pretrained_model import SamDetrPreTrainedModel, ZeroLinear
 from .semantics_aligner import SemanticsAligner
 
 
@@ -55,10 +54,7 @@ class SamDetrBoxHead(SamDetrMLP):
 
     def __init__(self, config: SamDetrConfig):
         super().__init__([config.d_model, config.d_model, config.d_model, 4])
-
-    def initialize(self):
-        init.zeros_(self.layers[-1].weight)
-        init.zeros_(self.layers[-1].bias)
+        self.layers[-1] = ZeroLinear(config.d_model, 4)
 
 
 class SamDetrDecoderLayer(GradientCheckpointingLayer):

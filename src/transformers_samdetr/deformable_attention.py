@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
+from .pretrained_model import ZeroLinear
 
 
 def sample_levels(
@@ -41,6 +42,27 @@ def sample_levels(
     return output.view(batch_size, -1, num_queries).transpose(1, 2)
 
 
+class SamplingOffsets(nn.Linear):
+    """Offsets of all heads, levels and points, (x, y) in pixels of the level.
+
+    Head m starts looking along the m-th of M rays, point p at distance p + 1, wherever the query is.
+    """
+
+    def __init__(self, config: SamDetrConfig):
+        self.shape = (config.encoder_attention_heads, config.num_feature_levels, config.encoder_n_points, 2)
+        super().__init__(config.d_model, math.prod(self.shape))
+
+    def initialize(self):
+        num_heads, _, num_points, _ = self.shape
+        angles = torch.arange(num_heads, dtype=torch.float32) * (2 * math.pi / num_heads)
+        rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        rays = rays / rays.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1, num_points + 1, dtype=torch.float32)
+        offsets = rays[:, None, None] * distances[:, None]  # (M, 1, P, 2)
+        init.zeros_(self.weight)
+        init.copy_(self.bias, offsets.expand(self.shape).flatten())
+
+
 class SamDetrDeformableAttention(nn.Module):
     """Each position attends a few sampled points of every level, around its own place."""
 
@@ -50,22 +72,10 @@ class SamDetrDeformableAttention(nn.Module):
         self.num_levels = config.num_feature_levels
         self.num_points = config.encoder_n_points
         num_samples = self.num_heads * self.num_levels * self.num_points
-        self.sampling_offsets = nn.Linear(config.d_model, 2 * num_samples)
-        self.attention_weights = nn.Linear(config.d_model, num_samples)
+        self.sampling_offsets = SamplingOffsets(config)
+        self.attention_weights = ZeroLinear(config.d_model, num_samples)
         self.value_proj = nn.Linear(config.d_model, config.d_model)
         self.output_proj = nn.Linear(config.d_model, config.d_model)
-
-    def initialize(self):
-        """Head m starts looking along the m-th of M rays, point p at distance p + 1; all points count the same."""
-        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
-        rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        rays = rays / rays.abs().amax(-1, keepdim=True)
-        distances = torch.arange(1, self.num_points + 1, dtype=torch.float32)
-        offsets = (rays[:, None, None] * distances[:, None]).expand(-1, self.num_levels, -1, -1)  # (M, L, P, 2)
-        init.zeros_(self.sampling_offsets.weight)
-        init.copy_(self.sampling_offsets.bias, offsets.flatten())
-        init.zeros_(self.attention_weights.weight)
-        init.zeros_(self.attention_weights.bias)
 
     def forward(
         self,

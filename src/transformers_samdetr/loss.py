@@ -24,7 +24,7 @@ def focal_loss(logits: Tensor, one_hot: Tensor, alpha: float, gamma: float = 2.0
 
 
 def box_losses(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """L1 distance and 1 - GIoU, `(...)` each, of pairs of `(..., 4)` center boxes (cx, cy, width, height, normalised)."""
+    """L1 distance and 1 - GIoU, `(...)` each, of pairs of `(..., 4)` boxes (cx, cy, width, height, normalised)."""
     distance = (boxes - targets).abs().sum(-1)
     return distance, 1 - generalized_iou(center_to_corners(boxes), center_to_corners(targets))
 

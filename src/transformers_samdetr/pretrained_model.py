@@ -25,7 +25,8 @@ class SamDetrPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Xavier-uniform weights and zero biases (SPEC: recipe); a module with other needs has `initialize()`.
 
-        Children are initialised before their parents, so that `initialize()` has the last word.
+        Such a module must hold the parameters itself: Transformers passes over a module of custom code that has none
+        of its own, and with it over whatever it would do to its children.
         """
         super()._init_weights(module)
         if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -34,3 +35,11 @@ class SamDetrPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         if hasattr(module, "initialize"):
             module.initialize()
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at 0, whatever comes in."""
+
+    def initialize(self):
+        init.zeros_(self.weight)
+        init.zeros_(self.bias)

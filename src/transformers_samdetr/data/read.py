@@ -13,7 +13,7 @@ def load_detection_data(source: str, seed: int = 0) -> tuple[Dataset, Dataset, l
     """Training set, evaluation set and class names of a source.
 
     Args:
-        source: `"digits"`; a folder in COCO's layout (`images/`, `annotations/instances_train.json` and `…_val.json`); a
+        source: `"digits"`; a folder in COCO's layout (`images/`, `annotations/instances_train.json`, `…_val.json`); a
             folder of `save_to_disk`; or the name of a set on the Hub with the schema of `detection_features`.
         seed: chooses the digit scenes.
 
@@ -97,7 +97,7 @@ def _coco_examples(content: dict, images: Path, labels: dict[int, int]) -> list[
         objects = objects_of.get(annotation["image_id"])
         if objects is None or annotation["category_id"] not in labels:
             raise ValueError(
-                f"Annotation {annotation.get('id')} of {images.parent} names image {annotation['image_id']} and category "
+                f"Annotation {annotation.get('id')} in {images.parent} names image {annotation['image_id']}, category "
                 f"{annotation['category_id']}, one of which the file does not list."
             )
         width, height = annotation["bbox"][2:]

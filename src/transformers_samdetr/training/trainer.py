@@ -140,7 +140,7 @@ class Trainer:
         with (self.output_dir / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.accelerator.print(
-            f"epoch {line['epoch']:3d}  loss {line['train_loss']:8.3f}  AP {line['AP']:5.1f}  AP50 {line['AP50']:5.1f}  "
-            f"{line['seconds']:.0f} s",
+            f"epoch {line['epoch']:3d}  loss {line['train_loss']:8.3f}  AP {line['AP']:5.1f}  "
+            f"AP50 {line['AP50']:5.1f}  {line['seconds']:.0f} s",
             flush=True,
         )
