@@ -7,7 +7,7 @@
 # Everything after the script's name goes to scripts/train.py and overrides the settings below.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-OUTPUT="${OUTPUT:-outputs/quickstart}"
+OUTPUT="${OUTPUT:-outputs/digits}"
 echo "1/3  Environment in ${VENV:-.venv}"
 . scripts/environment.sh train,quickstart
 cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')

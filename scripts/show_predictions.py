@@ -1,6 +1,6 @@
 """Draws a saved model's detections on held-out pictures of a set, through `pipeline("object-detection")`.
 
-python scripts/show_predictions.py --model outputs/quickstart --output_dir outputs/quickstart/predictions
+python scripts/show_predictions.py --model outputs/digits --output_dir outputs/digits/predictions
 """
 
 import argparse

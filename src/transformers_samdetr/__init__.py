@@ -1,6 +1,7 @@
 """SAM-DETR and SAM-DETR++ for Hugging Face Transformers."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
 from .configuration_sam_detr import SamDetrConfig
 from .image_processing_pil_sam_detr import SamDetrImageProcessorPil
@@ -8,6 +9,9 @@ from .image_processing_sam_detr import SamDetrImageProcessor
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
 from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
 from .pretrained_model import SamDetrPreTrainedModel
+
+# pipeline() looks the class up by name, and warns of an unsupported model where it is not listed
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault("sam_detr", "SamDetrForObjectDetection")
 
 __version__ = "0.1.0"
 

@@ -72,6 +72,7 @@ class SamDetrConfig(PreTrainedConfig):
 
     >>> config = SamDetrConfig.from_preset("sam-detr-r50-smca", num_queries=100)
     >>> model = SamDetrForObjectDetection(config)  # random weights
+
     ```"""
 
     model_type = "sam_detr"

@@ -209,6 +209,7 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
         ...     outputs = model(torch.randn(1, 3, 256, 256))
         >>> list(outputs.pred_boxes.shape)
         [1, 60, 4]
+
         ```"""
         config, targets, denoising = self.config, None, None
         if labels is not None:

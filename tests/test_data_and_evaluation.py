@@ -1,0 +1,113 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transformers_samdetr import SamDetrImageProcessor
+from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset, crop, flip
+from transformers_samdetr.data.digit_scenes import build_digit_scenes
+from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.evaluation import CocoEvaluator
+from transformers_samdetr.training import Recipe, Trainer
+
+from .models import tiny_model
+
+NAMES = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return build_digit_scenes(num_train=4, num_eval=3, size=96, seed=3)
+
+
+def perfect(data) -> tuple[list[int], list[dict]]:
+    results = []
+    for example in data:
+        boxes = torch.tensor(example["objects"]["bbox"]).reshape(-1, 4)
+        corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+        labels = torch.tensor(example["objects"]["category"], dtype=torch.int64)
+        results.append({"scores": torch.linspace(0.9, 0.5, len(labels)), "labels": labels, "boxes": corners})
+    return data["image_id"][:], results
+
+
+def test_scenes_are_a_function_of_the_seed(scenes):
+    again = build_digit_scenes(num_train=2, num_eval=1, size=96, seed=3)
+    assert again["train"][1]["objects"] == scenes["train"][1]["objects"]
+    assert np.array_equal(np.asarray(again["train"][1]["image"]), np.asarray(scenes["train"][1]["image"]))
+    other = build_digit_scenes(num_train=1, num_eval=1, size=96, seed=4)
+    assert other["train"][0]["objects"] != scenes["train"][0]["objects"]
+    for example in scenes["train"]:
+        for x, y, w, h in example["objects"]["bbox"]:
+            assert 0 <= x and 0 <= y and x + w <= 96 and y + h <= 96 and min(w, h) > 0
+
+
+def test_scenes_too_small_are_refused():
+    with pytest.raises(ValueError, match="size=32"):
+        build_digit_scenes(size=32)
+
+
+def test_perfect_detections_have_full_ap_and_none_have_zero(scenes):
+    data = scenes["validation"]
+    evaluator = CocoEvaluator(data, NAMES)
+    evaluator.add(*perfect(data))
+    table = evaluator.compute()
+    assert table["AP"] == table["AP50"] == pytest.approx(100)
+    absent = set(range(10)) - {label for objects in data["objects"] for label in objects["category"]}
+    assert all(table[f"AP/{label}"] == -1 for label in absent)
+    assert CocoEvaluator(data, NAMES).compute()["AP"] == 0
+
+
+def test_flip_and_crop_keep_boxes_on_their_objects():
+    image = Image.new("RGB", (80, 60))
+    image.paste((255, 255, 255), (10, 20, 30, 50))
+    annotations = {"image_id": 1, "annotations": [{"bbox": [10, 20, 20, 30], "area": 600.0, "category_id": 0}]}
+    for seed in range(10):
+        changed, after = crop(*flip(image, annotations), random.Random(seed))
+        for annotation in after["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            assert np.asarray(changed)[y : y + h, x : x + w].min() == 255
+            assert annotation["area"] == pytest.approx(w * h)
+
+
+def test_a_coco_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "a.png")
+    content = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 90, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 90, "name": "b"}, {"id": 3, "name": "a"}],
+    }
+    for split in ("train", "val"):
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    train, _, names = load_detection_data(str(tmp_path))
+    assert names == ["a", "b"]
+    assert train[0]["objects"]["category"] == [1] and train[0]["objects"]["area"] == [12.0]
+    (tmp_path / "annotations" / "instances_val.json").unlink()
+    with pytest.raises(ValueError, match="instances_val.json is missing"):
+        load_detection_data(str(tmp_path))
+
+
+def test_training_saves_a_model_that_loads(scenes, tmp_path):
+    model = tiny_model(num_labels=10)
+    processor = SamDetrImageProcessor(size={"height": 64, "width": 64})
+    recipe = Recipe(epochs=1, batch_size=2)
+    before = model.class_heads[0].weight.detach().clone()
+    metrics = Trainer(model, processor, scenes["train"], scenes["validation"], recipe, tmp_path).train()
+    assert 0 <= metrics["AP"] <= 100
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert line["epoch"] == 1 and line["train_loss"] > 0
+    loaded = type(model).from_pretrained(tmp_path)
+    assert not torch.equal(loaded.class_heads[0].weight, before)
+    assert torch.equal(loaded.class_heads[0].weight, model.class_heads[0].weight)
+
+
+def test_batches_hold_what_the_model_takes(scenes):
+    dataset = DetectionDataset(scenes["train"], augment=True)
+    batch = DetectionCollator(SamDetrImageProcessor(size={"height": 64, "width": 64}))([dataset[0], dataset[1]])
+    assert batch["pixel_values"].shape == (2, 3, 64, 64) and set(batch) == {"pixel_values", "pixel_mask", "labels"}
+    first = dataset[0][0].tobytes()
+    assert dataset[0][0].tobytes() == first
