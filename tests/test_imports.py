@@ -26,7 +26,7 @@ FLOORS = (
         "pretrained_model",
         "targets",
     ),
-    ("deformable_attention", "backbone", "denoising", "detection_processing", "matcher"),
+    ("backbone", "deformable_attention", "denoising", "detection_processing", "matcher", "region_features"),
     ("encoder", "image_processing_pil_sam_detr", "image_processing_sam_detr", "loss", "semantics_aligner"),
     ("decoder",),
     ("modeling_sam_detr",),

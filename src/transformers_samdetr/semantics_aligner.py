@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from .attention import SamDetrMLP, gaussian_bias
 from .backbone import FeatureLevel
-from .box_ops import box_to_pixel_corners, inverse_sigmoid
+from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
 from .position_encoding import embed_points
+from .region_features import extract_region_features
 
 
 @dataclass
@@ -28,29 +28,6 @@ class AlignedQueries:
     positions: Tensor
     salient_points: Tensor | None
     attention_bias: Tensor | None
-
-
-def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tensor, size: int) -> Tensor:
-    """RoIAlign of every query's box (equation 2); the boxes get no gradient.
-
-    Args:
-        feature_map: `(B, C, H, W)`; padded positions are read as they are.
-        boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
-        valid_size: `(B, 2)`, width and height of the valid part of the map, in its pixels.
-        size: height and width of the regions.
-
-    Returns:
-        `(B·Q, C, size, size)`, in float32 where the map has half precision.
-    """
-    batch_size, num_queries = boxes.shape[:2]
-    # RoIAlign turns box sizes into integers, which not-a-number has none of; the features hand it on by themselves
-    boxes = boxes.detach().nan_to_num()
-    corners = box_to_pixel_corners(boxes.to(valid_size.dtype), valid_size).flatten(0, 1)
-    image_index = torch.arange(batch_size, device=boxes.device).repeat_interleave(num_queries)
-    if feature_map.dtype in (torch.float16, torch.bfloat16):
-        feature_map = feature_map.float()
-    regions = torch.cat([image_index[:, None].to(corners.dtype), corners], dim=1).to(feature_map.dtype)
-    return roi_align(feature_map, regions, size, spatial_scale=1.0, sampling_ratio=-1, aligned=True)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -99,10 +76,11 @@ class SemanticsAligner(nn.Module):
             reference_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
             level: the encoded feature level to match with.
         """
-        feature_map = level.features.transpose(1, 2).unflatten(2, level.size)  # (B, C, H, W)
+        feature_map = level.features.unflatten(1, level.size)  # (B, H, W, C)
         height, width = level.size
         valid_size = torch.stack([level.valid_ratio[:, 0] * width, level.valid_ratio[:, 1] * height], dim=-1)
         regions = extract_region_features(feature_map, reference_boxes, valid_size, self.roi_size)
+        regions = regions.permute(0, 1, 4, 2, 3).flatten(0, 1)  # (B·Q, C, roi, roi)
 
         salient_points = attention_bias = None
         if self.resampling == "keypoints":
@@ -145,7 +123,8 @@ class SemanticsAligner(nn.Module):
         """Features of the salient points, `(B, Q, P, C)` (equation 5): from their regions, or from the whole map."""
         if self.search_in_image:  # the region covers the box alone
             grid = 2 * salient_points * valid_ratio[:, None, None] - 1
-            return sample_points(feature_map.to(regions.dtype), grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
+            maps = feature_map.permute(0, 3, 1, 2).to(regions.dtype)
+            return sample_points(maps, grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
         return sample_points(regions, offsets.tanh().flatten(0, 1)).unflatten(0, offsets.shape[:2])
 
     def _for_heads(self, x: Tensor) -> Tensor:
