@@ -1,5 +1,7 @@
-"""Predictions to average precision."""
+"""Predictions to average precision, errors and pictures of both."""
 
-from .coco_ap import CocoEvaluator
+from .coco_evaluator import CocoEvaluator
+from .detector import evaluate_detector
+from .result import EvaluationResult
 
-__all__ = ["CocoEvaluator"]
+__all__ = ["CocoEvaluator", "EvaluationResult", "evaluate_detector"]

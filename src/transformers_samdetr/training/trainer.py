@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.batch import DetectionCollator, DetectionDataset
-from ..evaluation import CocoEvaluator
+from ..evaluation import evaluate_detector
 from .optimizer import make_optimizer, make_schedule
 from .recipes import Recipe
 
@@ -48,17 +48,14 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
         set_seed(recipe.seed)
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        self.evaluation_data = evaluation
+        self.evaluation_set = DetectionDataset(evaluation)
         collate = DetectionCollator(processor)
         options = {"batch_size": recipe.batch_size, "collate_fn": collate, "num_workers": recipe.workers}
         self.train_set = DetectionDataset(train, augment=recipe.augment, seed=recipe.seed)
         order = torch.Generator().manual_seed(recipe.seed)
         train_loader = DataLoader(self.train_set, shuffle=True, generator=order, **options)
-        evaluation_loader = DataLoader(DetectionDataset(evaluation), **options)
         optimizer = make_optimizer(model, recipe)
-        self.model, self.optimizer, self.train_loader, self.evaluation_loader = self.accelerator.prepare(
-            model, optimizer, train_loader, evaluation_loader
-        )
+        self.model, self.optimizer, self.train_loader = self.accelerator.prepare(model, optimizer, train_loader)
         self.schedule = make_schedule(self.optimizer.optimizer, recipe, len(self.train_loader) * recipe.epochs)
 
     def train(self) -> dict[str, float]:
@@ -94,25 +91,17 @@ class Trainer:
             f"train_{name}": round(value.item() / steps, 4) for name, value in totals.items() if name[-1:].isalpha()
         }
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """COCO AP of the evaluation set, every image counted once; the same on all processes."""
-        self.model.eval()
-        found = []
-        for batch in self._progress(self.evaluation_loader, "evaluation"):
-            labels = batch.pop("labels")
-            outputs = self.model(**batch)
-            sizes = [label["orig_size"].tolist() for label in labels]
-            results = self.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
-            ids = [label["image_id"].item() for label in labels]
-            found += [
-                (image_id, {name: tensor.cpu() for name, tensor in result.items()})
-                for image_id, result in zip(ids, results, strict=True)
-            ]
-        evaluator = CocoEvaluator(self.evaluation_data, self.names)
-        # the last batch repeats images so that all processes have as many; the evaluator counts each once
-        everything = gather_object(found)
-        evaluator.add([image_id for image_id, _ in everything], [result for _, result in everything])
+        evaluator = evaluate_detector(
+            self.model,
+            self.processor,
+            self.evaluation_set,
+            self.names,
+            batch_size=self.recipe.batch_size,
+            workers=self.recipe.workers,
+            progress=lambda loader: self._progress(loader, "evaluation"),
+        )
         return {name: round(value, 2) for name, value in evaluator.compute().items()}
 
     def save(self) -> None:

@@ -1,0 +1,126 @@
+"""What an evaluation says, as numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .average_precision import AveragePrecision, average_precision, gain_of_repairs
+from .errors import ERROR_KINDS, ErrorKinds
+from .matching import IGNORED, NO_OBJECT
+from .worst_pictures import WorstPictures
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Numbers of a set.
+
+    Attributes:
+        names: class names, K of them.
+        max_detections: COCOeval's `maxDets`.
+        num_images: images that were counted.
+        num_objects: `(K,)`, without crowd regions.
+        coco: average precision as fractions.
+        error_counts: number of errors by kind, of all detections that COCO counts.
+        error_gains: rise of AP50, as a fraction, if a kind alone were repaired.
+        worst: pictures by kind of error.
+        found, truth: `DETECTION` and `OBJECT` of all images.
+    """
+
+    names: list[str]
+    max_detections: tuple[int, int, int]
+    num_images: int
+    num_objects: np.ndarray
+    coco: AveragePrecision
+    error_counts: dict[ErrorKinds, int]
+    error_gains: dict[ErrorKinds, float]
+    worst: WorstPictures
+    found: np.ndarray
+    truth: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        found: np.ndarray,
+        truth: np.ndarray,
+        names: Sequence[str],
+        max_detections: tuple[int, int, int],
+        num_images: int,
+        worst: WorstPictures,
+    ) -> "EvaluationResult":
+        """Computes the numbers of the matches of all images."""
+        counts = {kind: int(np.count_nonzero(found["error"] == kind)) for kind in ERROR_KINDS}
+        counts[ErrorKinds.MISSED] = int(np.count_nonzero(truth["missed"]))
+        return cls(
+            list(names),
+            max_detections,
+            num_images,
+            np.bincount(truth["label"][~truth["ignored"][:, 0]], minlength=len(names)),
+            average_precision(found, truth, len(names), max_detections),
+            counts,
+            gain_of_repairs(found, truth, len(names)),
+            worst,
+            found,
+            truth,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """COCO's twelve numbers, VOC's AP50 and each class's AP (`AP/name`), in percent; -1 for what is not there."""
+        table = {name: _percent(value) for name, value in zip(self.stat_names(), self.coco.stats, strict=True)}
+        table["VOC_AP50"] = _percent(_mean(self.coco.voc))
+        return table | {f"AP/{row['name']}": row["AP"] for row in self.class_rows()}
+
+    def stat_names(self) -> tuple[str, ...]:
+        """Names of COCO's twelve numbers; `AR100` is the recall with at most 100 detections."""
+        limits = (f"AR{limit}" for limit in self.max_detections)
+        return ("AP", "AP50", "AP75", "APs", "APm", "APl", *limits, "ARs", "ARm", "ARl")
+
+    def class_rows(self) -> list[dict[str, str | int | float]]:
+        """For each class its name, number of objects, and AP, AP50, AP75, AR and VOC_AP50 in percent."""
+        precision, recall = self.coco.precision[..., 0, -1], self.coco.recall[..., 0, -1]  # (T, R, K), (T, K)
+        return [
+            {
+                "name": name,
+                "objects": int(self.num_objects[label]),
+                "AP": _percent(_mean(precision[:, :, label])),
+                "AP50": _percent(_mean(precision[0, :, label])),
+                "AP75": _percent(_mean(precision[5, :, label])),
+                "AR": _percent(_mean(recall[:, label])),
+                "VOC_AP50": _percent(float(self.coco.voc[label])),
+            }
+            for label, name in enumerate(self.names)
+        ]
+
+    def best_threshold(self) -> float:
+        """The score from which on detections have the highest F1 at IoU 0.5, all classes together; 1 without any."""
+        counted = self.found[self.found["error"] != ErrorKinds.IGNORED]
+        ordered = counted[np.argsort(-counted["score"], kind="stable")]
+        right = np.cumsum(ordered["error"] == ErrorKinds.CORRECT)
+        if not len(right) or right[-1] == 0:
+            return 1.0
+        f1 = 2 * right / (np.arange(1, len(right) + 1) + self.num_objects.sum())
+        return float(ordered["score"][f1.argmax()])
+
+    def confusion(self, threshold: float) -> np.ndarray:
+        """`(K + 1, K + 1)` counts: true class by row, detected class by column, the last of each is background.
+
+        A detection with a score of `threshold` or more takes the free object that it overlaps most, at IoU >= 0.5 and
+        whatever its class; the highest scores choose first. The last row counts detections without an object, the last
+        column objects without a detection.
+        """
+        size = len(self.names) + 1
+        counted = self.found[(self.found["score"] >= threshold) & (self.found["confused_with"] != IGNORED)]
+        true = np.where(counted["confused_with"] == NO_OBJECT, size - 1, counted["confused_with"])
+        matrix = np.zeros((size, size), dtype=np.int64)
+        np.add.at(matrix, (true, counted["label"]), 1)
+        matrix[:-1, -1] = self.num_objects - matrix[:-1, :-1].sum(1)
+        return matrix
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of what is there, as COCOeval averages."""
+    return float(values[values > -1].mean()) if (values > -1).any() else -1.0
+
+
+def _percent(value: float) -> float:
+    return float(value) * 100 if value >= 0 else -1.0
