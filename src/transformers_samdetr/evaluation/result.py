@@ -67,7 +67,7 @@ class EvaluationResult:
     def metrics(self) -> dict[str, float]:
         """COCO's twelve numbers, VOC's AP50 and each class's AP (`AP/name`), in percent; -1 for what is not there."""
         table = {name: _percent(value) for name, value in zip(self.stat_names(), self.coco.stats, strict=True)}
-        table["VOC_AP50"] = _percent(_mean(self.coco.voc))
+        table["VOC_AP50"] = _percent(mean_of_present(self.coco.voc))
         return table | {f"AP/{row['name']}": row["AP"] for row in self.class_rows()}
 
     def stat_names(self) -> tuple[str, ...]:
@@ -82,10 +82,10 @@ class EvaluationResult:
             {
                 "name": name,
                 "objects": int(self.num_objects[label]),
-                "AP": _percent(_mean(precision[:, :, label])),
-                "AP50": _percent(_mean(precision[0, :, label])),
-                "AP75": _percent(_mean(precision[5, :, label])),
-                "AR": _percent(_mean(recall[:, label])),
+                "AP": _percent(mean_of_present(precision[:, :, label])),
+                "AP50": _percent(mean_of_present(precision[0, :, label])),
+                "AP75": _percent(mean_of_present(precision[5, :, label])),
+                "AR": _percent(mean_of_present(recall[:, label])),
                 "VOC_AP50": _percent(float(self.coco.voc[label])),
             }
             for label, name in enumerate(self.names)
@@ -117,8 +117,8 @@ class EvaluationResult:
         return matrix
 
 
-def _mean(values: np.ndarray) -> float:
-    """Of what is there, as COCOeval averages."""
+def mean_of_present(values: np.ndarray) -> float:
+    """The mean of what is not -1, as COCOeval averages; -1 where nothing is there."""
     return float(values[values > -1].mean()) if (values > -1).any() else -1.0
 
 

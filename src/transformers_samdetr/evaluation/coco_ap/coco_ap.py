@@ -1,0 +1,161 @@
+"""COCO and VOC average precision as a metric of 🤗 Evaluate.
+
+Evaluate copies this file into its cache before it imports it, so that it can only import installed packages. Images
+wait in an Arrow file on the disk, also those of other processes, and are matched one by one: memory holds 34 bytes a
+detection.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import pyarrow as pa
+
+from transformers_samdetr.evaluation.coco_evaluator import CocoEvaluator
+from transformers_samdetr.evaluation.result import mean_of_present
+
+DESCRIPTION = """\
+Average precision and recall of object detection as pycocotools' COCOeval computes them, as fractions, and the average
+precision of Pascal VOC at IoU 0.5 (all points, 2010 and later).
+"""
+
+INPUTS = """
+Args:
+    predictions: one dict an image with `boxes`, x1, y1, x2, y2 in pixels, `scores` and `labels`, as the image
+        processor's `post_process_object_detection` returns it (with threshold 0).
+    references: one dict an image with `image_id`, an integer or a string, and `annotations`, COCO's: `bbox` (x, y,
+        width, height in pixels), `category_id`, and, where there are any, `area` and `iscrowd`. An image that comes
+        twice, on whatever process, counts once.
+    id2label: optional names of the category ids. Without it the ids that occur are the classes.
+    max_detections: three limits of the detections of a class in an image, COCOeval's `maxDets`.
+Returns:
+    AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, VOC_AP50, and `AP/name` of each class; -1 where
+    there is nothing to find.
+Examples:
+    >>> metric = evaluate.load(transformers_samdetr.evaluation.COCO_AP_METRIC)
+    >>> prediction = {"boxes": [[10, 10, 30, 40]], "scores": [0.9], "labels": [17]}
+    >>> reference = {"image_id": 1, "annotations": [{"bbox": [10, 10, 20, 30], "category_id": 17}]}
+    >>> metric.add(prediction=prediction, reference=reference)
+    >>> round(metric.compute()["AP"], 3)
+    1.0
+"""
+
+CITATION = """\
+@inproceedings{lin2014coco,
+  title = {Microsoft {COCO}: Common Objects in Context},
+  author = {Lin, Tsung-Yi and Maire, Michael and Belongie, Serge and Hays, James and Perona, Pietro and Ramanan, Deva
+    and Doll{\\'a}r, Piotr and Zitnick, C. Lawrence},
+  booktitle = {ECCV},
+  year = {2014}
+}
+"""
+
+IMAGES_IN_MEMORY = 64
+"""So many images are collected before they are written to the disk."""
+
+
+def _features(image_id: str) -> datasets.Features:
+    number, numbers = datasets.Value("float64"), datasets.List(datasets.Value("float64"))
+    whole = datasets.Value("int64")
+    annotation = {"bbox": numbers, "category_id": whole, "area": number, "iscrowd": whole}
+    return datasets.Features(
+        {
+            "predictions": {"boxes": datasets.List(numbers), "scores": numbers, "labels": datasets.List(whole)},
+            "references": {"image_id": datasets.Value(image_id), "annotations": datasets.List(annotation)},
+        }
+    )
+
+
+class CocoAP(evaluate.Metric):
+    """See `DESCRIPTION` and `INPUTS`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        info = evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=[_features("string"), _features("int64")],  # in this order: "007" is no number
+            reference_urls=["https://github.com/ppwwyyxx/cocoapi", "http://host.robots.ox.ac.uk/pascal/VOC/"],
+        )
+        # so that _compute gets the mapped file instead of all of it as Python lists; the constructor allows this only
+        # with flat features, which its check for NumPy needs
+        info.format = "arrow"
+        return info
+
+    def add(self, *, prediction: Mapping[str, Any], reference: Mapping[str, Any], **kwargs) -> None:
+        """Adds one image."""
+        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
+
+    def add_batch(
+        self, *, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], **kwargs
+    ) -> None:
+        """Adds some images."""
+        if len(predictions) != len(references):
+            raise ValueError(
+                f"{len(predictions)} predictions and {len(references)} references: give one each an image."
+            )
+        self.writer_batch_size = IMAGES_IN_MEMORY
+        plain = [{key: _plain(prediction[key]) for key in ("boxes", "scores", "labels")} for prediction in predictions]
+        if plain:
+            super().add_batch(predictions=plain, references=[_reference(one) for one in references], **kwargs)
+
+    def _compute(
+        self,
+        predictions: pa.ChunkedArray,
+        references: pa.ChunkedArray,
+        id2label: Mapping[int, str] | None = None,
+        max_detections: Sequence[int] = (1, 10, 100),
+    ) -> dict[str, float]:
+        category_ids = set(id2label) if id2label is not None else _category_ids(predictions, references)
+        label_of = {category_id: label for label, category_id in enumerate(sorted(category_ids))}
+        names = [str(category_id if id2label is None else id2label[category_id]) for category_id in label_of]
+        evaluator = CocoEvaluator(names or ["nothing"], max_detections, worst=0)
+        for prediction, reference in zip(predictions, references, strict=True):
+            prediction, reference = prediction.as_py(), reference.as_py()
+            unknown = {*prediction["labels"], *(one["category_id"] for one in reference["annotations"])} - set(label_of)
+            if unknown:
+                raise ValueError(
+                    f"Image {reference['image_id']!r}: the category ids {sorted(unknown)} are not in id2label, which "
+                    f"has {sorted(label_of)[:20]}; add them."
+                )
+            prediction["labels"] = [label_of[category_id] for category_id in prediction["labels"]]
+            annotations = [{**one, "category_id": label_of[one["category_id"]]} for one in reference["annotations"]]
+            evaluator.add(reference["image_id"], prediction, annotations)
+        result = evaluator.result()
+        # COCOeval's own numbers rather than hundredths of percent, which may differ in the last bit
+        metrics = dict(zip(result.stat_names(), result.coco.stats.tolist(), strict=True))
+        metrics["VOC_AP50"] = mean_of_present(result.coco.voc)
+        of_class = result.coco.precision[..., 0, -1]  # (T, R, K): all areas, the highest limit
+        return metrics | {f"AP/{name}": mean_of_present(of_class[:, :, label]) for label, name in enumerate(names)}
+
+
+def _plain(values: Any) -> list:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _reference(reference: Mapping[str, Any]) -> dict[str, Any]:
+    annotations = [
+        {key: _number(one.get(key)) if key != "bbox" else _plain(one["bbox"]) for key in KEYS}
+        for one in reference["annotations"]
+    ]
+    return {"image_id": _number(reference["image_id"]), "annotations": annotations}
+
+
+KEYS = ("bbox", "category_id", "area", "iscrowd")
+
+
+def _number(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _category_ids(predictions: pa.ChunkedArray, references: pa.ChunkedArray) -> set[int]:
+    found: set[int] = set()
+    for column, path in ((predictions, ("labels",)), (references, ("annotations", "category_id"))):
+        for chunk in column.chunks:
+            for name in path:
+                chunk = (chunk.flatten() if pa.types.is_list(chunk.type) else chunk).field(name)
+            chunk = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+            found.update(np.unique(chunk.to_numpy(zero_copy_only=False)).astype(int).tolist())
+    return found
