@@ -82,13 +82,14 @@ def original_shapes(
     return shapes
 
 
-def variant_shapes(variant: str) -> dict[str, tuple[int, ...]]:
+def variant_shapes(variant: str, **sizes: int) -> dict[str, tuple[int, ...]]:
+    """Of one of `VARIANTS`, with some sizes other than the authors'."""
     multi_scale = "_ms" in variant
     return original_shapes(
         multi_scale=multi_scale,
         smca="_smca" in variant,
         norm=multi_scale or variant.endswith("e12"),
-        encoder_ffn=1024 if multi_scale else 2048,
+        **{"encoder_ffn": 1024 if multi_scale else 2048, **sizes},
     )
 
 
