@@ -34,7 +34,8 @@ FLOORS = (
     ("hub",),
     ("original_checkpoint",),
     ("__init__",),
-    ("data", "evaluation", "visualization"),  # sub-packages
+    ("data", "visualization"),  # sub-packages
+    ("evaluation",),
     ("prediction", "training"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -1,6 +1,6 @@
 """COCO average precision of a stream of images, from one process or many, in little memory."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,13 @@ class CocoEvaluator:
         """Bytes of what is kept of the images, without the worst pictures."""
         return sum(found.nbytes + truth.nbytes for found, truth in self.images.values())
 
-    def add(self, image_id: ImageId, result: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> None:
+    def add(
+        self,
+        image_id: ImageId,
+        result: Mapping[str, Any],
+        annotations: Sequence[Mapping[str, Any]],
+        position: int | None = None,
+    ) -> None:
         """Counts an image, once: the same id again changes nothing.
 
         Args:
@@ -59,6 +65,7 @@ class CocoEvaluator:
                 picture, as `post_process_object_detection` returns them with threshold 0.
             annotations: the image's COCO annotations, all of them, crowd regions too, with labels as `category_id`;
                 `area` and `iscrowd` may be missing.
+            position: index of the image in its set, for who wants to draw it.
 
         Raises:
             ValueError: something does not fit; the message names the image.
@@ -70,17 +77,7 @@ class CocoEvaluator:
         objects = read_objects(image_id, annotations, len(self.names))
         found, truth, kept = match_image(detections, objects, self.max_detections[-1])
         self.images[image_id] = (found, truth)
-        self.worst.add(image_id, found, truth, detections[kept].boxes, objects)
-
-    def add_batch(
-        self,
-        image_ids: Iterable[ImageId],
-        results: Iterable[Mapping[str, Any]],
-        annotations: Iterable[Sequence[Mapping[str, Any]]],
-    ) -> None:
-        """`add` for several images."""
-        for image_id, result, objects in zip(image_ids, results, annotations, strict=True):
-            self.add(image_id, result, objects)
+        self.worst.add(image_id, position, found, truth, detections[kept].boxes, objects)
 
     def gather(self) -> None:
         """Gives every process the images of all, each once; collective under Accelerate, and nothing without it."""

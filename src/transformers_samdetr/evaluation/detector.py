@@ -26,6 +26,7 @@ def evaluate_detector(
     workers: int = 0,
     max_detections: Sequence[int] = (1, 10, 100),
     worst: int = 0,
+    set_labels: Sequence[int] | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> CocoEvaluator:
     """Detects on every picture and gives every process the matches of all.
@@ -43,6 +44,8 @@ def evaluate_detector(
         batch_size: pictures that go through the model together.
         workers: processes that load pictures, for each of these.
         max_detections, worst: as in `CocoEvaluator`; at most `max_detections[-1]` detections of a picture count.
+        set_labels: the set's label of each of the model's, -1 for none: such detections do not count. Without it the
+            labels are the same; see `set_labels_of`.
         progress: wraps the batches of this process, as tqdm does.
     """
     state = PartialState()
@@ -50,28 +53,71 @@ def evaluate_detector(
     steps = math.ceil(len(batches) / state.num_processes)
     turns = [step * state.num_processes + state.process_index for step in range(steps)]
     mine = [batches[min(turn, len(batches) - 1)] for turn in turns]
-    loader = DataLoader(dataset, batch_sampler=mine, num_workers=workers, collate_fn=_Collate(processor))
+    loader = DataLoader(_WithPosition(dataset), batch_sampler=mine, num_workers=workers, collate_fn=_Collate(processor))
 
     device = next(model.parameters()).device
     evaluator = CocoEvaluator(names, max_detections, worst)
     was_training = model.training
     model.eval()
     try:
-        for inputs, sizes, annotations in progress(loader):
+        for positions, inputs, sizes, annotations in progress(loader):
             outputs = model(**{name: values.to(device) for name, values in inputs.items()})
             results = processor.post_process_object_detection(
                 outputs, threshold=0.0, target_sizes=sizes, top_k=max_detections[-1]
             )
-            ids = [annotation["image_id"] for annotation in annotations]
-            evaluator.add_batch(ids, results, [annotation["annotations"] for annotation in annotations])
+            for position, annotation, result in zip(positions, annotations, results, strict=True):
+                detections = _of_the_set(result, set_labels)
+                evaluator.add(annotation["image_id"], detections, annotation["annotations"], position)
     finally:
         model.train(was_training)
     evaluator.gather()
     return evaluator
 
 
+def set_labels_of(id2label: Mapping[int, str], names: Sequence[str]) -> list[int]:
+    """The set's label of each of a model's classes, matched by name, -1 where the set does not have it.
+
+    >>> set_labels_of({0: "N/A", 1: "person", 2: "cat"}, ["cat", "person"])
+    [-1, 1, 0]
+
+    Raises:
+        ValueError: the model lacks classes of the set.
+    """
+    known = set(id2label.values())
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(
+            f"The model does not know {missing[:10]}, {len(missing)} of the set's {len(names)} classes; it has "
+            f"{list(id2label.values())[:10]}. Evaluate on a set with these names, or fine-tune on this one."
+        )
+    label_of = {name: label for label, name in enumerate(names)}
+    return [label_of.get(id2label[label], -1) for label in range(len(id2label))]
+
+
+def _of_the_set(result: dict[str, torch.Tensor], set_labels: Sequence[int] | None) -> dict[str, torch.Tensor]:
+    result = {name: values.cpu() for name, values in result.items()}
+    if set_labels is None:
+        return result
+    labels = torch.tensor(set_labels)[result["labels"]]
+    keep = labels >= 0
+    return {"scores": result["scores"][keep], "labels": labels[keep], "boxes": result["boxes"][keep]}
+
+
+class _WithPosition(Dataset):
+    """Examples with their index before them."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Image.Image, Mapping[str, Any]]:
+        return index, *self.dataset[index]
+
+
 class _Collate:
-    """The model's inputs, the pictures' heights and widths, and the annotations as they are.
+    """Positions, the model's inputs, the pictures' heights and widths, and the annotations as they are.
 
     The processor's own labels would not do: they lack crowd regions, and their boxes are clipped.
     """
@@ -79,7 +125,9 @@ class _Collate:
     def __init__(self, processor: BaseImageProcessor):
         self.processor = processor
 
-    def __call__(self, examples: list[Example]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping]]:
-        images = [image for image, _ in examples]
+    def __call__(
+        self, examples: list[tuple[int, Image.Image, Mapping]]
+    ) -> tuple[list[int], dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping]]:
+        positions, images, annotations = (list(column) for column in zip(*examples, strict=True))
         inputs = dict(self.processor(images=images, return_tensors="pt"))
-        return inputs, [(image.height, image.width) for image in images], [annotation for _, annotation in examples]
+        return positions, inputs, [(image.height, image.width) for image in images], annotations

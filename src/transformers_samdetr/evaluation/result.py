@@ -91,15 +91,22 @@ class EvaluationResult:
             for label, name in enumerate(self.names)
         ]
 
-    def best_threshold(self) -> float:
-        """The score from which on detections have the highest F1 at IoU 0.5, all classes together; 1 without any."""
+    def threshold_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Scores `(N,)`, falling, and precision, recall and F1 of all detections from each score on, at IoU 0.5.
+
+        All classes together; crowd regions and the detections on them do not count.
+        """
         counted = self.found[self.found["error"] != ErrorKinds.IGNORED]
         ordered = counted[np.argsort(-counted["score"], kind="stable")]
-        right = np.cumsum(ordered["error"] == ErrorKinds.CORRECT)
-        if not len(right) or right[-1] == 0:
-            return 1.0
-        f1 = 2 * right / (np.arange(1, len(right) + 1) + self.num_objects.sum())
-        return float(ordered["score"][f1.argmax()])
+        right, number = np.cumsum(ordered["error"] == ErrorKinds.CORRECT), np.arange(1, len(ordered) + 1)
+        last = np.append(np.diff(ordered["score"]) != 0, True)[: len(ordered)]  # equal scores come together
+        right, number, total = right[last], number[last], self.num_objects.sum()
+        return ordered["score"][last], right / number, right / max(total, 1), 2 * right / (number + total)
+
+    def best_threshold(self) -> float:
+        """The score from which on detections have the highest F1 (see `threshold_curves`); 1 if none is right."""
+        scores, _, _, f1 = self.threshold_curves()
+        return float(scores[f1.argmax()]) if len(f1) and f1.max() > 0 else 1.0
 
     def confusion(self, threshold: float) -> np.ndarray:
         """`(K + 1, K + 1)` counts: true class by row, detected class by column, the last of each is background.

@@ -8,6 +8,9 @@ import numpy as np
 from .errors import ERROR_KINDS, ErrorKinds
 from .inputs import ImageId, Objects
 
+SHOWN = 8
+"""Errors of a kind that are drawn on a picture."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -15,7 +18,8 @@ class Picture:
 
     Attributes:
         image_id: of the image.
-        cost: summed scores of the errors of the kind, or for missed objects their number.
+        position: its index in the set, where that is known.
+        cost: summed scores of the `SHOWN` highest errors of the kind, or for missed objects their number.
         found: `(D,)` of `DETECTION`.
         boxes: `(D, 4)` x, y, width, height in pixels.
         truth: `(G,)` of `OBJECT`.
@@ -23,6 +27,7 @@ class Picture:
     """
 
     image_id: ImageId
+    position: int | None
     cost: float
     found: np.ndarray
     boxes: np.ndarray
@@ -37,15 +42,23 @@ class WorstPictures:
     count: int
     of_kind: dict[ErrorKinds, list[Picture]] = field(default_factory=lambda: {kind: [] for kind in ERROR_KINDS})
 
-    def add(self, image_id: ImageId, found: np.ndarray, truth: np.ndarray, boxes: np.ndarray, objects: Objects) -> None:
+    def add(
+        self,
+        image_id: ImageId,
+        position: int | None,
+        found: np.ndarray,
+        truth: np.ndarray,
+        boxes: np.ndarray,
+        objects: Objects,
+    ) -> None:
         """Considers an image; see `Picture` for the arguments."""
         for kind in ERROR_KINDS:
             if kind == ErrorKinds.MISSED:
                 cost = float(np.count_nonzero(truth["missed"]))
             else:
-                cost = float(found["score"][found["error"] == kind].sum())
+                cost = float(np.sort(found["score"][found["error"] == kind])[-SHOWN:].sum())
             if cost > 0:
-                self._keep(kind, [Picture(image_id, cost, found, boxes, truth, objects)])
+                self._keep(kind, [Picture(image_id, position, cost, found, boxes, truth, objects)])
 
     @classmethod
     def merged(cls, parts: Sequence["WorstPictures"]) -> "WorstPictures":

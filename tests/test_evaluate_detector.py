@@ -1,0 +1,228 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import transformers_samdetr
+from transformers_samdetr import SamDetrImageProcessor
+from transformers_samdetr.evaluation import CocoEvaluator, detector, evaluate_detector
+from transformers_samdetr.evaluation.errors import ERROR_KINDS
+from transformers_samdetr.evaluation.report import result_figures, write_report
+from transformers_samdetr.evaluation.run import evaluate_saved_model
+from transformers_samdetr.evaluation.tables import result_json, result_tables
+from transformers_samdetr.evaluation.worst_pictures import WorstPictures
+
+from .models import tiny_model
+from .test_coco_evaluator import random_set
+
+REPOSITORY = Path(__file__).parents[1]
+NAMES = ["cat", "dog", "<b>$x$</b>", "_hidden", "[red]"]
+
+
+class Photographs(torch.utils.data.Dataset):
+    """Noise of several sizes with string ids."""
+
+    def __init__(self, count: int):
+        truth = random_set(0, strings=True)
+        self.examples = []
+        for index in range(count):
+            annotations = [a for a in truth["annotations"] if a["image_id"] == truth["images"][index % 10]["id"]]
+            self.examples.append({"image_id": f"photo {index:02d}", "annotations": annotations})
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int):
+        pixels = np.random.default_rng(index).integers(0, 256, (90 + 7 * index, 120, 3), dtype=np.uint8)
+        return Image.fromarray(pixels), self.examples[index]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(num_labels=5)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return SamDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+
+
+def run(model, processor, dataset, **options) -> CocoEvaluator:
+    return evaluate_detector(model, processor, dataset, NAMES, batch_size=2, worst=2, **options)
+
+
+def test_the_model_is_run_on_every_picture(model, processor):
+    model.train()
+    dataset = Photographs(5)
+    evaluator = run(model, processor, dataset)
+    assert model.training and not model.eval().training
+    assert sorted(evaluator.images) == [f"photo {index:02d}" for index in range(5)]
+    # by hand: the batches, post-processing and the evaluator one after the other
+    expected = CocoEvaluator(NAMES, worst=2)
+    for indices in ([0, 1], [2, 3], [4]):
+        images = [dataset[index][0] for index in indices]
+        with torch.no_grad():
+            outputs = model(**processor(images, return_tensors="pt"))
+        sizes = [(image.height, image.width) for image in images]
+        for index, result in zip(indices, processor.post_process_object_detection(outputs, 0.0, sizes), strict=True):
+            expected.add(dataset[index][1]["image_id"], result, dataset[index][1]["annotations"])
+    assert expected.compute() == evaluator.compute()
+
+
+@pytest.mark.parametrize(("processes", "pictures"), [(2, 5), (3, 5), (3, 2), (4, 9)])
+def test_batches_are_dealt_out_to_processes(model, processor, monkeypatch, processes, pictures):
+    dataset = Photographs(pictures)
+    alone = run(model, processor, dataset)
+    parts, steps = [], []
+    for rank in range(processes):
+        state = SimpleNamespace(num_processes=processes, process_index=rank)
+        monkeypatch.setattr(detector, "PartialState", lambda state=state: state)
+        monkeypatch.setattr(CocoEvaluator, "gather", lambda self: None)
+        seen = []
+        parts.append(
+            run(model, processor, dataset, progress=lambda loader, seen=seen: seen.append(len(loader)) or loader)
+        )
+        steps += seen
+    assert len(set(steps)) == 1, "all processes must take equally many steps"
+    states = [(part.images, part.worst) for part in parts]
+    monkeypatch.undo()
+    monkeypatch.setattr("transformers_samdetr.evaluation.coco_evaluator.gather_object", lambda own: states)
+    parts[0].gather()
+    assert parts[0].images.keys() == alone.images.keys()
+    for image_id, (found, truth) in alone.images.items():
+        assert np.array_equal(parts[0].images[image_id][0], found) and np.array_equal(
+            parts[0].images[image_id][1], truth
+        )
+    assert parts[0].compute() == alone.compute()
+    for kind in ERROR_KINDS:
+        ours, theirs = parts[0].worst.of_kind[kind], alone.worst.of_kind[kind]
+        assert [(p.image_id, p.position, p.cost) for p in ours] == [(p.image_id, p.position, p.cost) for p in theirs]
+
+
+def test_classes_are_matched_by_name(model, processor):
+    dataset = Photographs(3)
+    for example in dataset.examples:
+        example["annotations"] = [a for a in example["annotations"] if a["category_id"] == 1]
+    plain = run(model, processor, dataset)
+    for example in dataset.examples:
+        example["annotations"] = [{**a, "category_id": 0} for a in example["annotations"]]
+    labels = detector.set_labels_of(dict(enumerate(NAMES)), ["dog"])
+    assert labels == [-1, 0, -1, -1, -1]
+    mapped = evaluate_detector(model, processor, dataset, ["dog"], batch_size=2, set_labels=labels)
+    assert mapped.compute()["AP/dog"] == plain.compute()["AP/dog"]
+    assert set(mapped.result().found["label"]) <= {0}
+    with pytest.raises(ValueError, match=r"does not know \['bird'\], 1 of the set's 2 classes"):
+        detector.set_labels_of(dict(enumerate(NAMES)), ["dog", "bird"])
+
+
+def test_the_page_holds_everything(model, processor, tmp_path):
+    dataset = Photographs(4)
+    result = run(model, processor, dataset).result()
+    threshold = 0.0
+    figures = result_figures(result, threshold)
+    write_report(tmp_path / "page.html", result, "a <model>", threshold, figures, lambda position: dataset[position][0])
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;$x$&lt;/b&gt;" in page and "<b>$x$</b>" not in page and "a &lt;model&gt;" in page
+
+    sources, opened = [], []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            opened.append(tag)
+            sources.extend(value for name, value in attributes if name in ("src", "href"))
+
+    Parser().feed(page)
+    pictures = sum(len(pictures) for pictures in result.worst.of_kind.values())
+    assert pictures > 2 and opened.count("img") == 4 + pictures
+    assert len(sources) == opened.count("img") and all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"https?://|@import|url\(", page), "the page must need no other file"
+
+
+def test_tables_and_json(model, processor):
+    from rich.console import Console
+
+    result = run(model, processor, Photographs(4)).result()
+    console = Console(record=True, width=80, file=open(os.devnull, "w"))
+    console.print(result_tables(result))
+    text = console.export_text()
+    assert "[red]" in text and "VOC AP50" in text and "localisation" in text and "…" not in text
+    content = json.loads(json.dumps(result_json(result, 0.5)))
+    assert content["metrics"]["AP"] == result.metrics()["AP"] and len(content["classes"]) == 5
+    assert np.array(content["confusion"]["matrix"]).shape == (6, 6)
+
+
+def test_results_without_anything_are_drawn(tmp_path):
+    evaluator = CocoEvaluator(["cat"])
+    evaluator.add(1, {"scores": [], "labels": [], "boxes": []}, [])
+    result = evaluator.result()
+    write_report(tmp_path / "p.html", result, "empty", 0.5, result_figures(result, 0.5), lambda position: None)
+    assert (tmp_path / "p.html").stat().st_size > 10_000
+    assert WorstPictures.merged([result.worst]).of_kind == result.worst.of_kind
+
+
+def saved_model_and_data(folder: Path, model, processor) -> None:
+    """A COCO folder with sparse ids, without `area` and `iscrowd`, and a model with one class more."""
+    model.config.id2label = {0: "N/A", 1: "cat", 2: "dog", 3: "cow", 4: "owl"}
+    model.config.label2id = {name: label for label, name in model.config.id2label.items()}
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "data" / "images").mkdir(parents=True)
+    (folder / "data" / "annotations").mkdir()
+    photographs = Photographs(5)
+    images, annotations = [], []
+    for index in range(5):
+        picture, example = photographs[index]
+        picture.save(folder / "data" / "images" / f"{index}.png")
+        size = {"width": picture.width, "height": picture.height}
+        images.append({"id": 100 * index, "file_name": f"{index}.png", **size})
+        for annotation in example["annotations"]:
+            if annotation["category_id"] < 3:
+                box = [0.3 * value for value in annotation["bbox"]]
+                entry = {"id": len(annotations) + 1, "image_id": 100 * index, "bbox": box}
+                annotations.append({**entry, "category_id": 7 * annotation["category_id"] + 3})
+    assert annotations
+    categories = [{"id": 7 * label + 3, "name": name} for label, name in enumerate(("dog", "cow", "cat"))]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    for split in ("train", "val"):
+        (folder / "data" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def test_a_saved_model_on_a_folder(model, processor, tmp_path):
+    saved_model_and_data(tmp_path, model, processor)
+    arguments = {"model": str(tmp_path / "model"), "data": str(tmp_path / "data"), "output_dir": tmp_path / "out"}
+    result = evaluate_saved_model(**arguments, report=tmp_path / "new" / "page.html", threshold=0.1)
+    assert result.num_images == 5 and result.names == ["dog", "cow", "cat"]
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["metrics"]["AP"] == result.metrics()["AP"] and content["confusion"]["threshold"] == 0.1
+    names = {"precision_recall", "thresholds", "errors", "confusion_matrix"}
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names
+    assert "model on data" in (tmp_path / "new" / "page.html").read_text()
+    with pytest.raises(ValueError, match="threshold=2"):
+        evaluate_saved_model(**arguments, threshold=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_script_on_several_processes(model, processor, tmp_path, processes):
+    saved_model_and_data(tmp_path, model, processor)
+    evaluate_saved_model(str(tmp_path / "model"), str(tmp_path / "data"), tmp_path / "alone")
+    source = str(Path(transformers_samdetr.__file__).parents[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": source}
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, *launch, str(REPOSITORY / "scripts" / "evaluate.py"), "--report", "page.html"]
+    command += ["--model", "model", "--data", "data", "--output_dir", "out"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("VOC AP50") == 2 and "Written: out/metrics.json and page.html" in done.stdout
+    alone, together = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "out"))
+    assert {**together, "model": 0, "data": 0} == {**alone, "model": 0, "data": 0}
