@@ -1,0 +1,206 @@
+"""Checkpoint folders that are complete or absent: written beside, synced, hashed, renamed, and the oldest deleted last.
+
+Nothing here knows what a checkpoint holds; `resume.py` does.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+"""Size and SHA-256 of every other file of the folder; written last."""
+PARTIAL, DELETED = ".partial-", ".deleted-"
+"""What names begin with while a checkpoint is written or deleted; a killed run may leave such folders behind."""
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or is not what was written; the message names the file."""
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimizer steps lies.
+
+    >>> checkpoint_path(Path("checkpoints"), 120).name
+    'step-000000120'
+    """
+    return folder / f"step-{step:09d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a folder, good or not, the newest first; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if re.fullmatch(r"step-\d{9,}", path.name)), reverse=True)
+
+
+def begin_checkpoint(folder: Path, step: int) -> Path:
+    """Makes an empty folder beside the others, in which the files are written before `commit_checkpoint`.
+
+    Folders that a killed run left half written or half deleted are removed first.
+
+    Raises:
+        CheckpointError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.iterdir():
+            if leftover.name.startswith((PARTIAL, DELETED)):
+                shutil.rmtree(leftover)
+        partial = folder / f"{PARTIAL}{checkpoint_path(folder, step).name}"
+        partial.mkdir()
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return partial
+
+
+def commit_checkpoint(partial: Path) -> Path:
+    """Syncs what `begin_checkpoint`'s folder holds, adds the manifest, and gives the folder its name.
+
+    A checkpoint of the same step is replaced; between the two renames it is absent, and an older one still there.
+
+    Raises:
+        CheckpointError: a file cannot be read, written or renamed. No checkpoint has changed then.
+    """
+    final = partial.with_name(partial.name.removeprefix(PARTIAL))
+    try:
+        files = {}
+        for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+            _sync(path)
+            files[path.relative_to(partial).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+        with (partial / MANIFEST).open("w", encoding="utf-8") as file:
+            json.dump({"digest": _digest(files), "files": files}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        for path in [path for path in partial.rglob("*") if path.is_dir()] + [partial]:
+            _sync(path)
+        if final.exists():
+            final.rename(final.with_name(f"{DELETED}{final.name}"))
+        partial.rename(final)
+        _sync(final.parent)
+    except OSError as error:
+        raise write_error(partial, error) from error
+    return final
+
+
+def write_error(partial: Path, error: Exception) -> CheckpointError:
+    """What to raise for an error while files were written into `partial`, which is removed to free its space.
+
+    Errors of PyTorch's and safetensors' writers do not say which file it was: then it was the newest.
+    """
+    name = getattr(error, "filename", None)
+    if name is None and partial.is_dir():
+        written = [path for path in partial.rglob("*") if path.is_file()]
+        name = max(written, key=lambda path: path.stat().st_mtime_ns, default=partial)
+    if partial.name.startswith(PARTIAL):
+        shutil.rmtree(partial, ignore_errors=True)
+    folder = partial.parent if partial.name.startswith(PARTIAL) else partial
+    good = [path for path in list_checkpoints(folder) if not _first_fault(path)]
+    left = f"The last good checkpoint is {good[0]}" if good else "There is no earlier checkpoint"
+    return CheckpointError(
+        f"A checkpoint could not be written. {name or partial}: {error}. {left}. Make room or give another folder, "
+        "then resume."
+    )
+
+
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Reads every file of a checkpoint and compares it with the manifest.
+
+    Raises:
+        CheckpointError: something is missing, torn or edited; the message names the file.
+    """
+    fault = _first_fault(checkpoint)
+    if fault:
+        raise CheckpointError(f"{fault}. Resume from another checkpoint, or with 'auto' from the last good one.")
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is as it was written, or None; bad ones are named in a warning and passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is good: a new run must not start in their place unasked.
+    """
+    faults = []
+    for checkpoint in list_checkpoints(folder):
+        fault = _first_fault(checkpoint)
+        if not fault:
+            return checkpoint
+        logger.warning("%s. It is passed over for an older checkpoint.", fault)
+        faults.append(fault)
+    if faults:
+        raise CheckpointError(f"No checkpoint in {folder} is good: " + "; ".join(faults))
+    return None
+
+
+def delete_old_checkpoints(folder: Path, keep: int, best: int | None = None) -> None:
+    """Deletes all but the newest `keep` checkpoints and the one of step `best`.
+
+    Each is renamed first, so that one which is half deleted when the run is killed is not taken for a torn one.
+
+    Raises:
+        CheckpointError: one cannot be deleted.
+    """
+    for checkpoint in list_checkpoints(folder)[keep:]:
+        if step_of(checkpoint) == best:
+            continue
+        try:
+            deleted = checkpoint.rename(checkpoint.with_name(f"{DELETED}{checkpoint.name}"))
+            shutil.rmtree(deleted)
+        except OSError as error:
+            raise CheckpointError(f"An old checkpoint could not be deleted. {error.filename}: {error}") from error
+
+
+def _first_fault(checkpoint: Path) -> str | None:
+    """What is wrong with the first bad file, or None."""
+    manifest = checkpoint / MANIFEST
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        files = content["files"]
+        if content["digest"] != _digest(files):
+            return f"{manifest} was edited: its entries do not give its digest"
+    except OSError as error:
+        return f"{manifest} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{manifest} is torn or edited: {error!r}"
+    for name, entry in files.items():
+        path = checkpoint / name
+        try:
+            size = path.stat().st_size
+            if size != entry["size"]:
+                return f"{path} has {size} bytes instead of {entry['size']}"
+            if _sha256(path) != entry["sha256"]:
+                return f"{path} was changed: its SHA-256 is not the manifest's"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+    return None
+
+
+def _digest(files: dict) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Has the file's content, or the folder's list of names, on the disk before it returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
