@@ -22,9 +22,9 @@ def test_focal_loss_by_hand():
     probability = torch.tensor(0.2)
     logit = torch.log(probability / (1 - probability))
     expected = 0.25 * 0.8**2 * -math.log(0.2)
-    assert focal_loss(logit, torch.tensor(1.0), 0.25).item() == pytest.approx(expected, rel=1e-5)
+    assert focal_loss(logit, 0.25, present=True).item() == pytest.approx(expected, rel=1e-5)
     expected = 0.75 * 0.2**2 * -math.log(0.8)
-    assert focal_loss(logit, torch.tensor(0.0), 0.25).item() == pytest.approx(expected, rel=1e-5)
+    assert focal_loss(logit, 0.25, present=False).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_giou_of_boxes_apart_and_inside():
@@ -67,7 +67,7 @@ def test_a_batch_without_objects_has_only_a_class_loss():
     logits = torch.randn(2, 3, 12, 5)
     loss, terms = sam_detr_loss(logits, torch.rand(2, 3, 12, 4), prepared(*targets(0, 0)), CONFIG)
     assert terms["loss_bbox"] == terms["loss_giou"] == 0
-    torch.testing.assert_close(loss, 2 * focal_loss(logits, torch.zeros_like(logits), 0.25).sum())
+    torch.testing.assert_close(loss, 2 * focal_loss(logits, 0.25, present=False).sum())
 
 
 def test_more_objects_than_queries_warns_and_learns_the_rest():

@@ -52,7 +52,9 @@ def generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:
     >>> generalized_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [2, 0, 4, 2]]))
     tensor([1.0000, 0.3333, 0.0000])
     """
-    (x1, y1, x2, y2), (u1, v1, u2, v2) = boxes.unbind(-1), others.unbind(-1)
+    # each coordinate contiguous: all pairs then run over rows of memory
+    x1, y1, x2, y2 = boxes.movedim(-1, 0).contiguous().unbind()
+    u1, v1, u2, v2 = others.movedim(-1, 0).contiguous().unbind()
     inner_width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
     inner_height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
     intersection = inner_width * inner_height

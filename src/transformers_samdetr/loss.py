@@ -9,18 +9,25 @@ from .matcher import match
 from .targets import Targets
 
 
-def focal_loss(logits: Tensor, one_hot: Tensor, alpha: float, gamma: float = 2.0) -> Tensor:
+def focal_loss(logits: Tensor, alpha: float, present: bool, gamma: float = 2.0) -> Tensor:
     """Sigmoid focal loss (RetinaNet, equation 5) of each element, not reduced.
 
     Args:
         logits: any shape.
-        one_hot: the same shape, 1 for the class that is there.
+        alpha: weight of a class that is there; that of one that is not is 1 - alpha.
+        present: whether the classes of all these logits are there.
     """
-    probability = logits.sigmoid()
-    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
-    missed = probability * (1 - one_hot) + (1 - probability) * one_hot
-    weight = alpha * one_hot + (1 - alpha) * (1 - one_hot)
-    return weight * missed**gamma * cross_entropy
+    logits, weight = (-logits, alpha) if present else (logits, 1 - alpha)
+    return weight * logits.sigmoid() ** gamma * nn.functional.softplus(logits)
+
+
+def presence_correction(logits: Tensor, alpha: float) -> Tensor:
+    """What to add to the focal loss of absent classes for each of these logits, whose classes are there.
+
+    Almost all of the logits belong to absent classes. This way none is told apart from the others, which would take
+    dense one-hot targets, a dozen passes over all logits and as much memory.
+    """
+    return focal_loss(logits, alpha, present=True) - focal_loss(logits, alpha, present=False)
 
 
 def box_losses(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,12 +54,12 @@ def matched_terms(
     """Unweighted terms `ce`, `bbox`, `giou`, `(layers,)` each, of `(B, layers, Q, K)` logits and `(…, 4)` boxes."""
     matches = match(logits, boxes, targets, config)
     layer = torch.arange(logits.shape[1], device=logits.device)[:, None]  # (layers, 1)
-    one_hot = torch.zeros_like(logits)
-    one_hot[matches.image, layer, matches.query, targets.labels[matches.image, matches.target]] = 1
+    found = logits[matches.image, layer, matches.query, targets.labels[matches.image, matches.target]]  # (layers, N)
+    class_loss = focal_loss(logits, config.focal_alpha, present=False).sum((0, 2, 3))
+    class_loss = class_loss + presence_correction(found, config.focal_alpha).sum(-1)
     distance, overlap = box_losses(
         boxes[matches.image, layer, matches.query], targets.boxes[matches.image, matches.target]
     )  # (layers, N) each; sums over none are 0 and still carry a gradient
-    class_loss = focal_loss(logits, one_hot, config.focal_alpha).sum((0, 2, 3))
     return {
         "ce": class_loss / num_boxes,
         "bbox": distance.sum(-1) / num_boxes,
@@ -67,8 +74,8 @@ def denoising_terms(
     groups = config.num_denoising_groups
     valid = targets.valid.repeat(1, groups)[:, None]  # (B, 1, P·T)
     labels = targets.labels.repeat(1, groups)[:, None, :, None].expand(*logits.shape[:3], 1)
-    one_hot = torch.zeros_like(logits).scatter_(-1, labels, 1)
-    class_loss = focal_loss(logits, one_hot, config.focal_alpha).sum(-1)
+    class_loss = focal_loss(logits, config.focal_alpha, present=False).sum(-1)
+    class_loss = class_loss + presence_correction(logits.gather(-1, labels).squeeze(-1), config.focal_alpha)
     distance, overlap = box_losses(boxes, targets.boxes.repeat(1, groups, 1)[:, None].expand_as(boxes))
     return {
         name: (loss * valid).sum((0, 2)) / (groups * num_boxes)

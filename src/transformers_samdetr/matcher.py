@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils import is_scipy_available
@@ -51,11 +52,12 @@ def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDe
     """
     layers, queries = logits.shape[1:3]
     columns = targets.labels[:, None, None].expand(-1, layers, queries, -1)
-    class_cost = focal_terms(logits, config.focal_alpha).gather(-1, columns)
-    candidates, objects = boxes[..., None, :], targets.boxes[:, None, None]
-    box_cost = (candidates - objects).abs().sum(-1)
-    overlap = generalized_iou(center_to_corners(candidates), center_to_corners(objects))
-    return config.class_cost * class_cost + config.bbox_cost * box_cost - config.giou_cost * overlap
+    # the classes of the image's own objects first: nothing is computed for the others
+    cost = config.class_cost * focal_terms(logits.gather(-1, columns), config.focal_alpha)
+    objects = targets.boxes[:, None].to(boxes.dtype)  # (B, 1, T, 4)
+    cost += config.bbox_cost * torch.cdist(boxes, objects, p=1)
+    corners, object_corners = center_to_corners(boxes[..., None, :]), center_to_corners(objects[..., None, :, :])
+    return cost.sub_(generalized_iou(corners, object_corners), alpha=config.giou_cost)
 
 
 def match(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDetrConfig) -> Matches:
@@ -81,15 +83,15 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDetrConfig
     cost = matching_cost(logits, boxes, targets, config)
     # predictions that are not finite make the loss so too, which is where training notices; a match must exist for that
     cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()  # the one transfer to the host
-    pairs: list[list[list[int]]] = [[[], []] for _ in range(layers)]
-    images: list[int] = []
+    matched = [min(count, num_queries) for count in targets.counts]
+    found = np.empty((layers, 2, sum(matched)), dtype=np.int64)
+    start = 0
     for image, count in enumerate(targets.counts):
-        images += [image] * min(count, num_queries)
+        end = start + matched[image]
         for layer in range(layers):
-            query, target = linear_sum_assignment(cost[image, layer, :, :count])
-            pairs[layer][0] += query.tolist()
-            pairs[layer][1] += target.tolist()
+            found[layer, :, start:end] = linear_sum_assignment(cost[image, layer, :, :count])
+        start = end
     device = logits.device
-    found = torch.tensor(pairs, dtype=torch.int64).view(layers, 2, -1).to(device, non_blocking=True)
-    image = torch.tensor(images, dtype=torch.int64).to(device, non_blocking=True)
-    return Matches(image, found[:, 0], found[:, 1])
+    image = torch.from_numpy(np.repeat(np.arange(len(matched)), matched)).to(device, non_blocking=True)
+    query, target = torch.from_numpy(found).to(device, non_blocking=True).unbind(1)
+    return Matches(image, query, target)
