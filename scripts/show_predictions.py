@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     args, _ = parser.parse_known_args()  # quickstart.sh passes on the arguments of training
 
-    _, evaluation, _ = load_detection_data(args.data)
+    evaluation = load_detection_data(args.data).evaluation
     detector = pipeline("object-detection", model=args.model)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for index in range(min(args.count, len(evaluation))):

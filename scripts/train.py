@@ -31,11 +31,12 @@ def main() -> None:
     args = parser.parse_args()
 
     recipe = replace(TINY, **{field.name: getattr(args, field.name) for field in fields(TINY)})
-    train, evaluation, names = load_detection_data(args.data, seed=args.seed)
+    data = load_detection_data(args.data, seed=args.seed)
+    print(data.describe())
     model, processor = load_model_and_processor(
-        args.model, names, args.backbone_weights, args.image_size, seed=args.seed
+        args.model, data.names, args.backbone_weights, args.image_size, seed=args.seed, category_ids=data.category_ids
     )
-    metrics = Trainer(model, processor, train, evaluation, recipe, args.output_dir).train()
+    metrics = Trainer(model, processor, data.train, data.evaluation, recipe, args.output_dir).train()
     print(
         "COCO AP on the evaluation set: " + "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
     )

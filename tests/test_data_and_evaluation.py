@@ -9,7 +9,6 @@ from PIL import Image
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset, crop, flip
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
-from transformers_samdetr.data.read import load_detection_data
 from transformers_samdetr.training import Recipe, Trainer
 
 from .models import tiny_model
@@ -46,25 +45,6 @@ def test_flip_and_crop_keep_boxes_on_their_objects():
             x, y, w, h = annotation["bbox"]
             assert np.asarray(changed)[y : y + h, x : x + w].min() == 255
             assert annotation["area"] == pytest.approx(w * h)
-
-
-def test_a_coco_folder(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "annotations").mkdir()
-    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "a.png")
-    content = {
-        "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
-        "annotations": [{"id": 1, "image_id": 7, "category_id": 90, "bbox": [1, 2, 3, 4]}],
-        "categories": [{"id": 90, "name": "b"}, {"id": 3, "name": "a"}],
-    }
-    for split in ("train", "val"):
-        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    train, _, names = load_detection_data(str(tmp_path))
-    assert names == ["a", "b"]
-    assert train[0]["objects"]["category"] == [1] and train[0]["objects"]["area"] == [12.0]
-    (tmp_path / "annotations" / "instances_val.json").unlink()
-    with pytest.raises(ValueError, match="instances_val.json is missing"):
-        load_detection_data(str(tmp_path))
 
 
 def test_training_saves_a_model_that_loads(scenes, tmp_path):

@@ -1,118 +1,111 @@
-"""Where detection data come from: the digit scenes, a COCO folder, or a `datasets` set, all in one schema."""
+"""Where detection data come from: folders of several layouts, the Hub, sets in memory; all in one schema."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
 
+from .annotated_picture import FolderContent
+from .assemble import Wishes, from_folder, from_sets
+from .box_formats import check_box_format
+from .coco_folder import find_coco_files, read_coco
+from .detection_data import DetectionData
 from .digit_scenes import build_digit_scenes
-from .schema import category_names, detection_features
+from .hub_set import AnySet, ClassNames
+
+Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+TABLES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
-def load_detection_data(source: str, seed: int = 0) -> tuple[Dataset, Dataset, list[str]]:
-    """Training set, evaluation set and class names of a source.
+def load_detection_data(
+    source: Source,
+    *,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    box_format: str | None = None,
+    class_names: ClassNames | None = None,
+    streaming: bool = False,
+    seed: int = 0,
+) -> DetectionData:
+    """Training set, evaluation set and classes of a source.
 
     Args:
-        source: `"digits"`; a folder in COCO's layout (`images/`, `annotations/instances_train.json`, `…_val.json`); a
-            folder of `save_to_disk`; or the name of a set on the Hub with the schema of `detection_features`.
-        seed: chooses the digit scenes.
+        source: `"digits"`, scenes made here; a folder in COCO's layout, or its JSON file; a folder or file of parquet
+            or arrow, or of `save_to_disk`; a name on the Hub; or a set of the `datasets` library.
+        train_split, eval_split: names of splits. Otherwise the usual names are looked for, and without a split for
+            evaluation a fifth of the training split is held out, always the same pictures.
+        columns: where a set of the `datasets` library has what, by the names `image`, `image_id`, `width`, `height`,
+            `bbox`, `category`, `area`, `iscrowd`, `id`, such as `{"bbox": "objects.box"}`. The usual names are found.
+        box_format: one of `BOX_FORMATS` or their aliases. Otherwise that of the layout, or detected on a sample.
+        class_names: by category id, for sets of the `datasets` library that do not name their classes.
+        streaming: reads a set of the Hub or of parquet while it is used, for sets larger than the disk.
+        seed: chooses the digit scenes and the pictures held out.
 
     Returns:
-        Both sets in the schema of `detection_features`. Pictures are decoded when they are read, not before.
+        Sets whose pictures are decoded when they are read, not before. `print(data.describe())` says what was found.
 
     Raises:
-        ValueError: the source lacks a split, a file or a field; the message says which, and what would be right.
+        ValueError: the source lacks a split, a file or a field, or its boxes are in no format or in several; the
+            message says which, and what would be right.
+        TypeError: the source is of none of these types.
     """
-    if source == "digits":
-        return _splits_of(build_digit_scenes(seed=seed), source)
-    folder = Path(source)
-    if (folder / "annotations").is_dir():
-        return _read_coco(folder)
-    if folder.is_dir():
-        return _splits_of(load_from_disk(folder), source)
-    if folder.suffix or source.startswith((".", "/", "~")):
-        raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
-    return _splits_of(load_dataset(source), source)
-
-
-def _splits_of(data: DatasetDict, source: str) -> tuple[Dataset, Dataset, list[str]]:
-    evaluation = next((name for name in ("validation", "val", "test") if name in data), None)
-    if "train" not in data or evaluation is None:
-        raise ValueError(f"{source} has the splits {sorted(data)}; `train` and `validation` are needed.")
-    try:
-        names = category_names(data["train"].features)
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{source} has the columns {list(data['train'].features)}; needed are image, image_id, width, height and "
-            "objects with id, area, bbox, category (class labels)."
-        ) from error
-    features = detection_features(names)
-    train, evaluation_set = (_add_crowd(data[name], features) for name in ("train", evaluation))
-    return train, evaluation_set, names
-
-
-def _add_crowd(data: Dataset, features: Features) -> Dataset:
-    """Sets on the Hub often lack `iscrowd`; without it an object is none."""
-    if "iscrowd" in data.features["objects"]:
-        return data
-
-    def add(objects: dict) -> dict:
-        return {"objects": {**objects, "iscrowd": [0] * len(objects["category"])}}
-
-    columns = [name for name in data.column_names if name not in features]
-    return data.map(add, input_columns="objects", features=features, remove_columns=columns)
-
-
-def _read_coco(folder: Path) -> tuple[Dataset, Dataset, list[str]]:
-    contents = {split: _read_json(folder / "annotations" / f"instances_{split}.json") for split in ("train", "val")}
-    categories = {c["id"]: c["name"] for content in contents.values() for c in content["categories"]}
-    labels = {category_id: label for label, category_id in enumerate(sorted(categories))}
-    names = [categories[category_id] for category_id in sorted(categories)]
-    features = detection_features(names)
-    train, evaluation = (
-        Dataset.from_list(_coco_examples(content, folder / "images", labels), features=features)
-        for content in contents.values()
-    )
-    return train, evaluation, names
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is missing; a COCO folder holds annotations/instances_train.json and instances_val.json."
+    wishes = Wishes(train_split, eval_split, None if box_format is None else check_box_format(box_format), seed)
+    if isinstance(source, (Dataset, IterableDataset)):
+        return from_sets("the given set", {"train": source}, columns, class_names, wishes)
+    if isinstance(source, dict):
+        return from_sets("the given sets", source, columns, class_names, wishes)
+    if not isinstance(source, (str, Path)):
+        raise TypeError(
+            f"source is of type {type(source).__name__}: give a folder, a Hub name, 'digits' or a datasets.Dataset "
+            "(datasets.Dataset.from_generator makes one of anything that yields examples)."
         )
-    content = json.loads(path.read_text())
-    for key in ("images", "annotations", "categories"):
-        if key not in content:
-            raise ValueError(f"{path} has no {key!r}; it holds {sorted(content)}.")
-    return content
-
-
-def _coco_examples(content: dict, images: Path, labels: dict[int, int]) -> list[dict]:
-    """Examples in the order of the file; pictures as paths, category ids as contiguous labels."""
-    objects_of: dict[int, dict[str, list]] = {
-        image["id"]: {"id": [], "area": [], "bbox": [], "category": [], "iscrowd": []} for image in content["images"]
-    }
-    for annotation in content["annotations"]:
-        objects = objects_of.get(annotation["image_id"])
-        if objects is None or annotation["category_id"] not in labels:
+    name, path = str(source), Path(source).expanduser()
+    if name == "digits":
+        scenes = build_digit_scenes(seed=seed)
+        return from_sets(name, scenes, columns, class_names, Wishes(train_split, eval_split, "xywh", seed))
+    if not path.exists() and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
+        raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
+    content = _read_folder(path) if path.exists() else None
+    if content is not None:
+        if streaming or columns or class_names:
             raise ValueError(
-                f"Annotation {annotation.get('id')} in {images.parent} names image {annotation['image_id']}, category "
-                f"{annotation['category_id']}, one of which the file does not list."
+                f"streaming, columns and class_names are for sets of the datasets library; {source} is a folder of "
+                "pictures with annotation files, which have them all."
             )
-        width, height = annotation["bbox"][2:]
-        objects["id"].append(annotation["id"])
-        objects["area"].append(annotation.get("area", width * height))
-        objects["bbox"].append(annotation["bbox"])
-        objects["category"].append(labels[annotation["category_id"]])
-        objects["iscrowd"].append(annotation.get("iscrowd", 0))
-    return [
-        {
-            "image": str(images / image["file_name"]),
-            "image_id": image["id"],
-            "width": image["width"],
-            "height": image["height"],
-            "objects": objects_of[image["id"]],
-        }
-        for image in content["images"]
-    ]
+        return from_folder(name, content, wishes)
+    return from_sets(name, _load_sets(path, name, streaming, wishes), columns, class_names, wishes)
+
+
+def _read_folder(path: Path) -> FolderContent | None:
+    """The content of a folder of pictures with annotation files; None for sets of the `datasets` library."""
+    if path.suffix in TABLES or _is_saved_to_disk(path):
+        return None
+    files = find_coco_files(path)
+    return read_coco(path, files) if files else None
+
+
+def _is_saved_to_disk(path: Path) -> bool:
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+
+
+def _load_sets(path: Path, name: str, streaming: bool, wishes: Wishes) -> Mapping[str, AnySet]:
+    if path.is_file():
+        return load_dataset(TABLES[path.suffix], data_files=str(path), streaming=streaming)
+    if _is_saved_to_disk(path):
+        sets = load_from_disk(path)
+        sets = sets if isinstance(sets, dict) else {"train": sets}
+        return {split: data.to_iterable_dataset() for split, data in sets.items()} if streaming else sets
+    readable = ("*.parquet", "*.arrow", "metadata.jsonl", "metadata.csv", "metadata.parquet")
+    if path.is_dir() and not any(any(path.rglob(pattern)) for pattern in readable):
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
+        raise ValueError(
+            f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, parquet or arrow "
+            "files, metadata.jsonl beside pictures, or a folder of save_to_disk."
+        )
+    source = str(path) if path.is_dir() else name
+    sliced = [split for split in (wishes.train_split, wishes.eval_split) if split and "[" in split]
+    if sliced and not streaming:  # such as train[:90%], which only the loader understands
+        wanted = [split for split in (wishes.train_split, wishes.eval_split) if split]
+        return {split: load_dataset(source, split=split) for split in wanted}
+    return load_dataset(source, streaming=streaming)

@@ -10,7 +10,12 @@ from .efficientnet_lite0 import read_efficientnet_lite0
 
 
 def load_model_and_processor(
-    name: str, class_names: list[str], backbone_weights: str | None, image_size: int | None, seed: int = 0
+    name: str,
+    class_names: list[str],
+    backbone_weights: str | None,
+    image_size: int | None,
+    seed: int = 0,
+    category_ids: list[int] | None = None,
 ) -> tuple[SamDetrForObjectDetection, BaseImageProcessor]:
     """A model with these classes and the image processor that fits it.
 
@@ -21,6 +26,7 @@ def load_model_and_processor(
             None.
         image_size: fixed height and width in pixels, or None for what the model was made for.
         seed: of new weights.
+        category_ids: the data's own id of each label, kept as `model.config.category_ids`.
     """
     set_seed(seed)
     id2label = dict(enumerate(class_names))
@@ -36,6 +42,7 @@ def load_model_and_processor(
     else:
         model = SamDetrForObjectDetection.from_pretrained(name, ignore_mismatched_sizes=True, **classes)
         processor = AutoImageProcessor.from_pretrained(name, **size)
+    model.config.category_ids = list(range(len(class_names))) if category_ids is None else list(category_ids)
     if backbone_weights is not None:
         model.load_backbone_weights(
             read_efficientnet_lite0() if backbone_weights == "efficientnet-lite0" else backbone_weights

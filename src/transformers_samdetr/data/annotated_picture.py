@@ -1,0 +1,166 @@
+"""A picture with its objects as a source has them, and how it becomes an example of the package's one schema."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features
+from PIL import Image, UnidentifiedImageError
+
+from ..pictures import EXIF_ORIENTATION
+from .box_formats import boxes_to_xywh
+
+CHUNK = 1000
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedPicture:
+    """A picture as its source describes it.
+
+    Attributes:
+        image: path of the file, or None where the picture is in a column of a set.
+        image_id: of the source, or None.
+        width, height: in pixels as annotated, or None.
+        boxes: `T` boxes in the source's format.
+        categories: `T` of the source's category ids or names.
+        areas, crowds, ids: `T` each, or None where the source has none.
+    """
+
+    image: str | None
+    image_id: int | str | None
+    width: int | None
+    height: int | None
+    boxes: Sequence[Sequence[float]]
+    categories: Sequence[int | str]
+    areas: Sequence[float] | None = None
+    crowds: Sequence[int] | None = None
+    ids: Sequence[int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What errors call the picture."""
+        return f"image {self.image_id}" + (f" ({self.image})" if self.image else "")
+
+
+@dataclass(frozen=True)
+class FolderContent:
+    """What a folder of pictures and annotations holds.
+
+    Attributes:
+        splits: pictures by split, named as in the folder.
+        categories: class name of each category id, in the order of the labels.
+        box_format: one of `BOX_FORMATS`.
+        notes: what the reader decided by itself.
+    """
+
+    splits: dict[str, list[AnnotatedPicture]]
+    categories: dict[int | str, str]
+    box_format: str
+    notes: list[str]
+
+
+def picture_size(content: str | bytes) -> tuple[int, int]:
+    """Width and height of a displayed picture, its EXIF orientation applied, from the file's header alone.
+
+    Args:
+        content: path or bytes of a file.
+
+    Returns:
+        (0, 0) where the file is none that PIL knows.
+    """
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            sideways = image.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS
+            return image.size[::-1] if sideways else image.size
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        return 0, 0
+
+
+def canonical_example(
+    picture: AnnotatedPicture, image_id: int, labels: Mapping[int | str, int], box_format: str
+) -> dict[str, Any]:
+    """The picture's annotations in the schema of `detection_features`, without the picture itself.
+
+    Args:
+        picture: with width and height.
+        image_id: the integer id that it shall have.
+        labels: label of each category.
+        box_format: of the picture's boxes.
+
+    Raises:
+        ValueError: a category is none of `labels`, or the lists are of different lengths; the message names the image.
+    """
+    count = len(picture.boxes)
+    for name in ("categories", "areas", "crowds", "ids"):
+        values = getattr(picture, name)
+        if values is not None and len(values) != count:
+            raise ValueError(f"{picture.name} has {count} boxes but {len(values)} {name}: give one for each box.")
+    unknown = [category for category in picture.categories if category not in labels]
+    if unknown:
+        known = list(labels)[:20]
+        raise ValueError(f"{picture.name} has the category {unknown[0]!r}, which is none of the set's {known}.")
+    if any(len(box) != 4 for box in picture.boxes):
+        wrong = next(box for box in picture.boxes if len(box) != 4)
+        raise ValueError(f"{picture.name} has the box {list(wrong)}, which is not four numbers.")
+    size = np.array([[picture.width, picture.height]], dtype=np.float64)
+    boxes = boxes_to_xywh(np.array(picture.boxes, dtype=np.float64), box_format, size)
+    areas = boxes[:, 2] * boxes[:, 3]
+    if picture.areas is not None:
+        areas = [own if area is None else area for own, area in zip(areas, picture.areas, strict=True)]
+    return {
+        "image_id": image_id,
+        "width": picture.width,
+        "height": picture.height,
+        "objects": {
+            "id": [0 if i is None else i for i in picture.ids] if picture.ids is not None else list(range(count)),
+            # rounded here, so that streams and tables have the same numbers
+            "area": np.array(areas, dtype=np.float32).tolist(),
+            "bbox": boxes.astype(np.float32).tolist(),
+            "category": [labels[category] for category in picture.categories],
+            "iscrowd": [0] * count if picture.crowds is None else [int(bool(crowd)) for crowd in picture.crowds],
+        },
+    }
+
+
+def to_dataset(examples: Iterable[Mapping[str, Any]], features: Features) -> Dataset:
+    """A set of examples, in memory; pictures given as paths stay paths."""
+    schema, tables, chunk = features.arrow_schema, [], []
+    for example in examples:
+        chunk.append(example)
+        if len(chunk) == CHUNK:
+            tables.append(pa.Table.from_pylist(chunk, schema=schema))
+            chunk = []
+    tables.append(pa.Table.from_pylist(chunk, schema=schema))
+    return Dataset(pa.concat_tables(tables))
+
+
+def content_fingerprint(*splits: Dataset, names: Sequence[str]) -> str:
+    """Changes with any annotation, class name, id or size of a picture, but not with the folder they are in."""
+    digest = hashlib.sha256("\n".join(names).encode())
+    for split in splits:
+        annotations = split.select_columns([name for name in split.column_names if name != "image"])
+        for batch in annotations.with_format("arrow").iter(batch_size=CHUNK):
+            for column in batch.columns:
+                _update(digest, column.combine_chunks())
+        digest.update(b"split")
+    return digest.hexdigest()[:32]
+
+
+def _update(digest, array: pa.Array) -> None:
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if pa.types.is_struct(array.type):
+        for index in range(array.type.num_fields):
+            _update(digest, array.field(index))
+    elif pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        if pa.types.is_list(array.type):
+            digest.update(np.diff(array.offsets.to_numpy()).tobytes())
+        _update(digest, array.flatten())
+    else:
+        digest.update(array.to_numpy(zero_copy_only=False).tobytes())

@@ -1,0 +1,211 @@
+"""Sets of the `datasets` library, whatever their columns: to the package's schema without touching a picture."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Image, IterableDataset, concatenate_datasets
+
+from .annotated_picture import AnnotatedPicture, canonical_example, picture_size, to_dataset
+from .box_formats import FormatGuess, detect_box_format
+from .columns import class_names_of, innermost, leaf_paths, value_at
+from .schema import annotation_features, detection_features
+
+SAMPLE = 300
+"""Pictures on which the box format is detected."""
+AnySet = Dataset | IterableDataset
+ClassNames = Sequence[str] | Mapping[int | str, str]
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Classes of a set: `names` and the set's own `ids`, both in the order of the labels."""
+
+    names: list[str]
+    ids: list[int | str]
+
+    @property
+    def labels(self) -> dict[int | str, int]:
+        """The label of each of the set's ids."""
+        return {category_id: label for label, category_id in enumerate(self.ids)}
+
+
+def read_categories(splits: Sequence[AnySet], path: str, class_names: ClassNames | None, source: str) -> Categories:
+    """The classes of all splits together.
+
+    Args:
+        splits: with the same columns.
+        path: of the column with categories.
+        class_names: names by category id, or a list in the order of ids from 0; needed for a stream whose column has
+            no names.
+        source: named in errors.
+
+    Raises:
+        ValueError: the splits name their classes differently, or a stream does not name them.
+    """
+    if class_names is not None:
+        named = class_names if isinstance(class_names, Mapping) else dict(enumerate(class_names))
+        ids = sorted(named)
+        return Categories([named[i] for i in ids], ids)
+    declared = [class_names_of(leaf_paths(split.features)[path]) for split in splits]
+    if declared[0] is not None:
+        if any(names != declared[0] for names in declared):
+            raise ValueError(f"The splits of {source} name their classes differently: {declared}.")
+        return Categories(declared[0], list(range(len(declared[0]))))
+    if any(isinstance(split, IterableDataset) for split in splits):
+        raise ValueError(
+            f"{source} does not name the classes of {path}, and a stream is not read through to collect them: "
+            "give class_names=[…]."
+        )
+    found: set[int | str] = set()
+    for split in splits:
+        for batch in split.select_columns([path.split(".")[0]]).with_format(None).iter(batch_size=1000):
+            rows = value_at(batch, path) if "." not in path else _nested(batch, path)
+            found.update(category for row in rows for category in row or ())
+    if None in found:
+        raise ValueError(f"{source} has objects without a category in {path}: give each one, or leave the object out.")
+    ids = sorted(found)
+    return Categories([i if isinstance(i, str) else f"class {i}" for i in ids], ids)
+
+
+def _nested(batch: Mapping[str, list], path: str) -> list:
+    top, rest = path.split(".", 1)
+    return [value_at({"row": row}, f"row.{rest}") for row in batch[top]]
+
+
+def read_pictures(data: AnySet, columns: Mapping[str, str]) -> Iterator[AnnotatedPicture]:
+    """The annotated pictures of a set, none of them decoded; one is opened for its size where no column has it."""
+    image = columns["image"]
+    needs_size = not {"width", "height"} <= columns.keys()
+    needed = {path.split(".")[0] for name, path in columns.items() if name != "image" or needs_size}
+    data = data.with_format(None)
+    if needs_size and isinstance(data.features[image], Image):
+        data = data.cast_column(image, Image(decode=False))
+    for example in data.select_columns(sorted(needed)):
+        yield read_picture(example, columns)
+
+
+def read_picture(example: Mapping[str, Any], columns: Mapping[str, str]) -> AnnotatedPicture:
+    """One example, its picture not decoded (a path, or a dict of `path` and `bytes`) or absent."""
+    value = {name: value_at(example, path) for name, path in columns.items() if path.split(".")[0] in example}
+    image = value.pop("image", None)
+    content, name = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
+    if {"width", "height"} <= value.keys():
+        width, height = value["width"], value["height"]
+    else:
+        width, height = picture_size(content if content is not None else name)
+    return AnnotatedPicture(
+        image=name,
+        image_id=value.get("image_id"),
+        width=width,
+        height=height,
+        boxes=value["bbox"] or [],
+        categories=value["category"] or [],
+        areas=value.get("area"),
+        crowds=value.get("iscrowd"),
+        ids=value.get("id") if _integers(value.get("id")) else None,
+    )
+
+
+def _integers(values: Sequence | None) -> bool:
+    return values is not None and all(isinstance(value, int) for value in values)
+
+
+def guess_box_format(data: AnySet, columns: Mapping[str, str], source: str) -> FormatGuess:
+    """The box format of pictures from all over a set, or of the first of a stream.
+
+    Raises:
+        ValueError: it cannot be told; see `detect_box_format`.
+    """
+    if isinstance(data, IterableDataset):
+        sample = data.take(SAMPLE)
+    else:
+        sample = data.select(np.unique(np.linspace(0, len(data) - 1, SAMPLE).astype(int))) if len(data) else data
+    pictures = list(read_pictures(sample, columns))
+    boxes = [box for picture in pictures for box in picture.boxes]
+    sizes = [(picture.width, picture.height) for picture in pictures for _ in picture.boxes]
+    areas = [area for picture in pictures for area in picture.areas or ()]
+    usable = len(areas) == len(boxes) and None not in areas
+    return detect_box_format(
+        np.array(boxes), np.array(sizes), np.array(areas, dtype=np.float64) if usable else None, source
+    )
+
+
+def to_schema(
+    data: AnySet, columns: Mapping[str, str], categories: Categories, box_format: str, first_id: int
+) -> AnySet:
+    """A set in the schema of `detection_features`; pictures are neither decoded nor copied.
+
+    Those of a stream stay as they are stored, `{"path", "bytes"}`, so that what shuffles it holds files, not pixels.
+
+    Args:
+        data: the set.
+        columns: as `find_columns` found them.
+        categories: as `read_categories` found them.
+        box_format: one of `BOX_FORMATS`.
+        first_id: pictures without an integer id are numbered from here on; in a stream, by their content.
+
+    Raises:
+        ValueError: an object's category is none of the classes; the message names the image.
+    """
+    data = data.with_format(None)
+    own_ids = has_integer_ids(data, columns)
+    if isinstance(data, IterableDataset):
+        return _stream_to_schema(data, columns, categories, box_format, own_ids)
+    examples = (
+        canonical_example(picture, picture.image_id if own_ids else first_id + row, categories.labels, box_format)
+        for row, picture in enumerate(read_pictures(data, columns))
+    )
+    indices = None
+    if data._indices is not None:
+        # put beside each other, two sets must have all their rows: a choice of rows is made again afterwards, which
+        # saves a copy of the pictures
+        indices = data._indices.column("indices").to_numpy()
+        rows: list = [_no_example()] * len(data.data)
+        for index, example in zip(indices, examples, strict=True):
+            rows[index] = example
+        data, examples = Dataset(data.data, info=data.info.copy(), split=data.split), rows
+    annotations = to_dataset(examples, annotation_features(categories.names))
+    pictures = data.select_columns([columns["image"]])
+    if columns["image"] != "image":
+        pictures = pictures.rename_column(columns["image"], "image")
+    if pictures.features["image"] != Image():
+        pictures = pictures.cast_column("image", Image())
+    both = concatenate_datasets([pictures, annotations], axis=1)
+    return both if indices is None else both.select(indices)
+
+
+def _no_example() -> dict[str, Any]:
+    objects: dict[str, list] = {"id": [], "area": [], "bbox": [], "category": [], "iscrowd": []}
+    return {"image_id": -1, "width": 0, "height": 0, "objects": objects}
+
+
+def has_integer_ids(data: AnySet, columns: Mapping[str, str]) -> bool:
+    """Whether the set has ids that need no replacement."""
+    return "image_id" in columns and "int" in str(getattr(innermost(data.features[columns["image_id"]]), "dtype", ""))
+
+
+def _stream_to_schema(
+    data: IterableDataset, columns: Mapping[str, str], categories: Categories, box_format: str, own_ids: bool
+) -> IterableDataset:
+    image, labels = columns["image"], categories.labels
+
+    def convert(example: dict) -> dict:
+        picture = read_picture(example, columns)
+        image_id = picture.image_id if own_ids else _id_of(example[image])
+        content = example[image] if isinstance(example[image], dict) else {"path": example[image], "bytes": None}
+        return {"image": content, **canonical_example(picture, image_id, labels, box_format)}
+
+    if isinstance(data.features[image], Image):
+        data = data.cast_column(image, Image(decode=False))
+    features = detection_features(categories.names)
+    features["image"] = Image(decode=False)
+    return data.map(convert, features=features, remove_columns=list(data.features))
+
+
+def _id_of(image: dict | str) -> int:
+    content = image if isinstance(image, str) else image["bytes"] or image["path"]
+    digest = hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
+    return int.from_bytes(digest[:7], "big")

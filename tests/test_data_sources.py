@@ -1,0 +1,306 @@
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from PIL import Image
+
+from transformers_samdetr import SamDetrConfig
+from transformers_samdetr.data.coco_folder import find_coco_files, read_coco_json
+from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.schema import detection_features
+from transformers_samdetr.training.start import load_model_and_processor
+
+from .detection_folders import SIZE, write_coco
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def in_coco_style(folder: Path) -> None:
+    write_coco(folder / "annotations" / "instances_train.json", folder / "images", 4)
+    write_coco(folder / "annotations" / "instances_val.json", folder / "images", 2, first_id=4)
+
+
+def as_coco_itself(folder: Path) -> None:
+    """The same names in both folders of pictures, and files of other tasks, as in COCO's own archives."""
+    write_coco(folder / "annotations" / "instances_train2017.json", folder / "train2017", 4)
+    write_coco(folder / "annotations" / "instances_val2017.json", folder / "val2017", 2, first_id=4)
+    (folder / "annotations" / "captions_val2017.json").write_text('{"info": {}, "images": [], "annotations": []}')
+
+
+def in_roboflow_style(folder: Path) -> None:
+    write_coco(folder / "train" / "_annotations.coco.json", folder / "train", 4)
+    write_coco(folder / "valid" / "_annotations.coco.json", folder / "valid", 2, first_id=4)
+    (folder / "README.roboflow.txt").write_text("exported")
+
+
+def with_split_folders_within_images(folder: Path) -> None:
+    write_coco(folder / "train.json", folder / "images" / "train", 4)
+    write_coco(folder / "val.json", folder / "images" / "val", 2, first_id=4)
+
+
+@pytest.mark.parametrize("layout", [in_coco_style, as_coco_itself, in_roboflow_style, with_split_folders_within_images])
+def test_layouts_of_coco_folders(tmp_path, layout):
+    layout(tmp_path)
+    data = load_detection_data(tmp_path)
+    assert len(data.train) == 4 and len(data.evaluation) == 2 and not data.notes
+    assert data.names == ["cat", "dog"] and data.category_ids == [3, 90] and data.box_format == "xywh"
+    for example in [*data.train, *data.evaluation]:
+        assert example["objects"]["category"] == [example["image_id"] % 2]
+        assert example["objects"]["bbox"] == [[1, 2, 10.5, 4]] and example["objects"]["area"] == [42]
+        assert example["objects"]["id"] == [100 + example["image_id"]] and example["objects"]["iscrowd"] == [0]
+        assert (example["width"], example["height"]) == SIZE == example["image"].size
+    assert data.train.features == detection_features(["cat", "dog"])
+    assert "4 training and 2 evaluation images, 2 classes, boxes xywh" in data.describe()
+    # pictures are paths, not copies
+    stored = data.train.data.column("image").to_pylist()
+    assert all(image["bytes"] is None and Path(image["path"]).is_file() for image in stored)
+
+
+@pytest.mark.parametrize("source", [".", "labels.json"])
+def test_ten_photographs_and_a_json_are_enough(tmp_path, source):
+    write_coco(tmp_path / "labels.json", tmp_path, count=10)
+    data = load_detection_data(tmp_path / source)
+    assert len(data.train) == 8 and len(data.evaluation) == 2
+    assert "2 of 10 images (" in data.describe() and ".png) are held out" in data.describe()
+    again = load_detection_data(tmp_path / source)
+    assert data.evaluation["image_id"] == again.evaluation["image_id"] and data.fingerprint == again.fingerprint
+    assert not set(data.evaluation["image_id"]) & set(data.train["image_id"])
+    others = [load_detection_data(tmp_path, seed=seed).evaluation["image_id"] for seed in range(1, 5)]
+    assert any(list(ids) != list(data.evaluation["image_id"]) for ids in others)
+
+
+def test_names_with_folders_and_sizes_left_out(tmp_path):
+    content = write_coco(tmp_path / "result.json", tmp_path / "images", count=3)
+    for image in content["images"]:
+        image["file_name"] = f"..\\upload\\{image['file_name']}"
+        del image["width"], image["height"]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    example = load_detection_data(tmp_path).train[0]
+    assert (example["width"], example["height"]) == SIZE
+
+
+def change(content: dict, what: str) -> None:
+    if what == "no such image":
+        content["annotations"][0]["image_id"] = 77
+    elif what == "no such category":
+        content["annotations"][1]["category_id"] = 5
+    elif what == "no box":
+        del content["annotations"][0]["bbox"]
+    elif what == "no pictures":
+        content["images"][0]["file_name"] = "lost.png"
+    elif what == "an id twice":
+        content["images"][0]["id"] = content["images"][1]["id"]
+    elif what == "no key":
+        del content["categories"]
+    elif what == "two names":
+        content["categories"][0]["name"] = content["categories"][1]["name"]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("no such image", r"annotation 100 of image 77: the file lists no such image"),
+        ("no such category", r"annotation 101 of image 1 has category_id 5, which is none of the file's \[3, 90\]"),
+        ("no box", r"annotation 100 of image 0 has bbox None: give \[x, y, width, height\]"),
+        ("no pictures", r"1 of the 4 pictures in .*labels.json do not exist, such as lost.png; looked in"),
+        ("an id twice", r"several images with the id 1"),
+        ("no key", r"labels.json has no 'categories'"),
+        ("two names", r"The classes \['cat'\] occur more than once"),
+    ],
+)
+def test_mistakes_in_coco_files_are_named(tmp_path, what, message):
+    content = write_coco(tmp_path / "labels.json", tmp_path)
+    change(content, what)
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_detection_data(tmp_path)
+
+
+def test_folders_that_hold_nothing_readable(tmp_path):
+    with pytest.raises(ValueError, match="holds nothing: none of the layouts"):
+        load_detection_data(tmp_path)
+    with pytest.raises(ValueError, match="no data set at ./nowhere"):
+        load_detection_data("./nowhere")
+    write_coco(tmp_path / "a.json", tmp_path)
+    shutil.copy(tmp_path / "a.json", tmp_path / "b.json")
+    with pytest.raises(ValueError, match="b.json and .*a.json could both be"):
+        load_detection_data(tmp_path)
+    (tmp_path / "b.json").unlink()
+    (tmp_path / "a.json").write_text('{"images": [')
+    with pytest.raises(ValueError, match="a.json is not valid JSON"):
+        load_detection_data(tmp_path)
+    with pytest.raises(TypeError, match="source is of type list"):
+        load_detection_data([1, 2])
+
+
+def test_splits_can_be_chosen(tmp_path):
+    in_roboflow_style(tmp_path)
+    data = load_detection_data(tmp_path, train_split="valid", eval_split="train")
+    assert len(data.train) == 2 and len(data.evaluation) == 4
+    with pytest.raises(ValueError, match="no split 'test' for eval_split; it has train, valid"):
+        load_detection_data(tmp_path, eval_split="test")
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    in_coco_style(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    first = load_detection_data(tmp_path / "a").fingerprint
+    assert load_detection_data(tmp_path / "b").fingerprint == first
+    path = tmp_path / "b" / "annotations" / "instances_train.json"
+    content = read_coco_json(path)
+    content["annotations"][3]["bbox"][0] += 0.5
+    path.write_text(json.dumps(content))
+    moved = load_detection_data(tmp_path / "b").fingerprint
+    content["images"].pop()
+    content["annotations"].pop()
+    path.write_text(json.dumps(content))
+    shorter = load_detection_data(tmp_path / "b").fingerprint
+    assert len({first, moved, shorter}) == 3
+
+
+# sets of the datasets library
+
+
+def hub_rows(count: int = 30, box_format: str = "xyxy") -> list[dict]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(count):
+        corners = np.sort(rng.uniform(0, 1, (2, 2)) * SIZE, axis=0)  # x1 y1, x2 y2
+        corners[1] = np.minimum(corners[1] + 3, SIZE)
+        box = corners.ravel() if box_format == "xyxy" else np.concatenate([corners[0], corners[1] - corners[0]])
+        image = Image.fromarray(rng.integers(0, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8))
+        rows.append({"image": image, "image_id": 100 + index, "corners": corners.ravel(), "box": box.tolist()})
+    return rows
+
+
+def hub_set(form: str) -> Dataset:
+    """A set as there are some on the Hub, of the columns' names and nesting `form`."""
+    rows = hub_rows()
+    label, images = ClassLabel(names=["cat", "dog"]), datasets.Image()
+    boxes = List(List(Value("float32"), length=4))
+    if form == "struct of lists":
+        features = {"image_id": Value("int64"), "image": images, "objects": {"bbox": boxes, "category": List(label)}}
+        made = [{**row, "objects": {"bbox": [row["box"]], "category": [1]}} for row in rows]
+    elif form == "list of structs":
+        objects = List({"box": List(Value("float32")), "label": Value("string")})
+        features = {"img": images, "objects": objects}
+        made = [{"img": row["image"], "objects": [{"box": row["box"], "label": "dog"}]} for row in rows]
+        made.append({"img": rows[0]["image"], "objects": [{"box": rows[0]["box"], "label": "cat"}]})
+    else:
+        features = {"id": Value("int64"), "picture": images, "bboxes": boxes, "labels": List(Value("int32"))}
+        made = [{"id": row["image_id"], "picture": row["image"], "bboxes": [row["box"]], "labels": [7]} for row in rows]
+    return Dataset.from_list([{key: row[key] for key in features} for row in made], features=Features(features))
+
+
+@pytest.mark.parametrize(
+    ("form", "names", "ids", "label"),
+    [
+        ("struct of lists", ["cat", "dog"], [0, 1], 1),
+        ("list of structs", ["cat", "dog"], [0, 1], 1),
+        ("top level", ["class 7"], [7], 0),
+    ],
+)
+def test_columns_and_box_format_are_found(form, names, ids, label):
+    data = load_detection_data(DatasetDict(train=hub_set(form), validation=hub_set(form)))
+    assert data.names == names and data.category_ids == ids and data.box_format == "xyxy"
+    assert "box format xyxy, detected on" in data.describe()
+    for example, row in zip(data.train, hub_rows(), strict=False):
+        x1, y1, x2, y2 = row["corners"]
+        np.testing.assert_allclose(example["objects"]["bbox"][0], [x1, y1, x2 - x1, y2 - y1], atol=1e-4)
+        assert example["objects"]["category"] == [label] and (example["width"], example["height"]) == SIZE
+        assert np.array_equal(np.asarray(example["image"]), np.asarray(row["image"]))
+    if form != "list of structs":
+        assert list(data.train["image_id"]) == [row["image_id"] for row in hub_rows()]
+    else:
+        assert not set(data.train["image_id"]) & set(data.evaluation["image_id"])
+
+
+def test_columns_and_format_can_be_declared():
+    data = hub_set("top level").rename_columns({"bboxes": "a", "labels": "b"})
+    with pytest.raises(ValueError, match="no column that looks like bbox or category. It has id, picture, a, b"):
+        load_detection_data(data)
+    columns = {"bbox": "a", "category": "b"}
+    loaded = load_detection_data(data, columns=columns, box_format="pascal_voc", class_names={7: "dog", 9: "cat"})
+    assert loaded.names == ["dog", "cat"] and loaded.category_ids == [7, 9] and "detected" not in loaded.describe()
+    with pytest.raises(ValueError, match="no column 'objects' for bbox"):
+        load_detection_data(data, columns={"bbox": "objects"})
+    with pytest.raises(ValueError, match="columns has 'boxes', which is none of image, "):
+        load_detection_data(data, columns={"boxes": "a"})
+    with pytest.raises(ValueError, match=r"image 10[0-9].* has the category 7, which is none of the set's \[0, 1\]"):
+        load_detection_data(data, columns=columns, class_names=["cat", "dog"])
+
+
+def test_pictures_of_a_chosen_set_are_not_copied(tmp_path):
+    hub_set("top level").save_to_disk(tmp_path / "set")
+    data = load_detection_data(tmp_path / "set")
+    assert len(data.train) == 24 and len(data.evaluation) == 6 and "6 of 30 images are held out" in data.describe()
+    stored = datasets.load_from_disk(tmp_path / "set").shuffle(seed=3).filter(lambda row: row["id"] % 2 == 0)
+    chosen = load_detection_data(DatasetDict(train=stored, test=stored))
+    assert list(chosen.train["image_id"]) == list(stored["id"])
+    row = {row["image_id"]: row for row in hub_rows()}[chosen.train[2]["image_id"]]
+    assert np.array_equal(np.asarray(chosen.train[2]["image"]), np.asarray(row["image"]))
+    np.testing.assert_allclose(chosen.train[2]["objects"]["bbox"][0][:2], row["corners"][:2], atol=1e-4)
+    # the pictures are still those of the file, mapped into memory
+    column = chosen.train.data.column("image").chunk(0).field("bytes").buffers()[2]
+    original = datasets.load_from_disk(tmp_path / "set").data.column("picture").chunk(0).field("bytes").buffers()[2]
+    assert column.size == original.size and not column.is_mutable
+    assert any(str(tmp_path) in file["filename"] for file in chosen.train.cache_files)
+
+
+def test_parquet_and_streams(tmp_path):
+    data = hub_set("struct of lists")
+    data.to_parquet(tmp_path / "train.parquet")
+    data.select(range(5)).to_parquet(tmp_path / "validation.parquet")
+    loaded = load_detection_data(tmp_path)
+    stream = load_detection_data(tmp_path, streaming=True)
+    assert len(loaded.train) == 30 and len(loaded.evaluation) == 5
+    assert "a stream of training and a stream of evaluation images" in stream.describe()
+    stored = loaded.train.cast_column("image", datasets.Image(decode=False))
+    assert list(stream.train) == list(stored)
+    assert stream.train.features["objects"] == loaded.train.features["objects"]
+    with pytest.raises(ValueError, match="none can be held out of a stream"):
+        load_detection_data(tmp_path / "train.parquet", streaming=True)
+    with pytest.raises(ValueError, match=r"a stream is not read through to collect them: give class_names="):
+        sets = {name: hub_set("top level").to_iterable_dataset() for name in ("train", "test")}
+        load_detection_data(sets)
+
+
+def test_the_category_map_is_saved_with_the_model(tmp_path):
+    in_coco_style(tmp_path / "data")
+    data = load_detection_data(tmp_path / "data")
+    model, _ = load_model_and_processor(
+        "sam-detr-tiny", data.names, None, image_size=64, category_ids=data.category_ids
+    )
+    model.config.save_pretrained(tmp_path / "model")
+    config = SamDetrConfig.from_pretrained(tmp_path / "model")
+    assert [config.category_ids[label] for label in range(2)] == [3, 90] and config.id2label == {0: "cat", 1: "dog"}
+
+
+@pytest.mark.parametrize(("name", "train", "evaluation"), [("bccd", 292, 72), ("cards", 296, 67)])
+def test_real_photographs(name, train, evaluation):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{SHARED / name}, a set of real photographs, is not here")
+    data = load_detection_data(SHARED / name)
+    assert (len(data.train), len(data.evaluation)) == (train, evaluation)
+    assert data.train[0]["image"].size == (data.train[0]["width"], data.train[0]["height"])
+
+
+def test_cocos_own_ids():
+    folder = SHARED / "coco_cc_448"
+    if not folder.is_dir():
+        pytest.skip(f"{folder}, a sample of COCO, is not here")
+    data = load_detection_data(folder)
+    content = read_coco_json(find_coco_files(folder)["val"])
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    assert data.category_ids == sorted(names) and len(names) == 80 and max(names) == 90
+    assert [names[i] for i in data.category_ids] == data.names
+    by_id = {annotation["id"]: annotation for annotation in content["annotations"]}
+    for example in data.evaluation.remove_columns("image"):
+        objects = example["objects"]
+        for identity, label, crowd in zip(objects["id"], objects["category"], objects["iscrowd"], strict=True):
+            assert data.category_ids[label] == by_id[identity]["category_id"]
+            assert crowd == by_id[identity]["iscrowd"]
