@@ -14,6 +14,8 @@ from PIL import Image
 
 import transformers_samdetr
 from transformers_samdetr import SamDetrImageProcessor
+from transformers_samdetr.data.batch import DetectionDataset
+from transformers_samdetr.data.read import load_detection_data
 from transformers_samdetr.evaluation import CocoEvaluator, detector, evaluate_detector
 from transformers_samdetr.evaluation.errors import ERROR_KINDS
 from transformers_samdetr.evaluation.report import result_figures, write_report
@@ -21,8 +23,9 @@ from transformers_samdetr.evaluation.run import evaluate_saved_model
 from transformers_samdetr.evaluation.tables import result_json, result_tables
 from transformers_samdetr.evaluation.worst_pictures import WorstPictures
 
+from .coco_by_hand import coco_by_hand, scattered
 from .models import tiny_model
-from .test_coco_evaluator import random_set
+from .test_coco_evaluator import COCO_SAMPLE, assert_equal_to_the_last_bit, random_set, through_corners
 
 REPOSITORY = Path(__file__).parents[1]
 NAMES = ["cat", "dog", "<b>$x$</b>", "_hidden", "[red]"]
@@ -226,3 +229,44 @@ def test_the_script_on_several_processes(model, processor, tmp_path, processes):
     assert done.stdout.count("VOC AP50") == 2 and "Written: out/metrics.json and page.html" in done.stdout
     alone, together = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "out"))
     assert {**together, "model": 0, "data": 0} == {**alone, "model": 0, "data": 0}
+
+
+class Replay(torch.nn.Module):
+    """In place of a model and its image processor: gives the detections it was made with, batch by batch."""
+
+    def __init__(self, results: list[dict]):
+        super().__init__()
+        self.device = torch.nn.Parameter(torch.zeros(1))
+        self.results = iter(results)
+
+    def __call__(self, images=None, return_tensors=None, count=None):
+        return {"count": torch.tensor(len(images))} if count is None else count.item()
+
+    def post_process_object_detection(self, count, threshold, target_sizes, top_k):
+        assert len(target_sizes) == count and threshold == 0 and top_k == 100
+        return [next(self.results) for _ in range(count)]
+
+
+def test_a_folder_of_real_images_equals_cocoeval_on_its_json():
+    folder = COCO_SAMPLE.parents[1]
+    if not COCO_SAMPLE.is_file():
+        pytest.skip(f"no sample of COCO at {folder}")
+    truth = json.loads(COCO_SAMPLE.read_text())
+    category_ids = sorted(category["id"] for category in truth["categories"])
+    image_ids = [image["id"] for image in truth["images"]]
+    detections = through_corners(scattered(truth["annotations"], image_ids, category_ids, 3, size=448))
+    results = []
+    for image_id in image_ids:
+        mine = [detection for detection in detections if detection["image_id"] == image_id]
+        results.append(
+            {
+                "scores": torch.tensor([detection["score"] for detection in mine], dtype=torch.float64),
+                "labels": torch.tensor([category_ids.index(detection["category_id"]) for detection in mine]).long(),
+                "boxes": torch.tensor([detection["corners"] for detection in mine], dtype=torch.float64).reshape(-1, 4),
+            }
+        )
+    _, evaluation, names = load_detection_data(str(folder))
+    replay = Replay(results)
+    evaluator = evaluate_detector(replay, replay, DetectionDataset(evaluation), names, batch_size=3)
+    assert len(evaluator) == len(image_ids)
+    assert_equal_to_the_last_bit(evaluator, coco_by_hand(truth, detections))

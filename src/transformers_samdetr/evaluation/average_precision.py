@@ -76,13 +76,14 @@ def accumulate(areas: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
     Args:
         areas: for each area range scores `(N,)`, whether matched `(T, N)` and ignored `(T, N)`, and whether each object
-            is ignored `(G,)`.
+            is ignored `(G,)`. Fewer area ranges or IoU thresholds than COCO's are its first.
     """
     evaluation = COCOeval(iouType="bbox")
     parameters = copy.deepcopy(COCO_PARAMS)
     parameters.imgIds, parameters.catIds = [0], [0]
     parameters.maxDets = [max(1, *(len(scores) for scores, *_ in areas))]
     parameters.areaRng = parameters.areaRng[: len(areas)]
+    parameters.iouThrs = parameters.iouThrs[: len(areas[0][1])]
     evaluation.params = evaluation._paramsEval = parameters
     keys = ("dtScores", "dtMatches", "dtIgnore", "gtIgnore")
     evaluation.evalImgs = [dict(zip(keys, area, strict=True)) for area in areas]
@@ -152,8 +153,7 @@ def _mean_ap50(found: np.ndarray, truth: np.ndarray, present: np.ndarray, num_cl
     values = np.zeros(num_classes)
     for label, (of_class, objects) in enumerate(by_class(found, truth, num_classes)):
         right, ignored = of_class["error"] == ErrorKinds.CORRECT, of_class["error"] == ErrorKinds.IGNORED
-        rows = [np.tile(row, (len(IOU_THRESHOLDS), 1)) for row in (right, ignored)]
-        curves = accumulate([(of_class["score"], *rows, objects["ignored"][:, 0])])
+        curves = accumulate([(of_class["score"], right[None], ignored[None], objects["ignored"][:, 0])])
         # a class of which every object was missed has no one right: 0, not absent
         values[label] = max(0.0, curves["precision"][0, :, 0, 0, 0].mean())
     return float(values[present].mean())

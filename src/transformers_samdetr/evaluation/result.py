@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,8 +22,6 @@ class EvaluationResult:
         num_images: images that were counted.
         num_objects: `(K,)`, without crowd regions.
         coco: average precision as fractions.
-        error_counts: number of errors by kind, of all detections that COCO counts.
-        error_gains: rise of AP50, as a fraction, if a kind alone were repaired.
         worst: pictures by kind of error.
         found, truth: `DETECTION` and `OBJECT` of all images.
     """
@@ -32,8 +31,6 @@ class EvaluationResult:
     num_images: int
     num_objects: np.ndarray
     coco: AveragePrecision
-    error_counts: dict[ErrorKinds, int]
-    error_gains: dict[ErrorKinds, float]
     worst: WorstPictures
     found: np.ndarray
     truth: np.ndarray
@@ -49,20 +46,27 @@ class EvaluationResult:
         worst: WorstPictures,
     ) -> "EvaluationResult":
         """Computes the numbers of the matches of all images."""
-        counts = {kind: int(np.count_nonzero(found["error"] == kind)) for kind in ERROR_KINDS}
-        counts[ErrorKinds.MISSED] = int(np.count_nonzero(truth["missed"]))
         return cls(
             list(names),
             max_detections,
             num_images,
             np.bincount(truth["label"][~truth["ignored"][:, 0]], minlength=len(names)),
             average_precision(found, truth, len(names), max_detections),
-            counts,
-            gain_of_repairs(found, truth, len(names)),
             worst,
             found,
             truth,
         )
+
+    @cached_property
+    def error_counts(self) -> dict[ErrorKinds, int]:
+        """Number of errors by kind, of all detections that COCO counts, and of missed objects."""
+        counts = {kind: int(np.count_nonzero(self.found["error"] == kind)) for kind in ERROR_KINDS}
+        return counts | {ErrorKinds.MISSED: int(np.count_nonzero(self.truth["missed"]))}
+
+    @cached_property
+    def error_gains(self) -> dict[ErrorKinds, float]:
+        """Rise of AP50, as a fraction, if a kind alone were repaired; computed when it is asked for."""
+        return gain_of_repairs(self.found, self.truth, len(self.names))
 
     def metrics(self) -> dict[str, float]:
         """COCO's twelve numbers, VOC's AP50 and each class's AP (`AP/name`), in percent; -1 for what is not there."""

@@ -52,6 +52,8 @@ class WorstPictures:
         objects: Objects,
     ) -> None:
         """Considers an image; see `Picture` for the arguments."""
+        if self.count == 0:
+            return
         for kind in ERROR_KINDS:
             if kind == ErrorKinds.MISSED:
                 cost = float(np.count_nonzero(truth["missed"]))
