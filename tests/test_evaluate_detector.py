@@ -265,8 +265,8 @@ def test_a_folder_of_real_images_equals_cocoeval_on_its_json():
                 "boxes": torch.tensor([detection["corners"] for detection in mine], dtype=torch.float64).reshape(-1, 4),
             }
         )
-    _, evaluation, names = load_detection_data(str(folder))
+    data = load_detection_data(str(folder))
     replay = Replay(results)
-    evaluator = evaluate_detector(replay, replay, DetectionDataset(evaluation), names, batch_size=3)
+    evaluator = evaluate_detector(replay, replay, DetectionDataset(data.evaluation), data.names, batch_size=3)
     assert len(evaluator) == len(image_ids)
     assert_equal_to_the_last_bit(evaluator, coco_by_hand(truth, detections))

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -24,6 +24,9 @@ def evaluate_saved_model(
     data: str,
     output_dir: str | Path,
     report: str | Path | None = None,
+    eval_split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    box_format: str | None = None,
     batch_size: int = 1,
     workers: int = 0,
     image_size: int | None = None,
@@ -38,7 +41,7 @@ def evaluate_saved_model(
 
     Args:
         model: folder or Hub name.
-        data: as in `load_detection_data`; its evaluation set is used.
+        data, eval_split, columns, box_format: as in `load_detection_data`; its evaluation set is used.
         output_dir: created if need be.
         report: path of an HTML page with all of it, or None.
         batch_size: pictures that go through the model together, on each process.
@@ -59,22 +62,23 @@ def evaluate_saved_model(
     if report is not None:
         Path(report).parent.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():  # so that one process fills the caches of the others
-        _, evaluation_set, names = load_detection_data(data)
+        source = load_detection_data(data, eval_split=eval_split, columns=columns, box_format=box_format)
         size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
         processor = AutoImageProcessor.from_pretrained(model, **size)
         detector = AutoModelForObjectDetection.from_pretrained(model)
-    dataset = DetectionDataset(evaluation_set)
+    accelerator.print(source.describe())
+    dataset = DetectionDataset(source.evaluation)
     hidden = not accelerator.is_local_main_process or not sys.stderr.isatty()
     evaluator = evaluate_detector(
         accelerator.prepare_model(detector, evaluation_mode=True),
         processor,
         dataset,
-        names,
+        source.names,
         batch_size=batch_size,
         workers=workers,
         max_detections=max_detections,
         worst=worst if report is not None else 0,
-        set_labels=set_labels_of(detector.config.id2label, names),
+        set_labels=set_labels_of(detector.config.id2label, source.names),
         progress=lambda loader: tqdm(loader, desc="Evaluating", disable=hidden),
     )
     result = evaluator.result()
