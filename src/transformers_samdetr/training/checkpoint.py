@@ -93,20 +93,18 @@ def commit_checkpoint(partial: Path) -> Path:
     return final
 
 
-def write_error(partial: Path, error: Exception) -> CheckpointError:
-    """What to raise for an error while files were written into `partial`, which is removed to free its space.
+def write_error(partial: Path, error: Exception, file: Path | None = None) -> CheckpointError:
+    """What to raise for an error that came while files were written into `partial`.
 
-    Errors of PyTorch's and safetensors' writers do not say which file it was: then it was the newest.
+    PyTorch's writer does not say which file it was: if the caller does not know either, it was the newest.
     """
-    name = getattr(error, "filename", None)
+    name = file or getattr(error, "filename", None)
     if name is None and partial.is_dir():
         written = [path for path in partial.rglob("*") if path.is_file()]
         name = max(written, key=lambda path: path.stat().st_mtime_ns, default=partial)
-    if partial.name.startswith(PARTIAL):
-        shutil.rmtree(partial, ignore_errors=True)
     folder = partial.parent if partial.name.startswith(PARTIAL) else partial
-    good = [path for path in list_checkpoints(folder) if not _first_fault(path)]
-    left = f"The last good checkpoint is {good[0]}" if good else "There is no earlier checkpoint"
+    good = next((path for path in list_checkpoints(folder) if not _first_fault(path)), None)
+    left = f"The last good checkpoint is {good}" if good else "There is no earlier checkpoint"
     return CheckpointError(
         f"A checkpoint could not be written. {name or partial}: {error}. {left}. Make room or give another folder, "
         "then resume."

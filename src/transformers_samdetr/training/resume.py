@@ -1,0 +1,251 @@
+"""What a checkpoint of a run holds, and how a run goes on from it as if it had never stopped."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from accelerate.utils import load as load_tensors
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from .checkpoint import (
+    CheckpointError,
+    begin_checkpoint,
+    checkpoint_path,
+    commit_checkpoint,
+    delete_old_checkpoints,
+    latest_checkpoint,
+    list_checkpoints,
+    step_of,
+    verify_checkpoint,
+    write_error,
+)
+from .run_state import Progress, differences, versions
+
+RUN_STATE = "run.json"
+"""File of a checkpoint with the progress, the identity of the run, and versions."""
+WEIGHTS = "model.safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+class ResumeRefused(ValueError):
+    """The checkpoint is of another run; the message lists the differences."""
+
+
+class RunCheckpoints:
+    """Saves a run and resumes it; every method is collective, and an error of one process is raised by all.
+
+    A checkpoint holds what Accelerate saves (model, optimizer, scaler, objects that were registered for
+    checkpointing such as EMA and schedule, random numbers of every process), and `run.json`. The model is in the form
+    of `from_pretrained`, unless FSDP or DeepSpeed shard it. Nothing in it is loaded by pickle without `weights_only`.
+
+    Args:
+        accelerator: model and optimizer are prepared.
+        folder: of the checkpoints; on machines of one run it must be the same folder.
+        identity: what must not change between start and resume, JSON values; dicts may be nested.
+        keep: so many of the newest checkpoints are kept, and the best one.
+        export: saves what belongs beside the model, such as the image processor, into the folder it is given.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: str | Path,
+        identity: Mapping[str, Any],
+        keep: int = 2,
+        export: Callable[[Path], object] = lambda folder: None,
+    ):
+        if keep < 1:
+            raise ValueError(f"keep={keep} is not possible: at least 1 checkpoint must be kept.")
+        self.accelerator = accelerator
+        self.folder = Path(folder)
+        self.identity = json.loads(json.dumps(identity))
+        self.keep = keep
+        self.export = export
+        self._saved_step: int | None = None
+        accelerator.register_save_state_pre_hook(self._save_model)
+        accelerator.register_load_state_pre_hook(self._load_model)
+
+    def save(self, progress: Progress) -> Path:
+        """Writes the checkpoint of `progress.step`, then deletes the oldest; does nothing if it is written already.
+
+        Raises:
+            CheckpointError: it could not be written; the message names the file. The older ones are untouched.
+        """
+        if progress.step == self._saved_step:
+            return checkpoint_path(self.folder, progress.step)
+        partial = Path(self._main(lambda: str(begin_checkpoint(self.folder, progress.step))))
+        try:
+            self._all(lambda: self._write(partial))
+            checkpoint = Path(self._main(lambda: str(self._finish(partial, progress))))
+        except CheckpointError:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)  # gives its space back
+            raise
+        self._saved_step = progress.step
+        return checkpoint
+
+    def resume(self, source: str | Path) -> Progress | None:
+        """Restores the run from a checkpoint, and removes torn ones that are newer.
+
+        Args:
+            source: a checkpoint's folder, or `"auto"` for the newest good one of this run's.
+
+        Returns:
+            Where the run stands, or None if `source` is `"auto"` and nothing was saved yet.
+
+        Raises:
+            CheckpointError: the checkpoint is torn or edited; the message names the file.
+            ResumeRefused: it is of another run, or not the newest of this one.
+        """
+        found = self._main(lambda: self._find(str(source)))
+        if found is None:
+            return None
+        checkpoint, state = Path(found[0]), found[1]
+        self._all(lambda: self._load(checkpoint, state["num_processes"]))
+        self._saved_step = step_of(checkpoint)
+        return Progress(**state["progress"])
+
+    def refuse_to_overwrite(self) -> None:
+        """For a run that starts anew.
+
+        Raises:
+            ResumeRefused: the folder holds checkpoints, which the new run would mix with its own.
+        """
+        newest = self._main(lambda: [str(path) for path in list_checkpoints(self.folder)[:1]])
+        if newest:
+            raise ResumeRefused(f"{newest[0]} is of an earlier run: resume it ('auto'), or give another output_dir.")
+
+    def _write(self, partial: Path) -> None:
+        try:
+            self.accelerator.save_state(str(partial))
+            if self.accelerator.is_main_process:
+                self.export(partial)
+        except CheckpointError:
+            raise
+        except Exception as error:  # a writer's errors share no class of their own; all are raised again
+            raise write_error(partial, error) from error
+
+    def _finish(self, partial: Path, progress: Progress) -> Path:
+        for rank in range(self.accelerator.num_processes):
+            if not _random_states(partial, rank).is_file():
+                raise CheckpointError(
+                    f"{_random_states(partial, rank)}, which process {rank} wrote, is not there for process 0: "
+                    f"{self.folder} must be on a file system that all machines of the run share."
+                )
+        state = {
+            "progress": asdict(progress),
+            "identity": self.identity,
+            "num_processes": self.accelerator.num_processes,
+            "versions": versions(),
+        }
+        try:
+            (partial / RUN_STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise write_error(partial, error) from error
+        final = commit_checkpoint(partial)
+        delete_old_checkpoints(self.folder, self.keep, progress.best_step)
+        return final
+
+    def _find(self, source: str) -> tuple[str, dict] | None:
+        """The checkpoint to resume from and its `run.json`."""
+        if source == "auto":
+            checkpoint = latest_checkpoint(self.folder)
+            if checkpoint is None:
+                return None
+        else:
+            checkpoint = Path(source)
+            verify_checkpoint(checkpoint)
+        state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
+        changes = differences(state["identity"], self.identity)
+        if changes:
+            raise ResumeRefused(
+                f"{checkpoint} is of another run. It differs from what was asked for now:\n  "
+                + "\n  ".join(changes)
+                + "\nGive the same again, or start a new run with another output_dir."
+            )
+        for change in differences(state["versions"], versions()):
+            logger.warning("Resumed with other software, so that numbers may differ a little: %s", change)
+        if state["num_processes"] != self.accelerator.num_processes:
+            logger.warning(
+                "Resumed on %d instead of %d processes: the order of the pictures stays, the random numbers of dropout "
+                "and denoising do not.",
+                self.accelerator.num_processes,
+                state["num_processes"],
+            )
+        self._clear_newer(checkpoint)
+        return str(checkpoint), state
+
+    def _clear_newer(self, checkpoint: Path) -> None:
+        """Torn checkpoints would otherwise count among the newest that are kept."""
+        newer = [path for path in list_checkpoints(self.folder) if step_of(path) > step_of(checkpoint)]
+        for path in newer:
+            try:
+                verify_checkpoint(path)
+            except CheckpointError:
+                logger.warning("%s is removed, being torn.", path)
+                shutil.rmtree(path)
+            else:
+                raise ResumeRefused(
+                    f"{path} is newer than {checkpoint}: resume from it (or with 'auto'), or give another output_dir "
+                    "to start a second run from the older one."
+                )
+
+    def _save_model(self, models: list[torch.nn.Module], weights: list[dict], folder: str) -> None:
+        # Accelerate's own file would carry DDP's prefix, and fit neither from_pretrained nor another launch
+        if not weights:  # sharded: Accelerate has saved them
+            return
+        weights.clear()
+        if self.accelerator.is_main_process:
+            model, file = self.accelerator.unwrap_model(models[0]), Path(folder) / WEIGHTS
+            model.config.save_pretrained(folder)
+            try:
+                save_model(model, file, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise write_error(Path(folder), error, file) from error
+
+    def _load_model(self, models: list[torch.nn.Module], folder: str) -> None:
+        if models:
+            load_model(self.accelerator.unwrap_model(models.pop()), Path(folder) / WEIGHTS)
+
+    def _load(self, checkpoint: Path, num_processes: int) -> None:
+        try:
+            self.accelerator.load_state(str(checkpoint))
+        except Exception as error:  # verified and of this run, and still it does not fit: say which one
+            raise CheckpointError(f"{checkpoint} could not be loaded. {type(error).__name__}: {error}") from error
+        if num_processes == self.accelerator.num_processes:
+            # Accelerate passes over random numbers that it cannot load
+            path = _random_states(checkpoint, self.accelerator.process_index)
+            if not torch.equal(load_tensors(path)["torch_manual_seed"], torch.get_rng_state()):
+                raise CheckpointError(f"{path}: the random numbers could not be restored.")
+
+    def _main(self, action: Callable[[], Any]) -> Any:
+        """What the action returns on the main process."""
+        return self._all(lambda: action() if self.accelerator.is_main_process else None)
+
+    def _all(self, action: Callable[[], Any]) -> Any:
+        """What the action returns on the main process; an error on any is raised by all, lest the others wait."""
+        error = value = None
+        try:
+            value = action()
+        except Exception as raised:  # whatever it is: raised again below, on every process
+            error = raised
+        outcomes = gather_object([(error and f"{type(error).__name__}: {error}", value)])
+        if error is not None:
+            raise error
+        for rank, (message, _) in enumerate(outcomes):
+            if message:
+                raise CheckpointError(f"On process {rank}: {message}")
+        return outcomes[0][1]
+
+
+def _random_states(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / f"random_states_{rank}.pkl"

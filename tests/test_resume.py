@@ -1,0 +1,185 @@
+"""A run goes on from its checkpoint as if it had never stopped, or says why not."""
+
+import json
+import resource
+import signal
+import threading
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import load_file
+
+from transformers_samdetr import SamDetrForObjectDetection
+from transformers_samdetr.training.checkpoint import CheckpointError, latest_checkpoint, list_checkpoints
+from transformers_samdetr.training.interruption import StopRequest
+from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
+from transformers_samdetr.training.run_state import Progress, drop_log_lines
+
+from .models import targets, tiny_model
+
+SMALL_BACKBONE = {"model_type": "timm_backbone", "backbone": "test_resnet", "out_indices": [4]}
+IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": "a1b2"}
+
+
+class Run:
+    """A model, its optimizer and schedule, and steps on random pictures: what RunCheckpoints has to restore."""
+
+    def __init__(self, folder, identity=IDENTITY, keep=2, seed=0):
+        self.accelerator = Accelerator(cpu=True)
+        set_seed(seed)
+        model = tiny_model(seed=seed, num_denoising_groups=2, backbone_config=SMALL_BACKBONE).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer.optimizer, lambda step: 0.9**step)
+        self.accelerator.register_for_checkpointing(self.schedule)
+        self.checkpoints = RunCheckpoints(self.accelerator, folder, identity, keep)
+        self.progress = Progress()
+
+    def step(self, count=1):
+        for _ in range(count):
+            loss = self.model(pixel_values=torch.randn(2, 3, 64, 64), labels=targets(2, 1)).loss
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+            self.progress.step += 1
+        return self
+
+    def save(self):
+        return self.checkpoints.save(self.progress)
+
+    def state(self):
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_resumed_run_goes_on_bit_equal(tmp_path):
+    run = Run(tmp_path).step(2)
+    run.progress.totals, run.progress.best = {"loss": 0.1 + 0.2}, 12.5
+    checkpoint = run.save()
+    other = Run(tmp_path, seed=1)  # other weights, other random numbers
+    assert other.checkpoints.resume("auto") == run.progress
+    assert same(run.state(), other.state())
+    after = run.step(2).state()
+    # random pictures and denoising noise come from the generator that a second model has just used: load again
+    other.progress = other.checkpoints.resume(checkpoint)
+    assert same(after, other.step(2).state()) and other.progress.step == 4
+    assert other.schedule.get_last_lr() == run.schedule.get_last_lr()
+
+
+def test_what_a_checkpoint_holds(tmp_path):
+    checkpoint = Run(tmp_path).step().save()
+    names = {path.name for path in checkpoint.iterdir()}
+    assert names >= {"model.safetensors", "config.json", "optimizer.bin", "random_states_0.pkl", "run.json"}
+    model = SamDetrForObjectDetection.from_pretrained(checkpoint)
+    assert same(model.state_dict(), load_file(checkpoint / "model.safetensors"))
+    torch.load(checkpoint / "optimizer.bin", weights_only=True)
+    state = json.loads((checkpoint / "run.json").read_text())
+    assert state["identity"] == IDENTITY and state["num_processes"] == 1 and "torch" in state["versions"]
+
+
+def test_another_recipe_or_data_is_refused_with_the_difference(tmp_path):
+    checkpoint = Run(tmp_path).step().save()
+    other = Run(tmp_path, {"recipe": {"epochs": 3, "seed": 1}, "data": "c3d4"})
+    with pytest.raises(ResumeRefused) as refusal:
+        other.checkpoints.resume("auto")
+    message = str(refusal.value)
+    assert "recipe.seed: 0 in the checkpoint, 1 now" in message and "data: 'a1b2' in the checkpoint" in message
+    assert "epochs" not in message and str(checkpoint) in message
+    with pytest.raises(ResumeRefused, match="earlier run"):
+        other.checkpoints.refuse_to_overwrite()
+
+
+def test_other_versions_are_a_warning(tmp_path, monkeypatch, caplog):
+    Run(tmp_path).step().save()
+    monkeypatch.setattr("transformers_samdetr.training.resume.versions", lambda: {"torch": "9.9"})
+    assert Run(tmp_path).checkpoints.resume("auto").step == 1
+    assert "torch" in caplog.text and "9.9" in caplog.text
+
+
+def test_a_torn_newest_checkpoint(tmp_path, caplog):
+    run = Run(tmp_path)
+    first, second = run.step().save(), run.step().save()
+    (second / "optimizer.bin").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=str(second / "optimizer.bin")):
+        Run(tmp_path).checkpoints.resume(second)
+    assert Run(tmp_path).checkpoints.resume("auto").step == 1
+    assert str(second / "optimizer.bin") in caplog.text
+    assert list_checkpoints(tmp_path) == [first]  # lest the torn one count among those that are kept
+
+
+def test_an_older_checkpoint_is_refused_while_a_newer_one_is_good(tmp_path):
+    run = Run(tmp_path)
+    first, second = run.step().save(), run.step().save()
+    with pytest.raises(ResumeRefused, match=f"{second} is newer"):
+        Run(tmp_path).checkpoints.resume(first)
+    assert Run(tmp_path / "another").checkpoints.resume(first).step == 1
+
+
+def test_nothing_to_resume(tmp_path):
+    assert Run(tmp_path).checkpoints.resume("auto") is None
+    with pytest.raises(CheckpointError, match="manifest.json cannot be read"):
+        Run(tmp_path).checkpoints.resume(tmp_path / "nowhere")
+
+
+def test_the_best_is_kept(tmp_path):
+    run = Run(tmp_path, keep=1)
+    for step in range(4):
+        run.step().save()
+        if step == 1:
+            run.progress.best_step = run.progress.step
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["4", "2"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin"])
+def test_a_full_disk_names_the_file_and_the_last_good_one_loads(tmp_path, file):
+    run = Run(tmp_path).step()
+    good = run.save()
+    larger, smaller = (good / name for name in ("optimizer.bin", "model.safetensors"))
+    run.step()
+    limit = smaller.stat().st_size // 2 if file == "model.safetensors" else smaller.stat().st_size + 2**20
+    assert limit < larger.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(CheckpointError, match=f"{file}.*The last good checkpoint is {good}"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list_checkpoints(tmp_path) == [good] and len(list(tmp_path.iterdir())) == 1
+    assert Run(tmp_path).checkpoints.resume("auto").step == 1
+    assert run.save() == latest_checkpoint(tmp_path)
+
+
+def test_log_lines_are_not_said_twice(tmp_path):
+    log = tmp_path / "log.jsonl"
+    drop_log_lines(log, 1)
+    log.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
+    drop_log_lines(log, 3)
+    assert log.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_a_request_to_stop_is_remembered_and_handlers_are_restored():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.anywhere()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.anywhere()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_thread_may_not_catch_signals_and_need_not():
+    def enter():
+        with StopRequest() as stop:
+            entered.append(stop.anywhere())
+
+    entered = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered == [False]
