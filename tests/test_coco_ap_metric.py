@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,16 @@ def test_two_processes_that_start_anywhere_else(tmp_path):
     results = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
     assert [results[0][name] for name in STATS] == coco_by_hand(truth, detections).stats.tolist()
     assert results[1] is None
+
+
+def test_the_document_is_right(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
+    document = Path(__file__).parents[1] / "docs" / "evaluation.md"
+    snippets = re.findall(
+        r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, document.name, "exec"), {})
+    percent, fraction = map(float, capsys.readouterr().out.split())
+    assert (percent, fraction) == (pytest.approx(100), pytest.approx(1))
