@@ -15,7 +15,7 @@ from transformers_samdetr import SamDetrForObjectDetection
 from transformers_samdetr.training.checkpoint import CheckpointError, latest_checkpoint, list_checkpoints
 from transformers_samdetr.training.interruption import StopRequest
 from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
-from transformers_samdetr.training.run_state import Progress, drop_log_lines
+from transformers_samdetr.training.run_state import drop_log_lines
 
 from .models import targets, tiny_model
 
@@ -35,7 +35,7 @@ class Run:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer.optimizer, lambda step: 0.9**step)
         self.accelerator.register_for_checkpointing(self.schedule)
         self.checkpoints = RunCheckpoints(self.accelerator, folder, identity, keep)
-        self.progress = Progress()
+        self.progress = {"step": 0}
 
     def step(self, count=1):
         for _ in range(count):
@@ -44,11 +44,11 @@ class Run:
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()
-            self.progress.step += 1
+            self.progress["step"] += 1
         return self
 
-    def save(self):
-        return self.checkpoints.save(self.progress)
+    def save(self, best_step=None):
+        return self.checkpoints.save(self.progress["step"], self.progress, best_step)
 
     def state(self):
         return {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -60,7 +60,7 @@ def same(one, other):
 
 def test_a_resumed_run_goes_on_bit_equal(tmp_path):
     run = Run(tmp_path).step(2)
-    run.progress.totals, run.progress.best = {"loss": 0.1 + 0.2}, 12.5
+    run.progress["loss_sums"] = {"loss": 0.1 + 0.2}
     checkpoint = run.save()
     other = Run(tmp_path, seed=1)  # other weights, other random numbers
     assert other.checkpoints.resume("auto") == run.progress
@@ -68,7 +68,7 @@ def test_a_resumed_run_goes_on_bit_equal(tmp_path):
     after = run.step(2).state()
     # random pictures and denoising noise come from the generator that a second model has just used: load again
     other.progress = other.checkpoints.resume(checkpoint)
-    assert same(after, other.step(2).state()) and other.progress.step == 4
+    assert same(after, other.step(2).state()) and other.progress["step"] == 4
     assert other.schedule.get_last_lr() == run.schedule.get_last_lr()
 
 
@@ -98,7 +98,7 @@ def test_another_recipe_or_data_is_refused_with_the_difference(tmp_path):
 def test_other_versions_are_a_warning(tmp_path, monkeypatch, caplog):
     Run(tmp_path).step().save()
     monkeypatch.setattr("transformers_samdetr.training.resume.versions", lambda: {"torch": "9.9"})
-    assert Run(tmp_path).checkpoints.resume("auto").step == 1
+    assert Run(tmp_path).checkpoints.resume("auto")["step"] == 1
     assert "torch" in caplog.text and "9.9" in caplog.text
 
 
@@ -108,7 +108,7 @@ def test_a_torn_newest_checkpoint(tmp_path, caplog):
     (second / "optimizer.bin").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match=str(second / "optimizer.bin")):
         Run(tmp_path).checkpoints.resume(second)
-    assert Run(tmp_path).checkpoints.resume("auto").step == 1
+    assert Run(tmp_path).checkpoints.resume("auto")["step"] == 1
     assert str(second / "optimizer.bin") in caplog.text
     assert list_checkpoints(tmp_path) == [first]  # lest the torn one count among those that are kept
 
@@ -118,7 +118,7 @@ def test_an_older_checkpoint_is_refused_while_a_newer_one_is_good(tmp_path):
     first, second = run.step().save(), run.step().save()
     with pytest.raises(ResumeRefused, match=f"{second} is newer"):
         Run(tmp_path).checkpoints.resume(first)
-    assert Run(tmp_path / "another").checkpoints.resume(first).step == 1
+    assert Run(tmp_path / "another").checkpoints.resume(first)["step"] == 1
 
 
 def test_nothing_to_resume(tmp_path):
@@ -129,10 +129,8 @@ def test_nothing_to_resume(tmp_path):
 
 def test_the_best_is_kept(tmp_path):
     run = Run(tmp_path, keep=1)
-    for step in range(4):
-        run.step().save()
-        if step == 1:
-            run.progress.best_step = run.progress.step
+    for step in range(1, 5):
+        run.step().save(best_step=min(step, 2))
     assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["4", "2"]
 
 
@@ -152,7 +150,7 @@ def test_a_full_disk_names_the_file_and_the_last_good_one_loads(tmp_path, file):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list_checkpoints(tmp_path) == [good] and len(list(tmp_path.iterdir())) == 1
-    assert Run(tmp_path).checkpoints.resume("auto").step == 1
+    assert Run(tmp_path).checkpoints.resume("auto")["step"] == 1
     assert run.save() == latest_checkpoint(tmp_path)
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from .checkpoint import (
     verify_checkpoint,
     write_error,
 )
-from .run_state import Progress, differences, versions
+from .run_state import differences, versions
 
 RUN_STATE = "run.json"
 """File of a checkpoint with the progress, the identity of the run, and versions."""
@@ -74,33 +73,38 @@ class RunCheckpoints:
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
 
-    def save(self, progress: Progress) -> Path:
-        """Writes the checkpoint of `progress.step`, then deletes the oldest; does nothing if it is written already.
+    def save(self, step: int, progress: Mapping[str, Any], best_step: int | None = None) -> Path:
+        """Writes the checkpoint of a step, then deletes the oldest; does nothing if it is written already.
+
+        Args:
+            step: optimizer steps that are done; a later step is a larger number.
+            progress: where the run stands, JSON values.
+            best_step: the checkpoint that is kept for being the best.
 
         Raises:
             CheckpointError: it could not be written; the message names the file. The older ones are untouched.
         """
-        if progress.step == self._saved_step:
-            return checkpoint_path(self.folder, progress.step)
-        partial = Path(self._main(lambda: str(begin_checkpoint(self.folder, progress.step))))
+        if step == self._saved_step:
+            return checkpoint_path(self.folder, step)
+        partial = Path(self._main(lambda: str(begin_checkpoint(self.folder, step))))
         try:
             self._all(lambda: self._write(partial))
-            checkpoint = Path(self._main(lambda: str(self._finish(partial, progress))))
+            checkpoint = Path(self._main(lambda: str(self._finish(partial, progress, best_step))))
         except CheckpointError:
             if self.accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)  # gives its space back
             raise
-        self._saved_step = progress.step
+        self._saved_step = step
         return checkpoint
 
-    def resume(self, source: str | Path) -> Progress | None:
+    def resume(self, source: str | Path) -> dict[str, Any] | None:
         """Restores the run from a checkpoint, and removes torn ones that are newer.
 
         Args:
             source: a checkpoint's folder, or `"auto"` for the newest good one of this run's.
 
         Returns:
-            Where the run stands, or None if `source` is `"auto"` and nothing was saved yet.
+            The progress that was saved, or None if `source` is `"auto"` and nothing was saved yet.
 
         Raises:
             CheckpointError: the checkpoint is torn or edited; the message names the file.
@@ -112,7 +116,7 @@ class RunCheckpoints:
         checkpoint, state = Path(found[0]), found[1]
         self._all(lambda: self._load(checkpoint, state["num_processes"]))
         self._saved_step = step_of(checkpoint)
-        return Progress(**state["progress"])
+        return state["progress"]
 
     def refuse_to_overwrite(self) -> None:
         """For a run that starts anew.
@@ -134,7 +138,7 @@ class RunCheckpoints:
         except Exception as error:  # a writer's errors share no class of their own; all are raised again
             raise write_error(partial, error) from error
 
-    def _finish(self, partial: Path, progress: Progress) -> Path:
+    def _finish(self, partial: Path, progress: Mapping[str, Any], best_step: int | None) -> Path:
         for rank in range(self.accelerator.num_processes):
             if not _random_states(partial, rank).is_file():
                 raise CheckpointError(
@@ -142,7 +146,7 @@ class RunCheckpoints:
                     f"{self.folder} must be on a file system that all machines of the run share."
                 )
         state = {
-            "progress": asdict(progress),
+            "progress": dict(progress),
             "identity": self.identity,
             "num_processes": self.accelerator.num_processes,
             "versions": versions(),
@@ -152,7 +156,7 @@ class RunCheckpoints:
         except OSError as error:
             raise write_error(partial, error) from error
         final = commit_checkpoint(partial)
-        delete_old_checkpoints(self.folder, self.keep, progress.best_step)
+        delete_old_checkpoints(self.folder, self.keep, best_step)
         return final
 
     def _find(self, source: str) -> tuple[str, dict] | None:

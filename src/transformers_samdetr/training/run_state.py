@@ -1,11 +1,10 @@
-"""Where a run stands and what it is, beside its tensors: progress, software, differences to another run, its log."""
+"""What a run is, to be compared with another: its software, its differences; and its log after a resume."""
 
 import json
 import logging
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,6 @@ from typing import Any
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "timm", "transformers-samdetr")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """Where a run stands: all that decides what comes next, beside tensors.
-
-    Attributes:
-        epoch: in progress, counted from 1.
-        batch: global batches of this epoch that are done.
-        step: optimizer steps that are done.
-        best: best value of the metric so far.
-        best_step: optimizer steps at the best evaluation.
-        patience: evaluations since the best.
-        totals: sums over this epoch so far, for its line of the log.
-        seconds: of this epoch so far.
-    """
-
-    epoch: int = 1
-    batch: int = 0
-    step: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    patience: int = 0
-    totals: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 def versions() -> dict[str, str]:
