@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 from transformers import AutoBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
+from .frozen_batch_norm import freeze_batch_norms, is_frozen_batch_norm
 from .position_encoding import embed_map
 
 
@@ -53,15 +52,14 @@ class SamDetrInputProjection(nn.Module):
 class SamDetrBackbone(nn.Module):
     """The feature extractor, its batch norms frozen, and one projection a level.
 
-    Batch norms become buffers: statistics and scales stay as they are loaded. timm's own conversion is used, which
-    keeps the activation inside its `BatchNormAct2d`, and whose arithmetic (one scale, one shift) is the authors'.
-    The stem and the first stage of a ResNet are not trained either (SPEC: backbone and positions, 1).
+    Batch norms become buffers: statistics and scales stay as they are loaded. The stem and the first stage of a ResNet
+    are not trained either (SPEC: backbone and positions, 1).
     """
 
     def __init__(self, config: SamDetrConfig):
         super().__init__()
         self.d_model = config.d_model
-        self.feature_extractor = freeze_batch_norm_2d(AutoBackbone.from_config(config.backbone_config))
+        self.feature_extractor = freeze_batch_norms(AutoBackbone.from_config(config.backbone_config))
         self.input_projections = nn.ModuleList(
             SamDetrInputProjection(config, channels) for channels in self.feature_extractor.channels
         )
@@ -78,7 +76,7 @@ class SamDetrBackbone(nn.Module):
 
     def _reset_batch_norms(self):
         for norm in self.feature_extractor.modules():
-            if isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
+            if is_frozen_batch_norm(norm):
                 # timm starts the last norm of a residual block at 0: frozen at that, the block could never learn
                 init.ones_(norm.weight)
                 init.zeros_(norm.bias)
