@@ -14,6 +14,8 @@ TINY = {
     "decoder_ffn_dim": 48,
     "num_labels": 5,
 }
+SMALL_BACKBONE = {"model_type": "timm_backbone", "backbone": "test_resnet", "out_indices": [4]}
+"""A thirtieth of the parameters: for tests that save weights or start processes."""
 MULTI_SCALE = {
     "num_feature_levels": 3,
     "backbone_config": {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [2, 3, 4]},

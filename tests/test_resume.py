@@ -17,9 +17,8 @@ from transformers_samdetr.training.interruption import StopRequest
 from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
 from transformers_samdetr.training.run_state import drop_log_lines
 
-from .models import targets, tiny_model
+from .models import SMALL_BACKBONE, targets, tiny_model
 
-SMALL_BACKBONE = {"model_type": "timm_backbone", "backbone": "test_resnet", "out_indices": [4]}
 IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": "a1b2"}
 
 
