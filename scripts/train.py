@@ -1,41 +1,42 @@
-"""Fine-tunes a SAM-DETR.
+"""Fine-tunes a SAM-DETR, or trains one of the paper's.
 
     accelerate launch scripts/train.py --data digits --output_dir outputs/digits
     accelerate launch scripts/train.py --data FOLDER --model sam-detr-tiny --epochs 24 --image_size 384
+    accelerate launch --num_processes 8 scripts/train.py --recipe sam-detr-r50-12e --data COCO --output_dir outputs/r50
 
 `--data` is `digits`, a COCO folder, a folder of `datasets`, or a Hub name; `--model` a preset, a folder or a Hub name.
+Every field of a recipe can be overridden; docs/recipes.md has all recipes.
 """
 
 import argparse
+import json
 from dataclasses import fields, replace
+from typing import get_type_hints
 
 from transformers_samdetr.data.read import load_detection_data
-from transformers_samdetr.training import Trainer
-from transformers_samdetr.training.recipes import TINY
-from transformers_samdetr.training.start import load_model_and_processor
+from transformers_samdetr.training import RECIPES, Recipe, Trainer, load_model_and_processor
+
+
+def parse() -> tuple[argparse.Namespace, Recipe]:
+    """The script's own arguments, and the recipe with its overrides."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE")
+    for name, hint in get_type_hints(Recipe).items():
+        kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
+        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
+    args = parser.parse_args()
+    overrides = {field.name: getattr(args, field.name) for field in fields(Recipe) if hasattr(args, field.name)}
+    return args, replace(RECIPES[args.recipe], **overrides)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--model", default="sam-detr-tiny", help="preset, folder or Hub name to start from")
-    parser.add_argument("--backbone_weights", help="file with backbone weights, or 'efficientnet-lite0' of its package")
-    parser.add_argument("--image_size", type=int, help="fixed height and width in pixels; otherwise 800 to 1333")
-    parser.add_argument("--output_dir", required=True)
-    for field in fields(TINY):
-        default = getattr(TINY, field.name)
-        if isinstance(default, bool):
-            parser.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=default)
-        else:
-            parser.add_argument(f"--{field.name}", type=type(default), default=default)
-    args = parser.parse_args()
-
-    recipe = replace(TINY, **{field.name: getattr(args, field.name) for field in fields(TINY)})
-    data = load_detection_data(args.data, seed=args.seed)
+    args, recipe = parse()
+    data = load_detection_data(args.data, seed=recipe.seed)
     print(data.describe())
-    model, processor = load_model_and_processor(
-        args.model, data.names, args.backbone_weights, args.image_size, seed=args.seed, category_ids=data.category_ids
-    )
+    model, processor = load_model_and_processor(recipe, data.names, data.category_ids)
     metrics = Trainer(model, processor, data.train, data.evaluation, recipe, args.output_dir).train()
     print(
         "COCO AP on the evaluation set: " + "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))

@@ -12,7 +12,7 @@ from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.data.coco_folder import find_coco_files, read_coco_json
 from transformers_samdetr.data.read import load_detection_data
 from transformers_samdetr.data.schema import detection_features
-from transformers_samdetr.training.start import load_model_and_processor
+from transformers_samdetr.training import Recipe, load_model_and_processor
 
 from .detection_folders import SIZE, write_coco
 
@@ -272,9 +272,7 @@ def test_parquet_and_streams(tmp_path):
 def test_the_category_map_is_saved_with_the_model(tmp_path):
     in_coco_style(tmp_path / "data")
     data = load_detection_data(tmp_path / "data")
-    model, _ = load_model_and_processor(
-        "sam-detr-tiny", data.names, None, image_size=64, category_ids=data.category_ids
-    )
+    model, _ = load_model_and_processor(Recipe(model="sam-detr-tiny", image_size=64), data.names, data.category_ids)
     model.config.save_pretrained(tmp_path / "model")
     config = SamDetrConfig.from_pretrained(tmp_path / "model")
     assert [config.category_ids[label] for label in range(2)] == [3, 90] and config.id2label == {0: "cat", 1: "dog"}

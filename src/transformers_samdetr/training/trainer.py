@@ -1,24 +1,44 @@
-"""The training loop on Accelerate: one process or many, evaluated after every epoch."""
+"""The training loop on Accelerate: windows of micro-batches, one process or many, evaluated after every epoch."""
 
-import json
-import math
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from datasets import Dataset
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from accelerate.utils import send_to_device
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.batch import DetectionCollator, DetectionDataset
 from ..evaluation import evaluate_detector
+from .epoch_log import EpochLog
+from .loss_sums import LossSums, weighted_terms
 from .optimizer import make_optimizer, make_schedule
+from .order import ProcessBatches, WindowOrder, position_seed
+from .progress import TrainingProgress
 from .recipes import Recipe
+from .window import any_process, count_boxes, image_ids, loss_weights, stop_for_non_finite, without_objects
+
+
+class TrainingHook(Protocol):
+    """What may act while a run stands still: weights, optimizer, schedule and progress belong together then.
+
+    All processes call each method together. `trainer.state_dict()` and `trainer.accelerator.save_state` have
+    everything between them.
+    """
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """After each optimizer step; after the last one of an epoch its evaluation is still to come."""
+
+    def after_epoch(self, trainer: "Trainer") -> None:
+        """After the evaluation of an epoch, its line in the log, and the model that was kept."""
+
+    def when_stopped(self, trainer: "Trainer") -> None:
+        """After the optimizer step in which all processes agreed to stop, in place of `after_step`."""
 
 
 class Trainer:
@@ -31,6 +51,12 @@ class Trainer:
         evaluation: evaluation set, in the same schema.
         recipe: how to train.
         output_dir: where the model and the log are written.
+        hooks: see `TrainingHook`; called in this order.
+
+    Attributes:
+        progress: where the run stands.
+        stop_requested: set it (from a signal handler, say) to stop all processes after the running step.
+        stopped: whether `train` returned because of that.
     """
 
     def __init__(
@@ -41,68 +67,196 @@ class Trainer:
         evaluation: Dataset,
         recipe: Recipe,
         output_dir: str | Path,
+        hooks: tuple[TrainingHook, ...] = (),
     ):
-        self.recipe = recipe
-        self.processor = processor
+        self.recipe, self.processor, self.hooks = recipe, processor, hooks
         self.output_dir = Path(output_dir)
-        self.accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
-        set_seed(recipe.seed)
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision, gradient_accumulation_steps=recipe.accumulation_steps
+        )
+        self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        self.evaluation_set = DetectionDataset(evaluation)
-        collate = DetectionCollator(processor)
-        options = {"batch_size": recipe.batch_size, "collate_fn": collate, "num_workers": recipe.workers}
         self.train_set = DetectionDataset(train, augment=recipe.augment, seed=recipe.seed)
-        order = torch.Generator().manual_seed(recipe.seed)
-        train_loader = DataLoader(self.train_set, shuffle=True, generator=order, **options)
-        optimizer = make_optimizer(model, recipe)
-        self.model, self.optimizer, self.train_loader = self.accelerator.prepare(model, optimizer, train_loader)
-        self.schedule = make_schedule(self.optimizer.optimizer, recipe, len(self.train_loader) * recipe.epochs)
+        self.evaluation_set = DetectionDataset(evaluation)
+        slots = self.accelerator.num_processes * recipe.accumulation_steps
+        self.order = WindowOrder(len(self.train_set), recipe.batch_size, slots, recipe.seed)
+        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe))
+        self.schedule = make_schedule(self.optimizer.optimizer, recipe, self.order.steps_per_epoch * recipe.epochs)
+        self.accelerator.register_for_checkpointing(self.schedule)
+        self.progress = TrainingProgress()
+        self.losses = LossSums(self.accelerator)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        self.log = EpochLog(self.output_dir, self.accelerator, recipe.name, trained)
+        self.gradient_norm: Tensor | None = None  # of the last step, on the device
+        self._last_ids: list = []  # images of that step on this process
+        self.stop_requested = self.stopped = False
+
+    def state_dict(self) -> dict:
+        """The progress as plain numbers, for a checkpoint; all processes call it together.
+
+        Raises:
+            FloatingPointError: the last step's gradient was not finite, so that nothing may be saved.
+        """
+        self.refuse_bad_gradient()
+        self.progress.loss_sums = self.losses.collect()
+        return self.progress.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on from what `state_dict` returned; `accelerator.load_state` loads weights, optimizer and schedule."""
+        self.progress.load_state_dict(state)
+        self.losses.restore(self.progress.loss_sums)
 
     def train(self) -> dict[str, float]:
-        """Trains for all epochs and saves the result; returns the last evaluation (COCO AP in percent)."""
+        """Trains to the end, or until it is stopped; returns the last evaluation (COCO AP in percent).
+
+        Raises:
+            FloatingPointError: the loss or the gradient is not finite; on every process, with the ids of the images.
+        """
         metrics: dict[str, float] = {}
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        for epoch in range(1, self.recipe.epochs + 1):
-            start = time.perf_counter()
-            losses = self.train_epoch(epoch)
-            seconds = time.perf_counter() - start
+        self.stopped = False
+        while self.progress.epoch < self.recipe.epochs and not self._is_patience_over():
+            self.train_epoch()
+            if self.stopped:
+                return metrics
             metrics = self.evaluate()
-            self._log({"epoch": epoch, "seconds": round(seconds, 1), **losses, **metrics})
-        self.save()
+            self.finish_epoch(metrics)
+        if self.recipe.keep == "last":
+            self.save()
         return metrics
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training set; returns the mean loss and its terms."""
+    def train_epoch(self) -> None:
+        """The rest of the epoch in which the run stands."""
         self.model.train()
-        self.train_set.set_epoch(epoch)
-        totals: dict[str, torch.Tensor] = {}
-        for batch in self._progress(self.train_loader, f"epoch {epoch}/{self.recipe.epochs}"):
-            outputs = self.model(**batch)
-            self._refuse_non_finite(outputs.loss, batch)
-            self.accelerator.backward(outputs.loss)
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-            self.optimizer.step()
-            self.schedule.step()
-            self.optimizer.zero_grad()
-            for name, value in {"loss": outputs.loss.detach(), **outputs.loss_dict}.items():
-                totals[name] = totals.get(name, 0) + value
-        steps = len(self.train_loader)
-        return {
-            f"train_{name}": round(value.item() / steps, 4) for name, value in totals.items() if name[-1:].isalpha()
-        }
+        begin = time.perf_counter()
+        for window in self._windows():
+            self._train_window(window)
+            self.progress.seconds += time.perf_counter() - begin
+            begin = time.perf_counter()
+            if self.stopped:
+                self._call_hooks("when_stopped")
+                return
+            self._call_hooks("after_step")
+
+    def finish_epoch(self, metrics: dict[str, float]) -> None:
+        """Writes down the epoch just evaluated, keeps its weights where the recipe says so, and moves on."""
+        improved = self.progress.record(metrics[self.recipe.metric])
+        self.progress.loss_sums = self.losses.collect()
+        self.log.write(self.progress, self.schedule.get_last_lr()[0], metrics)
+        if improved and self.recipe.keep == "best":
+            self.save()
+        self.progress.begin_next_epoch()
+        self.losses.restore({})
+        self._call_hooks("after_epoch")
+
+    def _windows(self) -> Iterator[list[dict]]:
+        """This process's micro-batches of each window that is left of the epoch, on the host."""
+        self.train_set.set_epoch(self.progress.epoch)
+        batches = ProcessBatches(
+            self.order,
+            self.progress.epoch,
+            self.progress.step,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        loader = DataLoader(
+            self.train_set,
+            batch_sampler=batches,
+            collate_fn=DetectionCollator(self.processor),
+            num_workers=self.recipe.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            # of its own: a loader draws a seed from the default generator otherwise, more of them in a resumed run
+            generator=torch.Generator().manual_seed(position_seed(self.recipe.seed, self.progress.epoch)),
+        )
+        micro_batches = iter(loader)
+        for step in range(self.progress.step, self.order.steps_per_epoch):
+            yield [
+                without_objects(batch) if batches.is_filler(step, slot) else batch
+                for slot, batch in zip(batches.my_slots, micro_batches, strict=False)
+            ]
+
+    def _train_window(self, window: list[dict]) -> None:
+        """One optimizer step, from the gradients of all micro-batches of all processes."""
+        recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
+        slots = range(accelerator.process_index, self.order.slots, accelerator.num_processes)
+        fillers = [not self.order.micro_batch(progress.epoch, progress.step, slot) for slot in slots]
+        weights = loss_weights([count_boxes(batch) for batch in window], fillers, accelerator)
+        bad: list[Tensor] = []
+        for batch, slot, weight in zip(window, slots, weights, strict=True):
+            # noise and dropout of these images are the same however many processes there are, and after a resume
+            torch.manual_seed(position_seed(recipe.seed, progress.epoch, progress.step, slot))
+            with accelerator.accumulate(self.model):
+                outputs = self.model(**self._to_device(batch))
+                bad.append(~outputs.loss.detach().isfinite())
+                if accelerator.sync_gradients:
+                    self._agree(window, bad)
+                accelerator.backward(outputs.loss * weight * recipe.accumulation_steps)  # which it divides by
+                self.losses.add({"loss": outputs.loss, **weighted_terms(outputs.loss_dict, self.config)}, weight)
+                self._step_optimizer()
+        progress.images += len(self.order.window(progress.epoch, progress.step))
+        progress.step += 1
+        progress.global_step += 1
+
+    def _agree(self, window: list[dict], bad: list[Tensor]) -> None:
+        """Before gradients are exchanged: whether any process has a loss that is not finite, or was asked to stop."""
+        *losses, gradient, stop = any_process([*bad, self._is_gradient_bad(), self.stop_requested], self.accelerator)
+        if gradient:
+            stop_for_non_finite(self._last_ids, "The gradient", self.accelerator)
+        if any(losses):
+            ids = [image for batch, flag in zip(window, bad, strict=True) if flag for image in image_ids(batch)]
+            stop_for_non_finite(ids, "The loss", self.accelerator)
+        self._last_ids = [image for batch in window for image in image_ids(batch)]
+        self.stopped = stop
+
+    def _step_optimizer(self) -> None:
+        """Clips, steps and moves the learning rate on, once the window is complete."""
+        if not self.accelerator.sync_gradients:
+            return
+        limit = self.recipe.clip_norm or float("inf")
+        self.gradient_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+        self.progress.skipped_steps += self.accelerator.optimizer_step_was_skipped
+        self.schedule.step()
+        self.optimizer.zero_grad()
+
+    def _is_gradient_bad(self) -> Tensor | bool:
+        """Whether the last step's gradient was not finite; fp16's scaler has left such a step out."""
+        if self.gradient_norm is None or self.accelerator.scaler is not None:
+            return False
+        return ~self.gradient_norm.isfinite()
+
+    def refuse_bad_gradient(self) -> None:
+        """Stops every process if the last step's gradient was not finite; called before anything is saved.
+
+        Raises:
+            FloatingPointError: it was not; the message has the ids of the images.
+        """
+        if any_process([self._is_gradient_bad()], self.accelerator)[0]:
+            stop_for_non_finite(self._last_ids, "The gradient", self.accelerator)
+
+    def _to_device(self, batch: dict) -> dict:
+        """Pictures to the device; labels stay on the host, where the model checks them."""
+        pictures = {name: values for name, values in batch.items() if name != "labels"}
+        return {**send_to_device(pictures, self.accelerator.device, non_blocking=True), "labels": batch["labels"]}
+
+    def _is_patience_over(self) -> bool:
+        return 0 < self.recipe.patience <= self.progress.epochs_without_improvement
+
+    def _call_hooks(self, name: str) -> None:
+        for hook in self.hooks:
+            getattr(hook, name)(self)
 
     def evaluate(self) -> dict[str, float]:
-        """COCO AP of the evaluation set, every image counted once; the same on all processes."""
+        """COCO AP of the evaluation set in percent, every image counted once; the same on all processes."""
+        self.refuse_bad_gradient()
         evaluator = evaluate_detector(
             self.model,
             self.processor,
             self.evaluation_set,
             self.names,
-            batch_size=self.recipe.batch_size,
+            batch_size=self.recipe.evaluation_batch_size,
             workers=self.recipe.workers,
-            progress=lambda loader: self._progress(loader, "evaluation"),
         )
-        return {name: round(value, 2) for name, value in evaluator.compute().items()}
+        return evaluator.compute()
 
     def save(self) -> None:
         """Writes the model and its image processor, ready for `from_pretrained` and `pipeline`."""
@@ -110,26 +264,3 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.accelerator.unwrap_model(self.model).save_pretrained(self.output_dir)
             self.processor.save_pretrained(self.output_dir)
-
-    def _refuse_non_finite(self, loss: torch.Tensor, batch: dict) -> None:
-        if not math.isfinite(loss.item()):
-            ids = [label["image_id"].item() for label in batch["labels"]]
-            raise FloatingPointError(
-                f"The loss became {loss.item()} on the images with the ids {ids}. Nothing was saved. Look at these "
-                "images, or lower learning_rate."
-            )
-
-    def _progress(self, loader: DataLoader, what: str) -> tqdm:
-        hidden = not self.accelerator.is_local_main_process or not sys.stderr.isatty()
-        return tqdm(loader, desc=what, disable=hidden, leave=False)
-
-    def _log(self, line: dict) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        with (self.output_dir / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        self.accelerator.print(
-            f"epoch {line['epoch']:3d}  loss {line['train_loss']:8.3f}  AP {line['AP']:5.1f}  "
-            f"AP50 {line['AP50']:5.1f}  {line['seconds']:.0f} s",
-            flush=True,
-        )

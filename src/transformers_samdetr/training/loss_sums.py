@@ -1,0 +1,55 @@
+"""Losses summed over an epoch on the device, so that a step does not wait for a number that is shown later."""
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+
+def weighted_terms(loss_dict: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
+    """The terms of a model's `loss_dict` multiplied by their coefficients: what they add to the loss.
+
+    The authors' logs, and so `loss_ce`, `loss_bbox` and `loss_giou` of published curves, hold them like this.
+    """
+    coefficients = {
+        "ce": config.class_loss_coefficient,
+        "bbox": config.bbox_loss_coefficient,
+        "giou": config.giou_loss_coefficient,
+    }
+    return {name: coefficients[name.split("loss_")[1].split("_")[0]] * term for name, term in loss_dict.items()}
+
+
+class LossSums:
+    """Sums by name over the windows of an epoch; `mean` is over all processes.
+
+    Args:
+        accelerator: its processes take part in `collect` together.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, losses: Mapping[str, Tensor], weight: Tensor | float = 1.0) -> None:
+        """Adds losses of this process, times `weight`, on the device."""
+        for name, value in losses.items():
+            part = (value.detach().float() * weight).to(self.accelerator.device)
+            self.sums[name] = self.sums[name] + part if name in self.sums else part
+
+    def collect(self) -> dict[str, float]:
+        """The means over the processes of the sums, the same everywhere; all processes call it together."""
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        values = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]).double(), reduction="mean")
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def restore(self, sums: Mapping[str, float]) -> None:
+        """Goes on from what `collect` returned, on every process."""
+        self.sums = {name: torch.tensor(value, device=self.accelerator.device) for name, value in sums.items()}
+
+    def local_mean(self, name: str, steps: int) -> float:
+        """This process's mean over `steps` windows, for display; waits for the device."""
+        return self.sums[name].item() / max(steps, 1) if name in self.sums else float("nan")

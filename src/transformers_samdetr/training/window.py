@@ -1,0 +1,77 @@
+"""One loss for a window of micro-batches over all processes, and one verdict on it that all processes share.
+
+The model divides the loss of a micro-batch by its boxes, averaged over the processes and at least 1. Summing such
+losses would weigh a box by how few others are in its micro-batch. Here each is multiplied by what the model divided it
+by, and divided by what one large batch would be: the boxes of the whole window. Gradients of an accumulated window then
+equal those of the same images in one batch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+
+def count_boxes(batch: dict) -> int:
+    """Number of objects in the labels of a micro-batch."""
+    return sum(len(target["class_labels"]) for target in batch["labels"])
+
+
+def without_objects(batch: dict) -> dict:
+    """The same images without labels, for a micro-batch that is to count as nothing."""
+    emptied = [{**t, "class_labels": t["class_labels"][:0], "boxes": t["boxes"][:0]} for t in batch["labels"]]
+    return {**batch, "labels": emptied}
+
+
+def loss_weights(counts: Sequence[int], fillers: Sequence[bool], accelerator: Accelerator) -> Tensor:
+    """What to multiply the loss of each micro-batch of this process by, `(A,)` float32 on the device.
+
+    With n_a boxes of the a-th micro-batches of all P processes together, the model divides by max(n_a / P, 1), and
+    with the whole window at once it would by max(sum of n_a / P, 1). The weight is their quotient, and 0 for a filler.
+    All processes must call this together; nothing waits for the device.
+
+    Args:
+        counts: objects in each of this process's A micro-batches.
+        fillers: which of them are to count as nothing.
+    """
+    boxes = torch.tensor(counts, dtype=torch.float32, device=accelerator.device)
+    boxes = accelerator.reduce(boxes, reduction="sum") / accelerator.num_processes
+    counted = torch.tensor([not filler for filler in fillers], dtype=torch.float32, device=accelerator.device)
+    return counted * boxes.clamp(min=1) / boxes.sum().clamp(min=1)
+
+
+def any_process(flags: Sequence[Tensor | bool], accelerator: Accelerator) -> list[bool]:
+    """For each flag whether it is set on any process; the same answer everywhere.
+
+    Reading the answer waits for the device. Called right after a forward, in which the matching has just waited too, it
+    waits for little more than the loss.
+    """
+    values = torch.stack([torch.as_tensor(flag, device=accelerator.device).float() for flag in flags])
+    return (accelerator.reduce(values, reduction="sum") > 0).tolist()
+
+
+def image_ids(batch: dict) -> list:
+    """The ids of a micro-batch's images, as the data set has them."""
+    ids = [target.get("image_id") for target in batch["labels"]]
+    return [value.flatten().tolist()[0] if isinstance(value, Tensor) else value for value in ids]
+
+
+def stop_for_non_finite(ids: Sequence, what: str, accelerator: Accelerator) -> None:
+    """Stops every process with the images that made the loss or the gradient not finite.
+
+    Args:
+        ids: the images of this process that did it; may be empty. All processes call this together.
+        what: what is not finite.
+
+    Raises:
+        FloatingPointError: always.
+    """
+    everyones = gather_object([list(ids)])
+    named = sorted({image for process in everyones for image in process}, key=str)
+    raise FloatingPointError(
+        f"{what} is not finite on the images with the ids {named}. Training stops, and nothing was saved since: the "
+        "last checkpoint is as it was. Look at these images and their boxes, or lower learning_rate, or train with "
+        "mixed_precision='bf16' or 'no'."
+    )

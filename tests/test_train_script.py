@@ -1,0 +1,44 @@
+"""`scripts/train.py` parses, and nothing else."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from transformers_samdetr.training import RECIPES
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["train.py", "--output_dir", "out", *arguments])
+        return module.parse()
+
+    return run
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_reached_unchanged(parse, name):
+    assert parse("--recipe", name)[1] == RECIPES[name]
+
+
+def test_every_field_can_be_overridden(parse):
+    arguments = {"--no-augment": [], "--batch_size": ["4"], "--image_size": ["160"], "--drop_at": ["0.5"]}
+    arguments |= {"--model_overrides": ['{"dropout": 0.1}'], "--backbone_weights": ["efficientnet-lite0"]}
+    _, recipe = parse(*(word for name, values in arguments.items() for word in (name, *values)))
+    assert recipe.augment is False and recipe.batch_size == 4 and recipe.image_size == 160 and recipe.drop_at == 0.5
+    assert recipe.model_overrides == {"dropout": 0.1} and recipe.backbone_weights == "efficientnet-lite0"
+
+
+def test_a_wrong_value_is_refused_with_what_is_possible(parse, capsys):
+    with pytest.raises(ValueError, match="schedule='linear' is not possible: choose one of 'step', 'cosine'"):
+        parse("--schedule", "linear")
+    with pytest.raises(SystemExit):
+        parse("--recipe", "none")
+    assert "sam-detr-r50" in capsys.readouterr().err or len(RECIPES) == 1
