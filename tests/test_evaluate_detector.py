@@ -81,20 +81,29 @@ def test_the_model_is_run_on_every_picture(model, processor):
     assert expected.compute() == evaluator.compute()
 
 
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, dataset: Photographs):
+        self.dataset = dataset
+
+    def __iter__(self):
+        return (self.dataset[index] for index in range(len(self.dataset)))
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["map", "stream"])
 @pytest.mark.parametrize(("processes", "pictures"), [(2, 5), (3, 5), (3, 2), (4, 9)])
-def test_batches_are_dealt_out_to_processes(model, processor, monkeypatch, processes, pictures):
+def test_batches_are_dealt_out_to_processes(model, processor, monkeypatch, processes, pictures, streamed):
     dataset = Photographs(pictures)
     alone = run(model, processor, dataset)
+    dataset = Stream(dataset) if streamed else dataset
     parts, steps = [], []
     for rank in range(processes):
         state = SimpleNamespace(num_processes=processes, process_index=rank)
         monkeypatch.setattr(detector, "PartialState", lambda state=state: state)
         monkeypatch.setattr(CocoEvaluator, "gather", lambda self: None)
         seen = []
-        parts.append(
-            run(model, processor, dataset, progress=lambda loader, seen=seen: seen.append(len(loader)) or loader)
-        )
-        steps += seen
+        count = lambda loader, seen=seen: (seen.append(1) or batch for batch in loader)  # noqa: E731
+        parts.append(run(model, processor, dataset, progress=count))
+        steps.append(len(seen))
     assert len(set(steps)) == 1, "all processes must take equally many steps"
     states = [(part.images, part.worst) for part in parts]
     monkeypatch.undo()
@@ -108,7 +117,8 @@ def test_batches_are_dealt_out_to_processes(model, processor, monkeypatch, proce
     assert parts[0].compute() == alone.compute()
     for kind in ERROR_KINDS:
         ours, theirs = parts[0].worst.of_kind[kind], alone.worst.of_kind[kind]
-        assert [(p.image_id, p.position, p.cost) for p in ours] == [(p.image_id, p.position, p.cost) for p in theirs]
+        assert [(p.image_id, p.cost) for p in ours] == [(p.image_id, p.cost) for p in theirs]
+        assert [p.position for p in ours] == [None if streamed else p.position for p in theirs]
 
 
 def test_classes_are_matched_by_name(model, processor):

@@ -1,14 +1,15 @@
 """A model over a set of pictures, on one process or many: every picture counted once, and the same numbers."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from PIL import Image
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .coco_evaluator import CocoEvaluator
@@ -38,23 +39,18 @@ def evaluate_detector(
     Args:
         model: a detector on its device, in whatever wrapper; its mode is restored.
         processor: its image processor.
-        dataset: of known length; an example is the upright RGB picture and `{"image_id", "annotations"}` with all COCO
-            annotations of it, boxes (x, y, width, height) in its pixels, labels as `category_id`. Ids may be strings.
+        dataset: of known length, or a stream, which every process then reads to its end by itself; an example is the
+            upright RGB picture and `{"image_id", "annotations"}` with all COCO annotations of it, boxes (x, y, width,
+            height) in its pixels, labels as `category_id`. Ids may be strings.
         names: class names in the order of the labels.
         batch_size: pictures that go through the model together.
-        workers: processes that load pictures, for each of these.
+        workers: processes that load pictures, for each of these; of a stream at most one.
         max_detections, worst: as in `CocoEvaluator`; at most `max_detections[-1]` detections of a picture count.
         set_labels: the set's label of each of the model's, -1 for none: such detections do not count. Without it the
             labels are the same; see `set_labels_of`.
         progress: wraps the batches of this process, as tqdm does.
     """
-    state = PartialState()
-    batches = list(BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False))
-    steps = math.ceil(len(batches) / state.num_processes)
-    turns = [step * state.num_processes + state.process_index for step in range(steps)]
-    mine = [batches[min(turn, len(batches) - 1)] for turn in turns]
-    loader = DataLoader(_WithPosition(dataset), batch_sampler=mine, num_workers=workers, collate_fn=_Collate(processor))
-
+    loader = _own_batches(dataset, batch_size, workers, _Collate(processor))
     device = next(model.parameters()).device
     evaluator = CocoEvaluator(names, max_detections, worst)
     was_training = model.training
@@ -103,6 +99,35 @@ def _of_the_set(result: dict[str, torch.Tensor], set_labels: Sequence[int] | Non
     return {"scores": result["scores"][keep], "labels": labels[keep], "boxes": result["boxes"][keep]}
 
 
+def _own_batches(dataset: Dataset, batch_size: int, workers: int, collate: "_Collate") -> DataLoader:
+    """The batches of this process; where it has one less than others, the last one again."""
+    state = PartialState()
+    if isinstance(dataset, IterableDataset):
+        turns = _Turns(dataset, batch_size, state.num_processes, state.process_index)
+        return DataLoader(turns, batch_size=None, num_workers=min(workers, 1), collate_fn=collate)
+    batches = list(BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False))
+    steps = math.ceil(len(batches) / state.num_processes)
+    turns = [step * state.num_processes + state.process_index for step in range(steps)]
+    mine = [batches[min(turn, len(batches) - 1)] for turn in turns]
+    return DataLoader(_WithPosition(dataset), batch_sampler=mine, num_workers=workers, collate_fn=collate)
+
+
+class _Turns(IterableDataset):
+    """The same of a stream: lists of examples, each with None for its position, since a stream cannot go back."""
+
+    def __init__(self, stream: IterableDataset, batch_size: int, processes: int, rank: int):
+        self.stream, self.batch_size, self.processes, self.rank = stream, batch_size, processes, rank
+
+    def __iter__(self) -> Iterator[list[tuple[None, Image.Image, Mapping[str, Any]]]]:
+        examples = ((None, *example) for example in self.stream)
+        turn, batch = 0, []
+        for turn, batch in enumerate(iter(lambda: list(itertools.islice(examples, self.batch_size)), [])):
+            if turn % self.processes == self.rank:
+                yield batch
+        if batch and self.rank > turn % self.processes:
+            yield batch
+
+
 class _WithPosition(Dataset):
     """Examples with their index before them."""
 
@@ -126,8 +151,8 @@ class _Collate:
         self.processor = processor
 
     def __call__(
-        self, examples: list[tuple[int, Image.Image, Mapping]]
-    ) -> tuple[list[int], dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping]]:
+        self, examples: list[tuple[int | None, Image.Image, Mapping]]
+    ) -> tuple[list[int | None], dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping]]:
         positions, images, annotations = (list(column) for column in zip(*examples, strict=True))
         inputs = dict(self.processor(images=images, return_tensors="pt"))
         return positions, inputs, [(image.height, image.width) for image in images], annotations

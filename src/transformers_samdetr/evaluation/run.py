@@ -82,9 +82,12 @@ def evaluate_saved_model(
         progress=lambda loader: tqdm(loader, desc="Evaluating", disable=hidden),
     )
     result = evaluator.result()
+    left_out = len(dataset) - result.num_images
+    if left_out:
+        accelerator.print(f"{left_out} of {len(dataset)} pictures do not count: unusable, or with the id of another.")
     if accelerator.is_main_process:
         threshold = result.best_threshold() if threshold is None else threshold
-        content = {"model": model, "data": data, **result_json(result, threshold)}
+        content = {"model": model, "data": data, "images_left_out": left_out, **result_json(result, threshold)}
         (output_dir / METRICS_FILE).write_text(
             json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
