@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
+from transformers_samdetr.backbone import SamDetrBackbone
 from transformers_samdetr.modeling_sam_detr import SamDetrClassHead
 
 from .models import MULTI_SCALE, VARIANTS, targets, tiny_model
@@ -182,9 +183,39 @@ def test_freezing_the_backbone():
     assert trained == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize(
+    ("backbone", "last_frozen", "first_trained"),
+    [
+        ({"backbone": "resnet50"}, "layer1.2.conv3", "layer2.0.conv1"),
+        ({"backbone": "tf_efficientnet_lite0"}, "blocks.1.1.conv_pwl", "blocks.2.0.conv_pw"),
+        ({"backbone": "convnext_atto"}, "stages_0.blocks.1.mlp.fc2", "stages_1.downsample.0"),
+    ],
+)
+def test_stages_up_to_stride_4_are_not_trained(backbone, last_frozen, first_trained):
+    config = SamDetrConfig(backbone_config={"model_type": "timm_backbone", "out_indices": [-1], **backbone})
+    parameters = list(SamDetrBackbone(config).feature_extractor.named_parameters())
+    count = sum(not parameter.requires_grad for _, parameter in parameters)
+    assert not any(parameter.requires_grad for _, parameter in parameters[:count])
+    assert parameters[count - 1][0].rpartition(".")[0] == f"_backbone.{last_frozen}"
+    assert parameters[count][0].rpartition(".")[0] == f"_backbone.{first_trained}"
+
+
 def test_fixed_reference_boxes_are_not_trained():
     model = tiny_model(reference_boxes="fixed")
     assert not model.model.query_reference_boxes.requires_grad
+
+
+def test_reference_boxes_are_set():
+    model = tiny_model()
+    boxes = torch.rand(12, 4) * 0.9 + 0.05
+    model.set_reference_boxes(boxes)
+    outputs = model(torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(outputs.reference_boxes[0, 0], boxes)
+    for wrong in (boxes[:5], boxes * 3):
+        with pytest.raises(ValueError, match="do not fit"):
+            model.set_reference_boxes(wrong)
+    with pytest.raises(ValueError, match="no reference boxes"):
+        tiny_model(query_resampling="none").set_reference_boxes(boxes)
 
 
 def test_batch_norms_stay_frozen_and_keep_their_activation():

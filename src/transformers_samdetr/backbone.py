@@ -1,6 +1,7 @@
 """Pixels to projected feature levels, with their masks and positions."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from transformers import initialization as init
 from .configuration_sam_detr import SamDetrConfig
 from .frozen_batch_norm import freeze_batch_norms, is_frozen_batch_norm
 from .position_encoding import embed_map
+
+EARLY_STRIDE = 4
+"""Backbone stages up to this stride are not trained (SPEC: the stem and the first stage of a ResNet)."""
 
 
 @dataclass
@@ -52,8 +56,8 @@ class SamDetrInputProjection(nn.Module):
 class SamDetrBackbone(nn.Module):
     """The feature extractor, its batch norms frozen, and one projection a level.
 
-    Batch norms become buffers: statistics and scales stay as they are loaded. The stem and the first stage of a ResNet
-    are not trained either (SPEC: backbone and positions, 1).
+    Batch norms become buffers: statistics and scales stay as they are loaded. Stages up to stride 4, of a ResNet the
+    stem and the first stage, are not trained either (SPEC: backbone and positions, 1).
     """
 
     def __init__(self, config: SamDetrConfig):
@@ -88,19 +92,23 @@ class SamDetrBackbone(nn.Module):
         self.feature_extractor.requires_grad_(False)
 
     def unfreeze(self):
-        """Trains the feature extractor, but for the stem and the first stage of a ResNet."""
-        self.feature_extractor.requires_grad_(True)
-        names = {type(module).__name__ for module in self.feature_extractor.modules()}
-        if names & {"ResNet", "ResNetBackbone"} or self._is_timm_resnet():
-            trained = ("layer2.", "layer3.", "layer4.", "stages.1.", "stages.2.", "stages.3.")
-            for name, parameter in self.feature_extractor.named_parameters():
-                if not any(stage in name for stage in trained):
-                    parameter.requires_grad_(False)
+        """Trains the feature extractor, but for its stem and what comes up to stride 4 (a ResNet's first stage)."""
+        for name, parameter in self.feature_extractor.named_parameters():
+            parameter.requires_grad_(name not in self._early_parameters)
 
-    def _is_timm_resnet(self) -> bool:
-        """timm unwraps a ResNet into its stages, so it is known by these rather than by its class."""
-        children = dict(self.feature_extractor.named_modules())
-        return all(f"_backbone.{name}" in children for name in ("layer1", "layer2", "layer3", "layer4"))
+    @cached_property
+    def _early_parameters(self) -> set[str]:
+        """Names of the parameters up to stride 4: general features, and the dearest ones to train."""
+        names = [name for name, _ in self.feature_extractor.named_parameters()]
+        feature_info = getattr(getattr(self.feature_extractor, "_backbone", None), "feature_info", None)
+        if feature_info is not None:  # timm lists its stages in order, and so are the parameters
+            early = [stage["module"] for stage in feature_info.info if stage["reduction"] <= EARLY_STRIDE]
+            prefixes = tuple(f"_backbone.{form}." for module in early for form in (module, module.replace(".", "_")))
+            last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
+            return set(names[: last + 1])
+        if type(self.feature_extractor).__name__ == "ResNetBackbone":
+            return {name for name in names if name.startswith(("embedder.", "encoder.stages.0."))}
+        return set()
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[FeatureLevel]:
         """

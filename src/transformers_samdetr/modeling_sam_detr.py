@@ -13,6 +13,7 @@ from transformers.utils.generic import can_return_tuple
 from .attention import additive_mask
 from .backbone import SamDetrBackbone
 from .backbone_weights import download_timm_weights, load_into, read_state_dict
+from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
 from .decoder import SamDetrDecoder
 from .denoising import DenoisingQueries, make_denoising_queries
@@ -99,6 +100,25 @@ class SamDetrModel(SamDetrPreTrainedModel):
         setattr(self, self._anchor_name, nn.Parameter(new[:num_queries].clone(), requires_grad=old.requires_grad))
         self.config.num_queries = num_queries
 
+    @torch.no_grad()
+    def set_reference_boxes(self, boxes: Tensor):
+        """Gives every query the box it starts from, as learned elsewhere or as the objects of a set lie (Table 5).
+
+        Args:
+            boxes: `(num_queries, 4)`, center x, center y, width, height, normalised.
+
+        Raises:
+            ValueError: the boxes do not fit, or the model has none (`query_resampling="none"`).
+        """
+        if self.query_reference_boxes is None:
+            raise ValueError("This model has no reference boxes: query_resampling='none'.")
+        if boxes.shape != self.query_reference_boxes.shape or not ((boxes >= 0) & (boxes <= 1)).all():
+            raise ValueError(
+                f"boxes of the shape {tuple(boxes.shape)} do not fit: give {tuple(self.query_reference_boxes.shape)}, "
+                "center x, center y, width, height, within [0, 1]."
+            )
+        self.query_reference_boxes.copy_(inverse_sigmoid(boxes))
+
     def _prepare_queries(
         self, batch_size: int, dtype: torch.dtype, denoising: DenoisingQueries | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -181,6 +201,10 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
     def resize_num_queries(self, num_queries: int):
         """See [`SamDetrModel.resize_num_queries`]."""
         self.model.resize_num_queries(num_queries)
+
+    def set_reference_boxes(self, boxes: Tensor):
+        """See [`SamDetrModel.set_reference_boxes`]."""
+        self.model.set_reference_boxes(boxes)
 
     @can_return_tuple
     @auto_docstring
