@@ -50,13 +50,19 @@ def evaluate_detector(
             labels are the same; see `set_labels_of`.
         progress: wraps the batches of this process, as tqdm does.
     """
-    loader = _own_batches(dataset, batch_size, workers, _Collate(processor))
+    state = PartialState()
+    is_stream = isinstance(dataset, IterableDataset)
+    batches = (_StreamedBatches if is_stream else _Batches)(
+        dataset, batch_size, state.num_processes, state.process_index
+    )
+    workers = min(workers, 1) if is_stream else workers
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_Collate(processor))
     device = next(model.parameters()).device
     evaluator = CocoEvaluator(names, max_detections, worst)
     was_training = model.training
     model.eval()
     try:
-        for positions, inputs, sizes, annotations in progress(loader):
+        for _is_own, positions, inputs, sizes, annotations in progress(loader):
             outputs = model(**{name: values.to(device) for name, values in inputs.items()})
             results = processor.post_process_object_detection(
                 outputs, threshold=0.0, target_sizes=sizes, top_k=max_detections[-1]
@@ -99,50 +105,40 @@ def _of_the_set(result: dict[str, torch.Tensor], set_labels: Sequence[int] | Non
     return {"scores": result["scores"][keep], "labels": labels[keep], "boxes": result["boxes"][keep]}
 
 
-def _own_batches(dataset: Dataset, batch_size: int, workers: int, collate: "_Collate") -> DataLoader:
-    """The batches of this process; where it has one less than others, the last one again."""
-    state = PartialState()
-    if isinstance(dataset, IterableDataset):
-        turns = _Turns(dataset, batch_size, state.num_processes, state.process_index)
-        return DataLoader(turns, batch_size=None, num_workers=min(workers, 1), collate_fn=collate)
-    batches = list(BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False))
-    steps = math.ceil(len(batches) / state.num_processes)
-    turns = [step * state.num_processes + state.process_index for step in range(steps)]
-    mine = [batches[min(turn, len(batches) - 1)] for turn in turns]
-    return DataLoader(_WithPosition(dataset), batch_sampler=mine, num_workers=workers, collate_fn=collate)
+class _Batches(Dataset):
+    """The batches of one process, each with False before it if it is only there to make the steps equally many."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, processes: int, rank: int):
+        self.dataset, self.processes, self.rank = dataset, processes, rank
+        self.batches = list(BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False))
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.processes)
+
+    def __getitem__(self, step: int) -> tuple[bool, list[tuple[int, Image.Image, Mapping[str, Any]]]]:
+        turn = step * self.processes + self.rank
+        is_own = turn < len(self.batches)
+        return is_own, [(index, *self.dataset[index]) for index in self.batches[turn if is_own else -1]]
 
 
-class _Turns(IterableDataset):
-    """The same of a stream: lists of examples, each with None for its position, since a stream cannot go back."""
+class _StreamedBatches(IterableDataset):
+    """The same of a stream, with None for each example's position, since a stream cannot go back."""
 
     def __init__(self, stream: IterableDataset, batch_size: int, processes: int, rank: int):
         self.stream, self.batch_size, self.processes, self.rank = stream, batch_size, processes, rank
 
-    def __iter__(self) -> Iterator[list[tuple[None, Image.Image, Mapping[str, Any]]]]:
+    def __iter__(self) -> Iterator[tuple[bool, list[tuple[None, Image.Image, Mapping[str, Any]]]]]:
         examples = ((None, *example) for example in self.stream)
         turn, batch = 0, []
         for turn, batch in enumerate(iter(lambda: list(itertools.islice(examples, self.batch_size)), [])):
             if turn % self.processes == self.rank:
-                yield batch
+                yield True, batch
         if batch and self.rank > turn % self.processes:
-            yield batch
-
-
-class _WithPosition(Dataset):
-    """Examples with their index before them."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[int, Image.Image, Mapping[str, Any]]:
-        return index, *self.dataset[index]
+            yield False, batch
 
 
 class _Collate:
-    """Positions, the model's inputs, the pictures' heights and widths, and the annotations as they are.
+    """Whether it is an own batch, positions, inputs, the pictures' heights and widths, and the annotations as they are.
 
     The processor's own labels would not do: they lack crowd regions, and their boxes are clipped.
     """
@@ -151,8 +147,9 @@ class _Collate:
         self.processor = processor
 
     def __call__(
-        self, examples: list[tuple[int | None, Image.Image, Mapping]]
-    ) -> tuple[list[int | None], dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping]]:
+        self, batch: tuple[bool, list[tuple[int | None, Image.Image, Mapping[str, Any]]]]
+    ) -> tuple[bool, list[int | None], dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping[str, Any]]]:
+        is_own, examples = batch
         positions, images, annotations = (list(column) for column in zip(*examples, strict=True))
         inputs = dict(self.processor(images=images, return_tensors="pt"))
-        return positions, inputs, [(image.height, image.width) for image in images], annotations
+        return is_own, positions, inputs, [(image.height, image.width) for image in images], annotations
