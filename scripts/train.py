@@ -10,11 +10,13 @@ Every field of a recipe can be overridden; docs/recipes.md has all recipes.
 
 import argparse
 import json
+import sys
 from dataclasses import fields, replace
 from typing import get_type_hints
 
 from transformers_samdetr.data.read import load_detection_data
-from transformers_samdetr.training import RECIPES, Recipe, Trainer, load_model_and_processor
+from transformers_samdetr.training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
+from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
 
 
 def parse() -> tuple[argparse.Namespace, Recipe]:
@@ -22,6 +24,15 @@ def parse() -> tuple[argparse.Namespace, Recipe]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--output_dir", required=True)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="a checkpoint's folder, or 'auto': the newest good one of --output_dir, or a fresh start without one",
+    )
+    parser.add_argument("--save_every", type=int, default=500, help="optimizer steps between checkpoints; 0: epochs")
+    parser.add_argument("--keep_checkpoints", type=int, default=2, help="newest that are kept, beside the best")
+    parser.add_argument("--peer_timeout", type=float, default=60, help="seconds until a silent process counts as lost")
     parser.add_argument("--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE")
     for name, hint in get_type_hints(Recipe).items():
         kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
@@ -37,7 +48,16 @@ def main() -> None:
     data = load_detection_data(args.data, seed=recipe.seed)
     print(data.describe())
     model, processor = load_model_and_processor(recipe, data.names, data.category_ids)
-    metrics = Trainer(model, processor, data.train, data.evaluation, recipe, args.output_dir).train()
+    saving = Checkpointing(data.fingerprint, args.save_every, args.keep_checkpoints)
+    trainer = Trainer(
+        model, processor, data.train, data.evaluation, recipe, args.output_dir, (saving,), args.peer_timeout
+    )
+    with explain_lost_process(args.output_dir), on_stop_signal(trainer.request_stop):
+        saving.start(trainer, args.resume)
+        metrics = trainer.train()
+    if trainer.stopped:
+        print(f"Stopped as asked, and saved. Go on with --resume auto --output_dir {args.output_dir}", flush=True)
+        sys.exit(EXIT_REQUEUE)
     print(
         "COCO AP on the evaluation set: " + "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
     )

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from transformers_samdetr import SamDetrForObjectDetection
 from transformers_samdetr.training.checkpoint import CheckpointError, latest_checkpoint, list_checkpoints
-from transformers_samdetr.training.interruption import StopRequest
+from transformers_samdetr.training.interruption import LostProcess, explain_lost_process, on_stop_signal
 from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
-from transformers_samdetr.training.run_state import drop_log_lines
 
 from .models import SMALL_BACKBONE, targets, tiny_model
 
@@ -153,30 +152,32 @@ def test_a_full_disk_names_the_file_and_the_last_good_one_loads(tmp_path, file):
     assert run.save() == latest_checkpoint(tmp_path)
 
 
-def test_log_lines_are_not_said_twice(tmp_path):
-    log = tmp_path / "log.jsonl"
-    drop_log_lines(log, 1)
-    log.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
-    drop_log_lines(log, 3)
-    assert log.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
-
-
 def test_a_request_to_stop_is_remembered_and_handlers_are_restored():
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert not stop.anywhere()
+    before, requests = signal.getsignal(signal.SIGTERM), []
+    with on_stop_signal(lambda: requests.append(1)):
         signal.raise_signal(signal.SIGTERM)
-        assert stop.anywhere()
+        assert requests == [1]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_thread_may_not_catch_signals_and_need_not():
     def enter():
-        with StopRequest() as stop:
-            entered.append(stop.anywhere())
+        with on_stop_signal(lambda: None):
+            entered.append(True)
 
     entered = []
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    assert entered == [False]
+    assert entered
+
+
+@pytest.mark.parametrize("message", ["Connection closed by peer [127.0.0.1]:1", "Timed out waiting 60000ms for recv"])
+def test_a_lost_process_is_told_from_other_errors(message):
+    with pytest.raises(ValueError), explain_lost_process("out"):
+        raise ValueError("not this")
+    with pytest.raises(RuntimeError, match="^sizes differ"), explain_lost_process("out"):
+        raise RuntimeError("sizes differ")
+    with pytest.raises(LostProcess, match="--resume auto") as lost, explain_lost_process("out"):
+        raise RuntimeError(message)
+    assert message in str(lost.value.__cause__)

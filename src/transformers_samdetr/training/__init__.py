@@ -1,7 +1,8 @@
 """Training on Accelerate, with recipes for the paper's models and for small sets."""
 
+from .checkpointing import Checkpointing
 from .recipes import RECIPES, Recipe
 from .start import load_model_and_processor
 from .trainer import Trainer, TrainingHook
 
-__all__ = ["RECIPES", "Recipe", "Trainer", "TrainingHook", "load_model_and_processor"]
+__all__ = ["RECIPES", "Checkpointing", "Recipe", "Trainer", "TrainingHook", "load_model_and_processor"]

@@ -1,51 +1,71 @@
-"""A scheduler's wish to stop: heard in the middle of a step, answered after it, by all processes at the same step."""
+"""What ends a run from outside: a scheduler's signal to stop, or another process that is gone."""
 
+import re
 import signal
 import threading
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
-import torch
 from accelerate import PartialState
+from accelerate.utils import InitProcessGroupKwargs
 
 EXIT_REQUEUE = 75
 """Exit code of a run that was told to stop and saved where it stood: EX_TEMPFAIL, "try again later"."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before they kill: SIGTERM, or with SLURM's `--signal=USR1` the other."""
+PEER_TIMEOUT = 60.0
+"""Seconds that a process waits for the others before it takes them for lost."""
+LOST = re.compile(r"peer|timed? ?out|gloo|nccl|socket|store->|process group", re.IGNORECASE)
 
 
-class StopRequest:
-    """Remembers within its `with` block that one of `SIGNALS` came, instead of dying of it.
+class LostProcess(RuntimeError):
+    """Another process of the run is gone, so that this one cannot go on."""
+
+
+@contextmanager
+def on_stop_signal(stop: Callable[[], object]) -> Iterator[None]:
+    """Calls `stop` when one of `SIGNALS` comes, in place of dying of it.
 
     Python runs signal handlers in the main thread alone; elsewhere nothing is caught.
     """
-
-    def __init__(self) -> None:
-        self.here = False
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: stop()) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before = {}
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.here = True
-
-    def anywhere(self) -> bool:
-        """Whether any process was told to stop: collective, so that all of them stop at the same step."""
-        return on_any_process(self.here)
 
 
-def on_any_process(flag: bool) -> bool:
-    """Whether the flag is set on any process; collective."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return flag
-    count = torch.tensor(int(flag), device=state.device)
-    torch.distributed.all_reduce(count)
-    return count.item() > 0
+def process_group_options(seconds: float = PEER_TIMEOUT) -> InitProcessGroupKwargs:
+    """Makes Accelerate's processes wait for each other no longer than this.
+
+    A process that was killed closes its connections and is missed at once; the time is for a machine or a network that
+    falls silent. It must be longer than what one process does alone: writing a checkpoint above all.
+    """
+    # backend=None leaves the choice to Accelerate; the default, "nccl", is refused where there is none
+    return InitProcessGroupKwargs(backend=None, timeout=timedelta(seconds=seconds))
+
+
+@contextmanager
+def explain_lost_process(output_dir: str | Path) -> Iterator[None]:
+    """Says in words what a backend's message about a broken connection means.
+
+    Raises:
+        LostProcess: in place of the backend's `RuntimeError`, which is its cause.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # those of torch.distributed are of this class, and Gloo's have none of their own
+        if type(error).__module__.split(".")[0] not in ("torch", "builtins") or not LOST.search(str(error)):
+            raise
+        state = PartialState()
+        raise LostProcess(
+            f"Process {state.process_index} of {state.num_processes} has lost another one, which was killed or whose "
+            "machine or network failed: look at the end of its output. This one stops, since it cannot go on alone. "
+            f"Start all again with --resume auto to go on from the last checkpoint in {output_dir}."
+        ) from error

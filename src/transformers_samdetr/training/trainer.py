@@ -1,7 +1,7 @@
 """The training loop on Accelerate: windows of micro-batches, one process or many, evaluated after every epoch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.batch import DetectionCollator, DetectionDataset
 from ..evaluation import evaluate_detector
 from .epoch_log import EpochLog
+from .interruption import PEER_TIMEOUT, process_group_options
 from .loss_sums import LossSums, weighted_terms
 from .optimizer import make_optimizer, make_schedule
 from .order import ProcessBatches, WindowOrder, position_seed
@@ -38,7 +39,11 @@ class TrainingHook(Protocol):
         """After the evaluation of an epoch, its line in the log, and the model that was kept."""
 
     def when_stopped(self, trainer: "Trainer") -> None:
-        """After the optimizer step in which all processes agreed to stop, in place of `after_step`."""
+        """When all processes agreed to stop: in place of `after_step`, or within an evaluation."""
+
+
+class _Stopped(Exception):
+    """All processes agreed to stop within an evaluation."""
 
 
 class Trainer:
@@ -52,10 +57,12 @@ class Trainer:
         recipe: how to train.
         output_dir: where the model and the log are written.
         hooks: see `TrainingHook`; called in this order.
+        peer_timeout: seconds that processes wait for each other before they take one for lost.
 
     Attributes:
         progress: where the run stands.
-        stop_requested: set it (from a signal handler, say) to stop all processes after the running step.
+        stop_requested: set it (from a signal handler, say) to stop all processes after the running step or batch of an
+            evaluation.
         stopped: whether `train` returned because of that.
     """
 
@@ -68,11 +75,14 @@ class Trainer:
         recipe: Recipe,
         output_dir: str | Path,
         hooks: tuple[TrainingHook, ...] = (),
+        peer_timeout: float = PEER_TIMEOUT,
     ):
         self.recipe, self.processor, self.hooks = recipe, processor, hooks
         self.output_dir = Path(output_dir)
         self.accelerator = Accelerator(
-            mixed_precision=recipe.mixed_precision, gradient_accumulation_steps=recipe.accumulation_steps
+            mixed_precision=recipe.mixed_precision,
+            gradient_accumulation_steps=recipe.accumulation_steps,
+            kwargs_handlers=[process_group_options(peer_timeout)],
         )
         self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
@@ -106,6 +116,10 @@ class Trainer:
         self.progress.load_state_dict(state)
         self.losses.restore(self.progress.loss_sums)
 
+    def request_stop(self) -> None:
+        """Stops all processes after the running step; hooks may save then."""
+        self.stop_requested = True
+
     def train(self) -> dict[str, float]:
         """Trains to the end, or until it is stopped; returns the last evaluation (COCO AP in percent).
 
@@ -118,7 +132,12 @@ class Trainer:
             self.train_epoch()
             if self.stopped:
                 return metrics
-            metrics = self.evaluate()
+            try:
+                metrics = self.evaluate()
+            except _Stopped:
+                self.stopped = True
+                self._call_hooks("when_stopped")
+                return metrics
             self.finish_epoch(metrics)
         if self.recipe.keep == "last":
             self.save()
@@ -255,8 +274,16 @@ class Trainer:
             self.names,
             batch_size=self.recipe.evaluation_batch_size,
             workers=self.recipe.workers,
+            progress=self._until_stopped,
         )
         return evaluator.compute()
+
+    def _until_stopped(self, batches: Iterable) -> Iterator:
+        """The batches of an evaluation, which stops at the same one on every process."""
+        for batch in batches:
+            if any_process([self.stop_requested], self.accelerator)[0]:
+                raise _Stopped
+            yield batch
 
     def save(self) -> None:
         """Writes the model and its image processor, ready for `from_pretrained` and `pipeline`."""

@@ -39,7 +39,7 @@ def loss_weights(counts: Sequence[int], fillers: Sequence[bool], accelerator: Ac
     boxes = torch.tensor(counts, dtype=torch.float32, device=accelerator.device)
     boxes = accelerator.reduce(boxes, reduction="sum") / accelerator.num_processes
     counted = torch.tensor([not filler for filler in fillers], dtype=torch.float32, device=accelerator.device)
-    return counted * boxes.clamp(min=1) / boxes.sum().clamp(min=1)
+    return counted * boxes.clamp(min=1) / boxes.sum().clamp(min=1 / accelerator.num_processes)
 
 
 def any_process(flags: Sequence[Tensor | bool], accelerator: Accelerator) -> list[bool]:
