@@ -36,7 +36,7 @@ FLOORS = (
     ("__init__",),
     ("data", "visualization"),  # sub-packages
     ("evaluation",),
-    ("prediction", "training"),
+    ("benchmark", "prediction", "training"),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 ENTRY_FILES = (

@@ -1,0 +1,96 @@
+"""Times our models beside Transformers' own in one interleaved run, and writes docs/performance.{md,json,png}.
+
+python scripts/benchmark.py --preset bars                        # the table of bars; about ten minutes
+python scripts/benchmark.py --preset bars --groups loss load     # some of its groups
+python scripts/benchmark.py --preset quick                       # all models once at 480x640
+python scripts/benchmark.py --preset full                        # everything; hours, and memory for batches of 8
+python scripts/benchmark.py --models sam-detr-r50 conditional-detr-r50 --sizes 480x640 800x1066 --threads 1 2
+python scripts/benchmark.py --growth sam-detr-r50                # time over pixels, queries, keypoints, objects
+python scripts/benchmark.py --stages sam-detr-r50                # multiply-adds and time of each stage
+python scripts/benchmark.py --bf16_ap outputs/digits --data digits
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from transformers_samdetr.benchmark import BARS, TASKS, Work, interleave, measure_bars
+from transformers_samdetr.benchmark.grid import GRIDS, Grid, growth_axes
+from transformers_samdetr.benchmark.machine import describe_machine
+from transformers_samdetr.benchmark.report import (
+    bars_table,
+    growth_table,
+    measurements_table,
+    stages_table,
+    write_report,
+)
+from transformers_samdetr.benchmark.stages import stage_report
+from transformers_samdetr.benchmark.work import DTYPES
+
+
+def size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=("bars", *GRIDS))
+    parser.add_argument("--groups", nargs="+", choices=tuple(BARS), default=tuple(BARS), help="of --preset bars")
+    parser.add_argument("--growth", nargs="+", metavar="MODEL", default=[])
+    parser.add_argument("--stages", nargs="+", metavar="MODEL", default=[])
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each work")
+    parser.add_argument("--output_dir", type=Path, default=Path("docs"))
+    grid = parser.add_argument_group("a grid of your own, or in place of the preset's values")
+    grid.add_argument("--models", nargs="+")
+    grid.add_argument("--tasks", nargs="+", choices=TASKS)
+    grid.add_argument("--sizes", nargs="+", type=size, metavar="HEIGHTxWIDTH")
+    grid.add_argument("--batch_sizes", nargs="+", type=int)
+    grid.add_argument("--threads", nargs="+", type=int)
+    grid.add_argument("--dtypes", nargs="+", choices=DTYPES)
+    grid.add_argument("--compiled", nargs="+", type=int, choices=(0, 1))
+    bf16 = parser.add_argument_group("precision on a trained model")
+    bf16.add_argument("--bf16_ap", metavar="MODEL", help="compare AP in bf16 autocast with float32")
+    bf16.add_argument("--data", default="digits", help="as of scripts/train.py")
+    return parser.parse_args()
+
+
+def report_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    args = parse()
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Grid)}
+    given = {name: tuple(values) for name, values in given.items() if values is not None}
+    results: dict = {"machine": describe_machine()}
+    if args.preset == "bars":
+        rows, measurements = measure_bars(args.groups, args.rounds, report_progress)
+        results |= {"bars": rows, "measurements": [entry.to_dict() for entry in measurements]}
+        print(bars_table(rows))
+    elif args.preset or given:
+        grid = dataclasses.replace(GRIDS.get(args.preset, Grid()), **given)
+        found = [entry for works in grid.groups() for entry in interleave(works, args.rounds, report_progress)]
+        results["measurements"] = [entry.to_dict() for entry in found]
+        print(measurements_table(results["measurements"]))
+    for model in args.growth:
+        axes = growth_axes(model)
+        for axis in axes:
+            axis.measurements = interleave(axis.works, args.rounds, report_progress)
+        results.setdefault("growth", []).extend(axis.to_dict() | {"model": model} for axis in axes)
+        print(growth_table(results["growth"]))
+    for model in args.stages:
+        results.setdefault("stages", []).append(stage_report(Work(model), args.rounds))
+        print(stages_table(results["stages"]))
+    if args.bf16_ap:
+        from transformers_samdetr.benchmark.precision import compare_precision  # needs the data extras
+
+        results["bf16_ap"] = compare_precision(args.bf16_ap, args.data)
+        print("AP in float32 {float32:.2f}, in bf16 autocast {bfloat16:.2f}".format(**results["bf16_ap"]))
+    if len(results) > 1:
+        write_report(results, args.output_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What the figures were measured on, without names of hosts."""
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "scipy", "numpy", "pillow", "transformers-samdetr")
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, cores, memory, system, load in the last minute, and versions."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load": round(os.getloadavg()[0], 1),
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+
+
+def _cpu_name() -> str:
+    """Family and model tell CPUs apart that a virtual machine gives the same name; so do their instructions."""
+    entries = {}
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            entries.setdefault(name.strip(), value.strip())
+    flags = entries.get("flags", "").split()
+    shown = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    name = entries.get("model name", platform.processor())
+    numbers = f"family {entries.get('cpu family', '?')} model {entries.get('model', '?')}"
+    return f"{name} ({numbers}; {', '.join(shown)})"

@@ -1,0 +1,187 @@
+"""Figures to JSON, Markdown tables and a picture; a page keeps its own text around what is written here."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+MEBIBYTE = 2**20
+VERDICT_COLOURS = {"aim": "#3a8f5c", "bar": "#c9a227", "missed": "#b5473c"}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first aligned right."""
+    line = "|" + "|".join([" --- "] + [" ---: "] * (len(header) - 1)) + "|"
+    return "\n".join(["| " + " | ".join(header) + " |", line, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def seconds(value: float | None) -> str:
+    """Three digits, in s or ms."""
+    if value is None:
+        return "–"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.3g} ms"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def machine_text(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}; load average "
+        f"before the run {machine['load']}.\n\n{versions}."
+    )
+
+
+def bars_table(rows: list[dict[str, Any]]) -> str:
+    def figure(row: dict, key: str) -> str:
+        if row[key] is None:
+            return "–"
+        return f"{row[key] / MEBIBYTE:.0f} MiB" if row["memory"] else seconds(row[key])
+
+    body = [
+        [
+            row["name"],
+            row["against"],
+            figure(row, "ours"),
+            figure(row, "other"),
+            f"**{_number(row['ratio'])}**",
+            _number(row["bar"]),
+            _number(row["aim"]),
+            {"aim": "aim met", "bar": "bar met"}.get(row["verdict"], row["verdict"]),
+        ]
+        for row in rows
+    ]
+    text = table(["ours", "against", "ours", "other", "ratio", "bar", "aim", ""], body)
+    errors = [f"- {row['name']}: {error}" for row in rows for error in row.get("errors", ())]
+    return "\n\n".join([text, *errors])
+
+
+def measurements_table(measurements: list[dict[str, Any]]) -> str:
+    body = []
+    for entry in measurements:
+        if entry["error"] is not None:
+            body.append([entry["label"], f"failed: {entry['error']}", "", "", ""])
+            continue
+        low, high = entry["quartiles"]
+        peak = f"{entry['peak_bytes'] / MEBIBYTE:.0f} MiB" if entry["peak_bytes"] is not None else "–"
+        middle = f"{seconds(low)} to {seconds(high)}"
+        body.append([entry["label"], seconds(entry["median"]), middle, seconds(min(entry["seconds"])), peak])
+    return table(["work", "median", "middle half", "fastest", "peak memory"], body)
+
+
+def growth_table(axes: list[dict[str, Any]]) -> str:
+    body = [
+        [
+            axis["measurements"][0]["work"]["model"] + (", loss alone" if axis["name"] == "objects" else ""),
+            axis["unit"],
+            ", ".join(
+                f"{value:,}: {seconds(entry.get('median'))}"
+                for value, entry in zip(axis["values"], axis["measurements"], strict=True)
+            ),
+            _number(axis["exponent"]),
+        ]
+        for axis in axes
+    ]
+    return table(["model", "number of", "time", "exponent"], body)
+
+
+def stages_table(reports: list[dict[str, Any]]) -> str:
+    parts = []
+    for report in reports:
+        total = report["stages"][-1]["seconds"]
+        body = [
+            [
+                row["name"],
+                f"{row['multiply_adds'] / 1e9:.2f}",
+                seconds(row["seconds"]),
+                f"{row['seconds'] / total:.0%}",
+                "–" if row["peak_share"] is None else f"{row['peak_share']:.0%}",
+            ]
+            for row in report["stages"]
+        ]
+        peak = f"matrix peak {report['matrix_peak'] / 1e9:.0f} G multiply-adds a second"
+        header = ["stage", "G multiply-adds", "time", "share of the time", "share of the peak"]
+        parts.append(f"{report['label']}; {peak}:\n\n{table(header, body)}")
+    return "\n\n".join(parts)
+
+
+def bars_picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """Each ratio beside its bar and its aim."""
+    shown = [row for row in rows if row["ratio"] is not None and row["bar"] is not None][::-1]
+    figure = Figure(figsize=(8, 0.8 + 0.42 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    limit = max([1.25, *(max(row["ratio"], row["bar"]) * 1.15 for row in shown)])
+    for place, row in enumerate(shown):
+        axes.barh(place, row["ratio"], 0.62, color=VERDICT_COLOURS[row["verdict"]])
+        axes.plot([row["bar"]] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
+        axes.plot([row["aim"]] * 2, [place - 0.42, place + 0.42], color="black", linewidth=1, linestyle=":")
+        axes.text(row["ratio"] + limit * 0.01, place, f"{row['ratio']:.2f}", va="center", fontsize=8,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
+    axes.set_yticks(range(len(shown)), [f"{row['name']}\nagainst {row['against'].split()[0]}" for row in shown])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlim(0, limit)
+    axes.set_xlabel(
+        "ours / other, less is better; line: bar, dotted: aim; green: aim met, yellow: bar met, red: missed"
+    )
+    axes.xaxis.label.set_size(8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The old results with the new ones in place of those of the same work, row or axis."""
+    keys = {"bars": ("name",), "measurements": ("label",), "stages": ("label",), "growth": ("model", "name")}
+    merged = {**old, **new}
+    for section, names in keys.items():
+        entries: dict[tuple, dict] = {}
+        for entry in [*old.get(section, []), *new.get(section, [])]:
+            entries[tuple(entry[name] for name in names)] = entry
+        if entries:
+            merged[section] = list(entries.values())
+    return merged
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Puts `text` between the page's `<!-- name -->` and `<!-- /name -->`, or at its end where it has none."""
+    content = page.read_text(encoding="utf-8") if page.exists() else "# Performance\n"
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    section = f"{begin}\n{text}\n{end}"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if pattern.search(content):
+        content = pattern.sub(lambda _: section, content)
+    else:
+        content = f"{content.rstrip()}\n\n{section}\n"
+    page.write_text(content, encoding="utf-8")
+
+
+def write_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Merges the results into `performance.json` and renews the page's tables and picture from all there is.
+
+    Args:
+        results: any of `machine`, `bars`, `measurements`, `growth`, `stages`.
+        folder: gets `performance.json`, `performance.md` and `performance.png`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file, page = folder / "performance.json", folder / "performance.md"
+    if file.exists():
+        results = merge(json.loads(file.read_text(encoding="utf-8")), results)
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if "bars" in results:
+        bars_picture(results["bars"], folder / "performance.png")
+        picture = "![Ratios beside their bars and aims](performance.png)"
+        write_section(page, "bars", f"{bars_table(results['bars'])}\n\n{picture}")
+    makers = {
+        "machine": machine_text,
+        "measurements": measurements_table,
+        "growth": growth_table,
+        "stages": stages_table,
+    }
+    for name, make in makers.items():
+        if name in results:
+            write_section(page, name, make(results[name]))
+    return results

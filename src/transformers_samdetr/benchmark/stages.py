@@ -1,0 +1,146 @@
+"""Where a forward pass of ours spends its time, and how near each stage comes to the machine's matrix peak."""
+
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .models import build_model
+from .tasks import make_pixels
+from .work import Work
+
+STAGES = {
+    "backbone": r"model\.backbone\.feature_extractor",
+    "input projections": r"model\.backbone\.input_projections\.\d+",
+    "encoder: attention": r"model\.encoder\.layers\.\d+\.self_attn",
+    "encoder: FFN": r"model\.encoder\.layers\.\d+\.mlp",
+    "decoder: self-attention": r"model\.decoder\.layers\.\d+\.self_attn",
+    "decoder: semantics aligner": r"model\.decoder\.layers\.\d+\.aligner",
+    "decoder: cross-attention": r"model\.decoder\.layers\.\d+\.cross_attn",
+    "decoder: FFN": r"model\.decoder\.layers\.\d+\.mlp",
+    "box heads": r"model\.decoder\.box_heads\.\d+",
+    "class heads": r"class_heads\.\d+",
+}
+"""Names of modules; what lies outside of them all is `the rest`."""
+REST = "the rest"
+
+
+@dataclass
+class Stage:
+    """One stage of the forward pass.
+
+    Attributes:
+        name: as in `STAGES`.
+        multiply_adds: of its matrix products, convolutions and attention; sampling and elementwise work count 0.
+        seconds: median over the repetitions.
+    """
+
+    name: str
+    multiply_adds: int
+    seconds: float
+
+
+def matrix_peak(dtype: torch.dtype, size: int = 2048, repetitions: int = 7) -> float:
+    """Multiply-adds a second of a square matrix product, the best of all repetitions, with the current threads."""
+    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    out, best = torch.empty(size, size, dtype=dtype), float("inf")
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        best = min(best, time.perf_counter() - start)
+    return size**3 / best
+
+
+def _cpu_attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    """FLOPs of the attention kernel that PyTorch uses on CPUs, which its own counter does not know."""
+    batch, heads, queries, width = query
+    keys, value_width = key[2], value[3]
+    return 2 * batch * heads * queries * keys * (width + value_width)
+
+
+ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops}
+
+
+@contextmanager
+def _watched(model: nn.Module, read) -> Iterator[dict[str, list]]:
+    """What `read()` grows by within the modules of each stage."""
+    found: dict[str, list] = {name: [] for name in STAGES}
+    starts: dict[nn.Module, Any] = {}
+    handles = []
+    matched = [
+        (stage, module)
+        for path, module in model.named_modules()
+        for stage, pattern in STAGES.items()
+        if re.fullmatch(pattern, path)
+    ]
+    missing = STAGES.keys() - {stage for stage, _ in matched}
+    if missing:  # a stage that is not found would count as free
+        raise ValueError(f"{type(model).__name__} has no module for the stages {sorted(missing)}: correct STAGES.")
+    for stage, module in matched:
+        handles += [
+            module.register_forward_pre_hook(lambda module, _: starts.update({module: read()})),
+            module.register_forward_hook(lambda module, *_, stage=stage: found[stage].append(read() - starts[module])),
+        ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def profile_stages(work: Work, repetitions: int = 5) -> list[Stage]:
+    """Multiply-adds and time of each stage of one forward pass, `the rest` last.
+
+    Args:
+        work: an eager inference of ours; its threads become this process's.
+
+    Raises:
+        ValueError: the work is another.
+    """
+    if not work.is_ours or work.task != "inference" or work.compiled:
+        raise ValueError(f"Stages are known of an eager inference of ours, not of {work.label}.")
+    torch.set_num_threads(work.threads)
+    model, pixels = build_model(work).requires_grad_(False), make_pixels(work)
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=work.dtype == "bfloat16")
+
+    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
+    with counter, autocast, _watched(model, counter.get_total_flops) as flops:
+        model(pixels)
+    total_flops = counter.get_total_flops()
+
+    totals, by_stage = [], {name: [] for name in STAGES}
+    for repetition in range(repetitions + 1):
+        with autocast, _watched(model, time.perf_counter) as seconds:
+            start = time.perf_counter()
+            model(pixels)
+            total = time.perf_counter() - start
+        if repetition:  # the first one fills caches
+            totals.append(total)
+            for name, values in seconds.items():
+                by_stage[name].append(sum(values))
+    stages = [Stage(name, sum(flops[name]) // 2, statistics.median(by_stage[name])) for name in STAGES]
+    rest_flops = total_flops // 2 - sum(stage.multiply_adds for stage in stages)
+    rest_seconds = statistics.median(totals) - sum(stage.seconds for stage in stages)
+    return [*stages, Stage(REST, rest_flops, max(rest_seconds, 0.0))]
+
+
+def stage_report(work: Work, repetitions: int = 5) -> dict[str, Any]:
+    """The stages with the share of the matrix peak, of this dtype and these threads, that each reaches."""
+    stages = profile_stages(work, repetitions)
+    peak = matrix_peak(getattr(torch, work.dtype))
+    rows = [asdict(stage) | {"peak_share": _share(stage, peak)} for stage in stages]
+    total = Stage("all", sum(s.multiply_adds for s in stages), sum(s.seconds for s in stages))
+    rows.append(asdict(total) | {"peak_share": _share(total, peak)})
+    return {"label": work.label, "work": work.to_dict(), "matrix_peak": peak, "stages": rows}
+
+
+def _share(stage: Stage, peak: float) -> float | None:
+    return stage.multiply_adds / stage.seconds / peak if stage.seconds else None
