@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .bilinear_bags import sample_bags
 from .configuration_sam_detr import SamDetrConfig
 from .pretrained_model import ZeroLinear
 
@@ -24,6 +25,18 @@ def sample_levels(
     Returns:
         `(B, S_q, M·D)`.
     """
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        # places and weights are never rounded to half precision, which cannot tell neighbouring pixels apart
+        return sample_bags(value.to(locations.dtype), level_sizes, locations, attention_weights.to(locations.dtype)).to(
+            value.dtype
+        )
+    return sample_grids(value, level_sizes, locations, attention_weights)
+
+
+def sample_grids(
+    value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`sample_levels` on any device and in compiled code, sample by sample."""
     samples = []
     grids = 2 * locations - 1
     for level, (level_value, (height, width)) in enumerate(
@@ -31,7 +44,6 @@ def sample_levels(
     ):
         feature_map = level_value.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, (height, width))  # (B·M, D, H, W)
         grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B·M, S_q, P, 2)
-        # places are never rounded to half precision, which cannot tell neighbouring pixels apart
         sampled = nn.functional.grid_sample(
             feature_map.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
         )
