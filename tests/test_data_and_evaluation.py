@@ -1,13 +1,12 @@
 import json
-import random
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from transformers_samdetr import SamDetrImageProcessor
-from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset, crop, flip
+from transformers_samdetr.data.augment import make_augmentation
+from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.training import Recipe, Trainer
 
@@ -35,18 +34,6 @@ def test_scenes_too_small_are_refused():
         build_digit_scenes(size=32)
 
 
-def test_flip_and_crop_keep_boxes_on_their_objects():
-    image = Image.new("RGB", (80, 60))
-    image.paste((255, 255, 255), (10, 20, 30, 50))
-    annotations = {"image_id": 1, "annotations": [{"bbox": [10, 20, 20, 30], "area": 600.0, "category_id": 0}]}
-    for seed in range(10):
-        changed, after = crop(*flip(image, annotations), random.Random(seed))
-        for annotation in after["annotations"]:
-            x, y, w, h = annotation["bbox"]
-            assert np.asarray(changed)[y : y + h, x : x + w].min() == 255
-            assert annotation["area"] == pytest.approx(w * h)
-
-
 def test_training_saves_a_model_that_loads(scenes, tmp_path):
     model = tiny_model(num_labels=10)
     processor = SamDetrImageProcessor(size={"height": 64, "width": 64})
@@ -62,7 +49,7 @@ def test_training_saves_a_model_that_loads(scenes, tmp_path):
 
 
 def test_batches_hold_what_the_model_takes(scenes):
-    dataset = DetectionDataset(scenes["train"], augment=True)
+    dataset = DetectionDataset(scenes["train"], make_augmentation("strong"))
     batch = DetectionCollator(SamDetrImageProcessor(size={"height": 64, "width": 64}))([dataset[0], dataset[1]])
     assert batch["pixel_values"].shape == (2, 3, 64, 64) and set(batch) == {"pixel_values", "pixel_mask", "labels"}
     first = dataset[0][0].tobytes()

@@ -29,10 +29,22 @@ def test_every_recipe_is_reached_unchanged(parse, name):
 
 
 def test_every_field_can_be_overridden(parse):
-    arguments = {"--no-augment": [], "--batch_size": ["4"], "--image_size": ["160"], "--drop_at": ["0.5"]}
+    arguments = {
+        "--freeze_backbone": [],
+        "--augmentation": ["flip"],
+        "--batch_size": ["4"],
+        "--image_size": ["160"],
+        "--drop_at": ["0.5"],
+    }
     arguments |= {"--model_overrides": ['{"dropout": 0.1}'], "--backbone_weights": ["efficientnet-lite0"]}
     _, recipe = parse(*(word for name, values in arguments.items() for word in (name, *values)))
-    assert recipe.augment is False and recipe.batch_size == 4 and recipe.image_size == 160 and recipe.drop_at == 0.5
+    assert (
+        recipe.freeze_backbone
+        and recipe.augmentation == "flip"
+        and recipe.batch_size == 4
+        and recipe.image_size == 160
+        and recipe.drop_at == 0.5
+    )
     assert recipe.model_overrides == {"dropout": 0.1} and recipe.backbone_weights == "efficientnet-lite0"
 
 

@@ -22,7 +22,7 @@ def scenes():
 
 
 def make_trainer(scenes, folder, hooks=(), fields=None, **recipe):
-    recipe = {"epochs": 1, "batch_size": 4, "augment": False, "learning_rate": 1e-3, **recipe}
+    recipe = {"epochs": 1, "batch_size": 4, "augmentation": "none", "learning_rate": 1e-3, **recipe}
     model = tiny_model(num_labels=10, **(fields or {}))
     processor = SamDetrImageProcessor(size={"height": 64, "width": 64})
     return Trainer(model, processor, scenes["train"], scenes["validation"], Recipe(**recipe), folder, hooks)
@@ -161,7 +161,7 @@ def test_a_run_stops_after_the_step_in_which_it_is_asked_to(scenes, tmp_path):
 @pytest.mark.parametrize(("fields", "workers"), [({}, 1), ({"num_denoising_groups": 2, "dropout": 0.1}, 0)])
 def test_a_run_in_two_parts_is_the_run_in_one(scenes, tmp_path, fields, workers):
     """From any step, with everything random in the model, and with other random numbers drawn in between."""
-    options = {"epochs": 2, "batch_size": 2, "fields": fields, "augment": True, "workers": workers}
+    options = {"epochs": 2, "batch_size": 2, "fields": fields, "augmentation": "strong", "workers": workers}
     whole = Record()
     trainer = make_trainer(scenes, tmp_path / "whole", (whole,), **options)
     metrics = trainer.train()

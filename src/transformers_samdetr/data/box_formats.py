@@ -61,6 +61,18 @@ def boxes_to_xywh(boxes: np.ndarray, box_format: str, sizes: np.ndarray) -> np.n
     return np.concatenate([first, second], axis=1)
 
 
+def xywh_to_boxes(boxes: np.ndarray, box_format: str, sizes: np.ndarray) -> np.ndarray:
+    """The inverse of `boxes_to_xywh`."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    first, second = boxes[:, :2], boxes[:, 2:]
+    if box_format.startswith("xyxy"):
+        second = first + second
+    elif box_format.startswith("cxcywh"):
+        first = first + second / 2
+    boxes = np.concatenate([first, second], axis=1)
+    return boxes / np.tile(sizes, 2) if box_format.endswith(NORMALISED) else boxes
+
+
 @dataclass(frozen=True)
 class FormatGuess:
     """The format of a sample of boxes, and how many of them would be wrong in each format."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..data.augment import AUGMENTATIONS
+
 SCHEDULES = ("step", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -31,7 +33,8 @@ class Recipe:
         warmup: share of all steps in which the learning rate rises from 0.
         schedule: `"step"`, divided by 10 after `drop_at` of all steps, or `"cosine"`, down to 0.
         drop_at: share of all steps after which the step schedule drops.
-        augment: random flips and crops.
+        augmentation: `"paper"`, `"strong"` for small sets, `"flip"` or `"none"`.
+        max_corrupt: so many pictures of a set may turn out to be unreadable; they are named and passed over.
         ema_decay: of the exponential moving average of the weights that is evaluated and saved; 0 for none. It rises to
             this value from 0, so that short runs have a useful average too.
         gradient_checkpointing: computes activations again in the backward, for less memory.
@@ -61,7 +64,8 @@ class Recipe:
     warmup: float = 0.0
     schedule: str = "step"
     drop_at: float = 10 / 12
-    augment: bool = True
+    augmentation: str = "paper"
+    max_corrupt: int = 10
     ema_decay: float = 0.0
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -76,7 +80,15 @@ class Recipe:
         for name in ("epochs", "batch_size", "evaluation_batch_size", "accumulation_steps"):
             self._require(name, getattr(self, name) >= 1, "it must be at least 1")
         self._require("learning_rate", self.learning_rate > 0, "it must be above 0")
-        for name in ("backbone_learning_rate", "weight_decay", "clip_norm", "patience", "workers", "seed"):
+        for name in (
+            "backbone_learning_rate",
+            "weight_decay",
+            "clip_norm",
+            "patience",
+            "max_corrupt",
+            "workers",
+            "seed",
+        ):
             self._require(name, getattr(self, name) >= 0, "it must be at least 0")
         self._require("warmup", 0 <= self.warmup < 1, "it is a share of all steps, in [0, 1)")
         self._require("drop_at", 0 < self.drop_at <= 1, "it is a share of all steps, in (0, 1]")
@@ -84,6 +96,7 @@ class Recipe:
         self._require("image_size", self.image_size is None or self.image_size >= 32, "it must be at least 32 pixels")
         for name, choices in (
             ("schedule", SCHEDULES),
+            ("augmentation", AUGMENTATIONS),
             ("mixed_precision", PRECISIONS),
             ("keep", ("last", "best")),
         ):
@@ -104,6 +117,7 @@ TINY = Recipe(
     backbone_learning_rate=1e-4,
     warmup=0.05,
     schedule="cosine",
+    augmentation="strong",
 )
 """For small sets and two CPU cores."""
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..data.augment import make_augmentation
 from ..data.batch import DetectionCollator, DetectionDataset
 from ..evaluation import evaluate_detector
 from .epoch_log import EpochLog
@@ -86,8 +87,9 @@ class Trainer:
         )
         self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        self.train_set = DetectionDataset(train, augment=recipe.augment, seed=recipe.seed)
-        self.evaluation_set = DetectionDataset(evaluation)
+        augmentation = make_augmentation(recipe.augmentation, processor.size)
+        self.train_set = DetectionDataset(train, augmentation, recipe.seed, recipe.max_corrupt)
+        self.evaluation_set = DetectionDataset(evaluation, max_corrupt=recipe.max_corrupt)
         slots = self.accelerator.num_processes * recipe.accumulation_steps
         self.order = WindowOrder(len(self.train_set), recipe.batch_size, slots, recipe.seed)
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe))
