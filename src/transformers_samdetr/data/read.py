@@ -12,6 +12,8 @@ from .coco_folder import find_coco_files, read_coco
 from .detection_data import DetectionData
 from .digit_scenes import build_digit_scenes
 from .hub_set import AnySet, ClassNames
+from .voc_folder import find_voc, read_voc
+from .yolo_folder import find_yolo, read_yolo
 
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 TABLES = {".parquet": "parquet", ".arrow": "arrow"}
@@ -31,8 +33,9 @@ def load_detection_data(
     """Training set, evaluation set and classes of a source.
 
     Args:
-        source: `"digits"`, scenes made here; a folder in COCO's layout, or its JSON file; a folder or file of parquet
-            or arrow, or of `save_to_disk`; a name on the Hub; or a set of the `datasets` library.
+        source: `"digits"`, scenes made here; a folder in the layout of COCO, YOLO or VOC, or its JSON or YAML file; a
+            folder or file of parquet or arrow, or of `save_to_disk`; a name on the Hub; or a set of the `datasets`
+            library.
         train_split, eval_split: names of splits. Otherwise the usual names are looked for, and without a split for
             evaluation a fifth of the training split is held out, always the same pictures.
         columns: where a set of the `datasets` library has what, by the names `image`, `image_id`, `width`, `height`,
@@ -81,8 +84,14 @@ def _read_folder(path: Path) -> FolderContent | None:
     """The content of a folder of pictures with annotation files; None for sets of the `datasets` library."""
     if path.suffix in TABLES or _is_saved_to_disk(path):
         return None
+    yolo = find_yolo(path)
+    if yolo is not None:
+        return read_yolo(yolo)
     files = find_coco_files(path)
-    return read_coco(path, files) if files else None
+    if files:
+        return read_coco(path, files)
+    voc = find_voc(path)
+    return None if voc is None else read_voc(voc)
 
 
 def _is_saved_to_disk(path: Path) -> bool:
@@ -100,8 +109,9 @@ def _load_sets(path: Path, name: str, streaming: bool, wishes: Wishes) -> Mappin
     if path.is_dir() and not any(any(path.rglob(pattern)) for pattern in readable):
         held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
         raise ValueError(
-            f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, parquet or arrow "
-            "files, metadata.jsonl beside pictures, or a folder of save_to_disk."
+            f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
+            "with images and labels, VOC's XML files, parquet or arrow files, metadata.jsonl beside pictures, or a "
+            "folder of save_to_disk."
         )
     source = str(path) if path.is_dir() else name
     sliced = [split for split in (wishes.train_split, wishes.eval_split) if split and "[" in split]
