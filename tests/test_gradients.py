@@ -1,6 +1,7 @@
 """Numeric gradient checks in double precision. Points are kept off the kinks of bilinear sampling by chance alone, so
 seeds are fixed."""
 
+import pytest
 import torch
 from torch.autograd import gradcheck
 
@@ -29,8 +30,8 @@ def check_aligner(**fields):
         level = FeatureLevel(features, features, mask, torch.tensor([[1.0, 0.75]], dtype=torch.float64), (4, 5))
         aligned = aligner(queries, boxes, level)
         # the sine embeddings of the points carry no gradient, by SPEC
-        outputs = (aligned.content, aligned.salient_points, aligned.attention_bias)
-        return tuple(output for output in outputs if output is not None and output.dtype == torch.float64)
+        bias = () if aligned.attention_bias is None else (aligned.attention_bias.dense(),)
+        return tuple(each for each in (aligned.content, aligned.salient_points, *bias) if each.dtype == torch.float64)
 
     features = torch.randn(1, 20, 8, dtype=torch.float64, requires_grad=True)
     queries = torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True)
@@ -50,14 +51,16 @@ def test_aligner_searching_the_image():
     check_aligner(keypoint_search_range="image")
 
 
-def test_shared_key_attention_with_gaussian_bias():
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_shared_key_attention_with_gaussian_bias(implementation):
     torch.manual_seed(0)
     config = small_config(encoder_attention_heads=2, decoder_attention_heads=2, num_keypoints=2)
-    config._attn_implementation = "eager"
+    config._attn_implementation = implementation
     attention = SamDetrSharedKeyAttention(config).double()
 
     def run(content, positions, features, centers, scales):
-        return attention(content, positions, features, features, gaussian_bias(centers, scales, 2, 3))[0]
+        bias = gaussian_bias(centers, scales, 2, 3)
+        return attention(content, positions, features, features, torch.zeros(1, 1, 1, 6), bias)[0]
 
     shapes = [(1, 3, 2, 8), (1, 3, 2, 8), (1, 6, 8), (1, 3, 2, 2), (1, 3, 2, 2)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]

@@ -119,6 +119,8 @@ class SamDetrBackbone(nn.Module):
         Returns:
             The feature levels, finest first.
         """
+        # channels last: what convolutions are fastest with, and what flattening to rows of channels needs no copy of
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         feature_maps = self.feature_extractor(pixel_values).feature_maps
         levels = []
         for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):

@@ -113,10 +113,14 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         if self.has_aligner:
             aligned = self.aligner(queries, anchors, level)
             salient_points = aligned.salient_points
-            if aligned.attention_bias is not None:
-                mask = aligned.attention_bias.to(queries.dtype) + mask
             attended, _ = self.cross_attn(
-                aligned.content, aligned.positions, level.features, level.positions, mask, **kwargs
+                aligned.content,
+                aligned.positions,
+                level.features,
+                level.positions,
+                mask,
+                aligned.attention_bias,
+                **kwargs,
             )
         else:
             keys = level.features + level.positions

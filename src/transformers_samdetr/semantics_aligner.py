@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .attention import SamDetrMLP, gaussian_bias
+from .attention import AxisBias, SamDetrMLP, gaussian_bias
 from .backbone import FeatureLevel
 from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
@@ -21,13 +21,13 @@ class AlignedQueries:
         content: `(B, Q, M, C)`, one embedding for each head.
         positions: `(B, Q, M, C)`, the sine embeddings of the places they come from.
         salient_points: `(B, Q, P, 2)`, (x, y) normalised by the valid image; None with pooling.
-        attention_bias: `(B, M, Q, S)`, SMCA's Gaussian, or None.
+        attention_bias: SMCA's Gaussian, or None.
     """
 
     content: Tensor
     positions: Tensor
     salient_points: Tensor | None
-    attention_bias: Tensor | None
+    attention_bias: AxisBias | None
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -43,6 +43,19 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     grid = points[:, None].to(maps.dtype)  # (N, 1, P, 2)
     sampled = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled[:, :, 0].transpose(1, 2)
+
+
+def bilinear_weights(places: Tensor, length: int) -> Tensor:
+    """How much each of `length` pixels counts at `(…)` places, -1 and 1 being the outer pixel edges: `(…, length)`.
+
+    As products with regions these are `grid_sample` with zeros beyond the edges, its gradient on pixel centers, where
+    salient points start, included; its own backward runs channel by channel.
+    """
+    places = ((places + 1) * length - 1) / 2
+    first = places.detach().floor()
+    share = (places - first)[..., None]
+    distance = torch.arange(length, device=places.device, dtype=places.dtype) - first[..., None]
+    return torch.where(distance == 0, 1 - share, torch.where(distance == 1, share, 0.0))
 
 
 class SemanticsAligner(nn.Module):
@@ -80,7 +93,7 @@ class SemanticsAligner(nn.Module):
         height, width = level.size
         valid_size = torch.stack([level.valid_ratio[:, 0] * width, level.valid_ratio[:, 1] * height], dim=-1)
         regions = extract_region_features(feature_map, reference_boxes, valid_size, self.roi_size)
-        regions = regions.permute(0, 1, 4, 2, 3).flatten(0, 1)  # (B·Q, C, roi, roi)
+        regions = regions.flatten(2, 3)  # (B, Q, roi², C)
 
         salient_points = attention_bias = None
         if self.resampling == "keypoints":
@@ -92,8 +105,7 @@ class SemanticsAligner(nn.Module):
                 centers, scales = self._for_heads(salient_points * valid_size[:, None, None]), self._for_heads(scales)
                 attention_bias = gaussian_bias(centers, scales, *level.size)
         else:
-            pooled = regions.mean((2, 3)) if self.resampling == "average" else regions.amax((2, 3))
-            content = pooled.view(*queries.shape[:2], 1, -1)
+            content = regions.mean(2, keepdim=True) if self.resampling == "average" else regions.amax(2, keepdim=True)
             places = reference_boxes[..., None, :2]
 
         content = self._for_heads(content).to(queries.dtype)
@@ -105,8 +117,10 @@ class SemanticsAligner(nn.Module):
 
     def _predict_keypoints(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
         """Two numbers for each salient point and, with SMCA, two scales, `(B, Q, P, 2)` float32 each (equation 4)."""
-        reduced = self.region_reduction(regions.to(queries.dtype)).relu().flatten(1)  # (B·Q, C/4·roi²), channel-major
-        outputs = self.keypoint_head(reduced).view(*queries.shape[:2], -1, self.num_points, 2)
+        reduction = self.region_reduction  # a 1x1 convolution of channels that come last
+        reduced = nn.functional.linear(regions.to(queries.dtype), reduction.weight.flatten(1), reduction.bias).relu()
+        outputs = self.keypoint_head(reduced.transpose(2, 3).flatten(2))  # (B, Q, C/4·roi²), channel-major
+        outputs = outputs.unflatten(-1, (-1, self.num_points, 2))
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         return outputs[:, :, 0], outputs[:, :, 1] if self.smca else None
 
@@ -125,7 +139,10 @@ class SemanticsAligner(nn.Module):
             grid = 2 * salient_points * valid_ratio[:, None, None] - 1
             maps = feature_map.permute(0, 3, 1, 2).to(regions.dtype)
             return sample_points(maps, grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
-        return sample_points(regions, offsets.tanh().flatten(0, 1)).unflatten(0, offsets.shape[:2])
+        x, y = offsets.tanh().unbind(-1)  # (B, Q, P) each
+        x, y = bilinear_weights(x, self.roi_size), bilinear_weights(y, self.roi_size)
+        weights = (y[..., :, None] * x[..., None, :]).flatten(-2)  # (B, Q, P, roi²)
+        return weights.to(regions.dtype) @ regions
 
     def _for_heads(self, x: Tensor) -> Tensor:
         """`(B, Q, P, …)` to `(B, Q, M, …)`: head m takes point ⌊m P / M⌋."""
