@@ -219,6 +219,11 @@ def test_a_saved_model_on_a_folder(model, processor, tmp_path):
     names = {"precision_recall", "thresholds", "errors", "confusion_matrix"}
     assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names
     assert "model on data" in (tmp_path / "new" / "page.html").read_text()
+    assert content["images_left_out"] == 0
+    (tmp_path / "data" / "images" / "2.png").write_bytes(b"no picture")
+    evaluate_saved_model(**arguments)
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (content["images"], content["images_left_out"]) == (4, 1)
     with pytest.raises(ValueError, match="threshold=2"):
         evaluate_saved_model(**arguments, threshold=2)
 
