@@ -3,5 +3,5 @@
 import accelerate  # noqa: F401
 import torch._dynamo  # noqa: F401  # DistributedDataParallel asks for it
 
-import transformers_samdetr.training  # noqa: F401
+import tests.training_runs  # noqa: F401
 from transformers_samdetr import SamDetrForObjectDetection  # noqa: F401

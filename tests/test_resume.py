@@ -4,6 +4,8 @@ import json
 import resource
 import signal
 import threading
+import time
+from random import Random
 
 import pytest
 import torch
@@ -12,11 +14,13 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
 from transformers_samdetr import SamDetrForObjectDetection
-from transformers_samdetr.training.checkpoint import CheckpointError, latest_checkpoint, list_checkpoints
+from transformers_samdetr.training.checkpoint import MANIFEST, CheckpointError, latest_checkpoint, list_checkpoints
 from transformers_samdetr.training.interruption import LostProcess, explain_lost_process, on_stop_signal
 from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
 
 from .models import SMALL_BACKBONE, targets, tiny_model
+from .processes import Processes, run
+from .training_runs import run_training
 
 IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": "a1b2"}
 
@@ -181,3 +185,65 @@ def test_a_lost_process_is_told_from_other_errors(message):
     with pytest.raises(LostProcess, match="--resume auto") as lost, explain_lost_process("out"):
         raise RuntimeError(message)
     assert message in str(lost.value.__cause__)
+
+
+def results(folder):
+    """What a run leaves: weights, the optimizer's and the average's state, the log without times."""
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    files = {path.name: path.read_bytes() for path in list_checkpoints(folder / "checkpoints")[0].iterdir()}
+    for name in ("run.json", MANIFEST):  # seconds are in them
+        del files[name]
+    return {
+        "weights": (folder / "model.safetensors").read_bytes(),
+        "checkpoint": files,
+        "log": [{name: value for name, value in line.items() if name != "seconds"} for line in log],
+    }
+
+
+def train_with_kills(folder, kills, seconds, seed):
+    """Kills a run at random moments until `kills` are done, resumes it each time, and returns what was hit.
+
+    Where a run ends before, the next one starts in a folder of its own; all of them are returned.
+    """
+    random, finished, during_saving, began = Random(seed), [], 0, 0
+    while kills or not finished:
+        run_folder = folder / str(len(finished))
+        run_folder.mkdir(exist_ok=True)
+        with Processes(run_training, run_folder) as processes:
+            process = processes.processes[0]
+            process.join(random.uniform(0, seconds) if kills else 120)
+            if process.is_alive():
+                process.kill()
+                process.join()
+                kills -= 1
+                began += (run_folder / "checkpoints").is_dir()
+                during_saving += any(run_folder.glob("checkpoints/.*"))
+                continue
+            assert processes.outcome(0)[0], processes.outcome(0)[1]
+            finished.append(run_folder)
+    print(f"killed after the first checkpoint: {began}, of these while saving or deleting: {during_saving}")
+    return finished, during_saving
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    began = time.monotonic()
+    run(run_training, folder, None, seconds=120)
+    return results(folder), time.monotonic() - began
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(uninterrupted, tmp_path):
+    expected, seconds = uninterrupted
+    assert [line["epoch"] for line in expected["log"]] == [1, 2, 3]
+    for folder in train_with_kills(tmp_path, 2, seconds, seed=0)[0]:
+        assert results(folder) == expected
+
+
+@pytest.mark.slow
+def test_twenty_kills_while_saving_too(uninterrupted, tmp_path):
+    expected, seconds = uninterrupted
+    finished, during_saving = train_with_kills(tmp_path, 20, seconds / 2, seed=1)
+    assert during_saving > 0
+    for folder in finished:
+        assert results(folder) == expected

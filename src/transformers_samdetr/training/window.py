@@ -28,8 +28,9 @@ def without_objects(batch: dict) -> dict:
 def loss_weights(counts: Sequence[int], fillers: Sequence[bool], accelerator: Accelerator) -> Tensor:
     """What to multiply the loss of each micro-batch of this process by, `(A,)` float32 on the device.
 
-    With n_a boxes of the a-th micro-batches of all P processes together, the model divides by max(n_a / P, 1), and
-    with the whole window at once it would by max(sum of n_a / P, 1). The weight is their quotient, and 0 for a filler.
+    With n_a boxes of the a-th micro-batches of all P processes together, the model divides by max(n_a / P, 1). One
+    process with the whole window would divide by max(sum of n_a, 1), and gradients are averaged over the P. The weight
+    is the first over a P-th of the second, and 0 for a filler.
     All processes must call this together; nothing waits for the device.
 
     Args:

@@ -1,0 +1,80 @@
+"""A training run of some seconds, for tests that kill and resume it in processes of its own."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from accelerate.utils import set_seed
+from datasets import Dataset
+from PIL import Image
+
+from transformers_samdetr import SamDetrImageProcessor
+from transformers_samdetr.data.schema import detection_features
+from transformers_samdetr.training import Checkpointing, Recipe, Trainer
+from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
+
+from .models import SMALL_BACKBONE, tiny_model
+
+NAMES = ["a", "b", "c", "d", "e"]
+
+
+def pictures(count, seed):
+    """Noise with up to three objects a picture, none in every third."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for index in range(count):
+        objects = 0 if index % 3 == 2 else int(random.integers(1, 4))
+        boxes = [[float(x) for x in (*random.integers(0, 30, 2), *random.integers(10, 30, 2))] for _ in range(objects)]
+        rows.append(
+            {
+                "image": Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)),
+                "image_id": index,
+                "width": 64,
+                "height": 64,
+                "objects": {
+                    "id": list(range(objects)),
+                    "area": [box[2] * box[3] for box in boxes],
+                    "bbox": boxes,
+                    "category": [int(label) for label in random.integers(0, len(NAMES), objects)],
+                    "iscrowd": [0] * objects,
+                },
+            }
+        )
+    return Dataset.from_list(rows, features=detection_features(NAMES))
+
+
+class Slow:
+    """Gives the test time to send a signal."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def after_step(self, trainer):
+        time.sleep(self.seconds)
+
+    def after_epoch(self, trainer):
+        pass
+
+    def when_stopped(self, trainer):
+        pass
+
+
+def run_training(folder, resume="auto", every=1, pause=0.0, model=None, number=10, fingerprint="noise", **recipe):
+    """Trains as `scripts/train.py` does, and returns whether it was resumed; SystemExit(EXIT_REQUEUE) if stopped."""
+    set_seed(0)
+    recipe = Recipe(**{"name": "test", "epochs": 3, "batch_size": 4, "learning_rate": 1e-3, **recipe})
+    model = tiny_model(
+        **{"num_denoising_groups": 2, "backbone_config": SMALL_BACKBONE, "dropout": 0.1, **(model or {})}
+    )
+    processor = SamDetrImageProcessor(size={"height": 64, "width": 64})
+    saving = Checkpointing(fingerprint, every)
+    trainer = Trainer(
+        model, processor, pictures(number, 0), pictures(3, 1), recipe, folder, (saving, Slow(pause)), peer_timeout=30
+    )
+    with explain_lost_process(folder), on_stop_signal(trainer.request_stop):
+        resumed = saving.start(trainer, resume)
+        (Path(folder) / f"started-{trainer.accelerator.process_index}").touch()
+        trainer.train()
+    if trainer.stopped:
+        raise SystemExit(EXIT_REQUEUE)
+    return resumed
