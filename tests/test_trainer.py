@@ -22,7 +22,7 @@ def scenes():
 
 
 def make_trainer(scenes, folder, hooks=(), fields=None, **recipe):
-    recipe = {"epochs": 1, "batch_size": 4, "augmentation": "none", "learning_rate": 1e-3, **recipe}
+    recipe = {"epochs": 1, "batch_size": 4, "augmentation": "none", "learning_rate": 1e-3, "trackers": "none", **recipe}
     model = tiny_model(num_labels=10, **(fields or {}))
     processor = SamDetrImageProcessor(size={"height": 64, "width": 64})
     return Trainer(model, processor, scenes["train"], scenes["validation"], Recipe(**recipe), folder, hooks)

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .coco_evaluator import CocoEvaluator
+from .set_loss import SetLoss
 
 Example = tuple[Image.Image, Mapping[str, Any]]
 
@@ -28,6 +29,7 @@ def evaluate_detector(
     max_detections: Sequence[int] = (1, 10, 100),
     worst: int = 0,
     set_labels: Sequence[int] | None = None,
+    loss: SetLoss | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> CocoEvaluator:
     """Detects on every picture and gives every process the matches of all.
@@ -48,6 +50,7 @@ def evaluate_detector(
         max_detections, worst: as in `CocoEvaluator`; at most `max_detections[-1]` detections of a picture count.
         set_labels: the set's label of each of the model's, -1 for none: such detections do not count. Without it the
             labels are the same; see `set_labels_of`.
+        loss: takes the training loss of the pictures, whose annotations then go through the processor as well.
         progress: wraps the batches of this process, as tqdm does.
     """
     state = PartialState()
@@ -56,14 +59,18 @@ def evaluate_detector(
         dataset, batch_size, state.num_processes, state.process_index
     )
     workers = min(workers, 1) if is_stream else workers
-    loader = DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=_Collate(processor))
+    collate = _Collate(processor, with_labels=loss is not None)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=collate)
     device = next(model.parameters()).device
     evaluator = CocoEvaluator(names, max_detections, worst)
     was_training = model.training
     model.eval()
     try:
-        for _is_own, positions, inputs, sizes, annotations in progress(loader):
-            outputs = model(**{name: values.to(device) for name, values in inputs.items()})
+        for is_own, positions, inputs, sizes, annotations in progress(loader):
+            # labels stay on the host, where the model checks them
+            outputs = model(**{name: v.to(device) if name != "labels" else v for name, v in inputs.items()})
+            if loss is not None:
+                loss.add(outputs.loss, sum(len(labels["class_labels"]) for labels in inputs["labels"]), is_own)
             results = processor.post_process_object_detection(
                 outputs, threshold=0.0, target_sizes=sizes, top_k=max_detections[-1]
             )
@@ -140,16 +147,20 @@ class _StreamedBatches(IterableDataset):
 class _Collate:
     """Whether it is an own batch, positions, inputs, the pictures' heights and widths, and the annotations as they are.
 
-    The processor's own labels would not do: they lack crowd regions, and their boxes are clipped.
+    The processor's own labels would not do for these: they lack crowd regions, and their boxes are clipped.
     """
 
-    def __init__(self, processor: BaseImageProcessor):
+    def __init__(self, processor: BaseImageProcessor, with_labels: bool):
         self.processor = processor
+        self.with_labels = with_labels
 
     def __call__(
         self, batch: tuple[bool, list[tuple[int | None, Image.Image, Mapping[str, Any]]]]
     ) -> tuple[bool, list[int | None], dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping[str, Any]]]:
         is_own, examples = batch
         positions, images, annotations = (list(column) for column in zip(*examples, strict=True))
-        inputs = dict(self.processor(images=images, return_tensors="pt"))
+        labels = {}
+        if self.with_labels:  # whose ids must be numbers
+            labels["annotations"] = [{**annotation, "image_id": i} for i, annotation in enumerate(annotations)]
+        inputs = dict(self.processor(images=images, return_tensors="pt", **labels))
         return is_own, positions, inputs, [(image.height, image.width) for image in images], annotations

@@ -1,4 +1,4 @@
-"""A JSON line for each epoch, with the columns of the authors' published curves first."""
+"""A JSON line for each epoch, with the columns of the authors' published curves first, and a picture of them all."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from .curve import CURVE_FILE, draw_curve
 from .progress import TrainingProgress
 
 LOG_FILE = "log.jsonl"
@@ -17,7 +18,7 @@ COLUMNS = (
 
 
 class EpochLog:
-    """Writes `log.jsonl` on the main process, and one line an epoch to the terminal.
+    """Writes `log.jsonl` and `curve.png` on the main process.
 
     Args:
         output_dir: where the log is; made when the first line is written.
@@ -52,6 +53,7 @@ class EpochLog:
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(json.dumps(entry) + "\n" for entry in [*earlier, line]), encoding="utf-8")
             partial.replace(self.path)
+            draw_curve([*earlier, line], self.path.with_name(CURVE_FILE))
         return line
 
 
@@ -60,3 +62,12 @@ def read_log(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def summary(line: Mapping[str, float], epochs: int) -> str:
+    """An epoch for the terminal: losses, AP in percent, and seconds of training."""
+    precision = "  ".join(f"{name} {line[name]:5.1f}" for name in ("AP", "AP50", "AP75"))
+    return (
+        f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.3f}  evaluation loss {line['test_loss']:.3f}  "
+        f"{precision}  {line['seconds']:.0f} s"
+    )

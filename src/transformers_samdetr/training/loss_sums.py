@@ -50,6 +50,6 @@ class LossSums:
         """Goes on from what `collect` returned, on every process."""
         self.sums = {name: torch.tensor(value, device=self.accelerator.device) for name, value in sums.items()}
 
-    def local_mean(self, name: str, steps: int) -> float:
-        """This process's mean over `steps` windows, for display; waits for the device."""
-        return self.sums[name].item() / max(steps, 1) if name in self.sums else float("nan")
+    def local_means(self, steps: int) -> dict[str, float]:
+        """This process's means over `steps` windows, for display; waits for the device."""
+        return {name: value.item() / max(steps, 1) for name, value in self.sums.items()}

@@ -43,6 +43,9 @@ class Recipe:
         patience: stops when the metric has not improved for so many epochs; 0 never stops early.
         metric: what the best epoch is judged by, such as `"AP"` or `"AP50"`.
         keep: `"last"` leaves the weights of the last epoch in the output folder, `"best"` those of the best.
+        trackers: `"auto"` for TensorBoard where it is installed, `"none"`, or names that Accelerate knows, with commas.
+        log_steps: optimizer steps between two entries of the trackers, and between two lines of text where there is no
+            terminal.
         workers: processes that load data, for each training process.
         seed: of weights, order, augmentation and noise.
     """
@@ -73,11 +76,13 @@ class Recipe:
     patience: int = 0
     metric: str = "AP"
     keep: str = "last"
+    trackers: str = "auto"
+    log_steps: int = 50
     workers: int = 0
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "evaluation_batch_size", "accumulation_steps"):
+        for name in ("epochs", "batch_size", "evaluation_batch_size", "accumulation_steps", "log_steps"):
             self._require(name, getattr(self, name) >= 1, "it must be at least 1")
         self._require("learning_rate", self.learning_rate > 0, "it must be above 0")
         for name in (

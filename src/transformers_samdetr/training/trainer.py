@@ -3,10 +3,8 @@
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -15,32 +13,19 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.augment import make_augmentation
 from ..data.batch import DetectionCollator, DetectionDataset
-from ..evaluation import evaluate_detector
-from .epoch_log import EpochLog
+from ..evaluation import SetLoss, evaluate_detector
+from .acceleration import make_accelerator, make_average
+from .display import Display
+from .epoch_log import EpochLog, summary
+from .hooks import TrainingHook
 from .interruption import PEER_TIMEOUT, process_group_options
 from .loss_sums import LossSums, weighted_terms
 from .optimizer import make_optimizer, make_schedule
 from .order import ProcessBatches, WindowOrder, position_seed
 from .progress import TrainingProgress
 from .recipes import Recipe
+from .saving import saving_beside
 from .window import any_process, count_boxes, image_ids, loss_weights, stop_for_non_finite, without_objects
-
-
-class TrainingHook(Protocol):
-    """What may act while a run stands still: weights, optimizer, schedule and progress belong together then.
-
-    All processes call each method together. `trainer.state_dict()` and `trainer.accelerator.save_state` have
-    everything between them.
-    """
-
-    def after_step(self, trainer: "Trainer") -> None:
-        """After each optimizer step; after the last one of an epoch its evaluation is still to come."""
-
-    def after_epoch(self, trainer: "Trainer") -> None:
-        """After the evaluation of an epoch, its line in the log, and the model that was kept."""
-
-    def when_stopped(self, trainer: "Trainer") -> None:
-        """When all processes agreed to stop: in place of `after_step`, or within an evaluation."""
 
 
 class _Stopped(Exception):
@@ -80,11 +65,7 @@ class Trainer:
     ):
         self.recipe, self.processor, self.hooks = recipe, processor, hooks
         self.output_dir = Path(output_dir)
-        self.accelerator = Accelerator(
-            mixed_precision=recipe.mixed_precision,
-            gradient_accumulation_steps=recipe.accumulation_steps,
-            kwargs_handlers=[process_group_options(peer_timeout)],
-        )
+        self.accelerator = make_accelerator(recipe, self.output_dir, process_group_options(peer_timeout))
         self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         augmentation = make_augmentation(recipe.augmentation, processor.size)
@@ -92,6 +73,9 @@ class Trainer:
         self.evaluation_set = DetectionDataset(evaluation, max_corrupt=recipe.max_corrupt)
         slots = self.accelerator.num_processes * recipe.accumulation_steps
         self.order = WindowOrder(len(self.train_set), recipe.batch_size, slots, recipe.seed)
+        if recipe.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        self.average = make_average(model, recipe, self.accelerator)
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe))
         self.schedule = make_schedule(self.optimizer.optimizer, recipe, self.order.steps_per_epoch * recipe.epochs)
         self.accelerator.register_for_checkpointing(self.schedule)
@@ -99,6 +83,7 @@ class Trainer:
         self.losses = LossSums(self.accelerator)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self.log = EpochLog(self.output_dir, self.accelerator, recipe.name, trained)
+        self.display = Display(self.accelerator, recipe.epochs, self.order.steps_per_epoch, recipe.log_steps)
         self.gradient_norm: Tensor | None = None  # of the last step, on the device
         self._last_ids: list = []  # images of that step on this process
         self.stop_requested = self.stopped = False
@@ -143,26 +128,43 @@ class Trainer:
             self.finish_epoch(metrics)
         if self.recipe.keep == "last":
             self.save()
+        self.accelerator.end_training()
         return metrics
 
     def train_epoch(self) -> None:
         """The rest of the epoch in which the run stands."""
         self.model.train()
-        begin = time.perf_counter()
-        for window in self._windows():
-            self._train_window(window)
-            self.progress.seconds += time.perf_counter() - begin
-            begin = time.perf_counter()
-            if self.stopped:
-                self._call_hooks("when_stopped")
-                return
-            self._call_hooks("after_step")
+        progress, begin = self.progress, time.perf_counter()
+        self.display.begin_epoch(progress.epoch, progress.step)
+        try:
+            for window in self._windows():
+                self._train_window(window)
+                progress.seconds += time.perf_counter() - begin
+                begin = time.perf_counter()
+                self._show_step()
+                if self.stopped:
+                    self._call_hooks("when_stopped")
+                    return
+                self._call_hooks("after_step")
+        finally:
+            self.display.end_epoch()
+
+    def _show_step(self) -> None:
+        progress, lr = self.progress, self.schedule.get_last_lr()[0]
+        images = len(self.order.window(progress.epoch, progress.step - 1))
+        self.display.step(progress.step, images, lr, lambda: self.losses.local_means(progress.step))
+        if self.accelerator.trackers and progress.global_step % self.recipe.log_steps == 0:
+            values = {f"train/{name}": value for name, value in self.losses.local_means(progress.step).items()}
+            self.accelerator.log({**values, "lr": lr}, step=progress.global_step)
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Writes down the epoch just evaluated, keeps its weights where the recipe says so, and moves on."""
         improved = self.progress.record(metrics[self.recipe.metric])
         self.progress.loss_sums = self.losses.collect()
-        self.log.write(self.progress, self.schedule.get_last_lr()[0], metrics)
+        line = self.log.write(self.progress, self._learning_rate, metrics)
+        self.display.print(summary(line, self.recipe.epochs))
+        values = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+        self.accelerator.log({f"epoch/{name}": value for name, value in values.items()}, step=self.progress.global_step)
         if improved and self.recipe.keep == "best":
             self.save()
         self.progress.begin_next_epoch()
@@ -234,10 +236,13 @@ class Trainer:
             return
         limit = self.recipe.clip_norm or float("inf")
         self.gradient_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self._learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.progress.skipped_steps += self.accelerator.optimizer_step_was_skipped
         self.schedule.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.accelerator.unwrap_model(self.model), self.progress.global_step + 1)
 
     def _is_gradient_bad(self) -> Tensor | bool:
         """Whether the last step's gradient was not finite; fp16's scaler has left such a step out."""
@@ -269,16 +274,19 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """COCO AP of the evaluation set in percent, every image counted once; the same on all processes."""
         self.refuse_bad_gradient()
-        evaluator = evaluate_detector(
-            self.model,
-            self.processor,
-            self.evaluation_set,
-            self.names,
-            batch_size=self.recipe.evaluation_batch_size,
-            workers=self.recipe.workers,
-            progress=self._until_stopped,
-        )
-        return evaluator.compute()
+        loss = SetLoss()
+        with self.accelerator.autocast():
+            evaluator = evaluate_detector(
+                self.model if self.average is None else self.average.module,
+                self.processor,
+                self.evaluation_set,
+                self.names,
+                batch_size=self.recipe.evaluation_batch_size,
+                workers=self.recipe.workers,
+                loss=loss,
+                progress=lambda batches: self._until_stopped(self.display.evaluation(batches)),
+            )
+        return {"test_loss": loss.compute(), **evaluator.compute()}
 
     def _until_stopped(self, batches: Iterable) -> Iterator:
         """The batches of an evaluation, which stops at the same one on every process."""
@@ -290,6 +298,12 @@ class Trainer:
     def save(self) -> None:
         """Writes the model and its image processor, ready for `from_pretrained` and `pipeline`."""
         self.accelerator.wait_for_everyone()
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        weights = self.accelerator.get_state_dict(self.model)  # gathered, where processes share them
         if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(self.model).save_pretrained(self.output_dir)
-            self.processor.save_pretrained(self.output_dir)
+            if self.average is not None:
+                weights = self.average.module.state_dict()
+            with saving_beside(self.output_dir) as folder:
+                model.save_pretrained(folder, state_dict=weights)
+                self.processor.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()

@@ -1,0 +1,158 @@
+"""What a user sees of a run: bars and losses by layer on a terminal, lines of text elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import psutil
+import torch
+from accelerate import Accelerator
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+TERMS = ("ce", "bbox", "giou")
+REFRESH_SECONDS = 1.0
+"""How often a terminal asks for losses, which waits for the device."""
+
+
+class Display:
+    """Shows a run on the main process; on the others it does nothing.
+
+    Args:
+        accelerator: tells the main process, and the device whose memory is shown.
+        epochs, steps: of the run, and of each epoch.
+        every: steps between lines of text where there is no terminal.
+        stream: where to write; standard output by default.
+    """
+
+    def __init__(self, accelerator: Accelerator, epochs: int, steps: int, every: int, stream=None):
+        self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        self.shown = accelerator.is_main_process
+        self.on_terminal = self.shown and self.console.is_terminal
+        self.device = accelerator.device
+        self.epochs, self.steps, self.every = epochs, steps, every
+        self.live: Live | None = None
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+        )
+
+    def begin_epoch(self, epoch: int, step: int) -> None:
+        """Starts the clock of an epoch, counted from 0, of which `step` steps are done."""
+        self.begin, self.first_step, self.refreshed, self.images = time.perf_counter(), step, 0.0, 0
+        self.epoch = epoch
+        if self.on_terminal:
+            self.task = self.bars.add_task(
+                f"Epoch {epoch + 1}/{self.epochs}", total=self.steps, completed=step, note=""
+            )
+            self.live = Live(self.bars, console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def step(self, step: int, images: int, lr: float, losses: Callable[[], Mapping[str, float]]) -> None:
+        """After `step` steps of the epoch.
+
+        Args:
+            images: of this step, over all processes.
+            lr: the learning rate.
+            losses: gives the means of the epoch so far; called when they are shown, since it waits for the device.
+        """
+        self.images += images
+        now = time.perf_counter()
+        if self.on_terminal:
+            self.bars.update(self.task, completed=step)
+            if now - self.refreshed >= REFRESH_SECONDS:
+                self.refreshed = now
+                self.bars.update(self.task, note=self._note(now, lr))
+                self.live.update(Group(self.bars, loss_table(losses())))
+        elif self.shown and step % self.every == 0:
+            left = (self.steps - step) * (now - self.begin) / max(step - self.first_step, 1)
+            self.print(
+                f"epoch {self.epoch + 1}/{self.epochs}  step {step}/{self.steps}  ETA {clock(left)}  "
+                f"{self._note(now, lr)}  {loss_text(losses())}"
+            )
+
+    def end_epoch(self) -> None:
+        """Takes the bars away, also after an error."""
+        if self.live is not None:
+            self.bars.remove_task(self.task)
+            self.live.stop()
+            self.live = None
+
+    def evaluation(self, batches: Iterable) -> Iterable:
+        """The batches of an evaluation, with a bar on a terminal."""
+        if not self.on_terminal:
+            return batches
+        return self._with_bar(batches)
+
+    def _with_bar(self, batches: Iterable) -> Iterable:
+        with self.bars:
+            task = self.bars.add_task(f"Evaluation {self.epoch + 1}/{self.epochs}", total=len(batches), note="")
+            for batch in batches:
+                yield batch
+                self.bars.advance(task)
+            self.bars.remove_task(task)
+
+    def print(self, text: str) -> None:
+        """A line on the main process, above the bars."""
+        if self.shown:
+            self.console.print(text, markup=False)
+
+    def _note(self, now: float, lr: float) -> str:
+        return f"{self.images / max(now - self.begin, 1e-9):.1f} images/s  lr {lr:.2g}  memory {memory(self.device)}"
+
+
+def memory(device: torch.device) -> str:
+    """Most memory that tensors took on a GPU so far, or what this process holds now on a CPU."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"
+    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> clock(3725)
+    '1:02:05'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def losses_by_layer(losses: Mapping[str, float]) -> list[dict[str, float]]:
+    """Each decoder layer's terms, the last layer at the end, from names like `loss_ce_0` and `loss_ce`.
+
+    >>> losses_by_layer({"loss_ce": 1.0, "loss_ce_0": 2.0, "loss": 3.0})
+    [{'ce': 2.0}, {'ce': 1.0}]
+    """
+    earlier = sorted({int(name.rsplit("_", 1)[1]) for name in losses if name[-1:].isdigit()})
+    suffixes = [f"_{layer}" for layer in earlier] + [""]
+    return [{t: losses[f"loss_{t}{suffix}"] for t in TERMS if f"loss_{t}{suffix}" in losses} for suffix in suffixes]
+
+
+def loss_table(losses: Mapping[str, float]) -> Table:
+    """Terms by layer, with their coefficients, and the whole loss."""
+    layers = losses_by_layer(losses)
+    table = Table(title=f"loss {losses.get('loss', float('nan')):.3f}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("layer")
+    for index in range(len(layers)):
+        table.add_column(str(index + 1), justify="right")
+    for term in TERMS:
+        table.add_row(term, *(f"{layer[term]:.3f}" if term in layer else "" for layer in layers))
+    return table
+
+
+def loss_text(losses: Mapping[str, float]) -> str:
+    """The same on one line: the loss, the last layer's terms, and each layer's sum."""
+    layers = losses_by_layer(losses)
+    terms = "  ".join(f"{term} {value:.3f}" for term, value in layers[-1].items())
+    sums = " ".join(f"{sum(layer.values()):.2f}" for layer in layers)
+    return f"loss {losses.get('loss', float('nan')):.3f}  {terms}  by layer {sums}"

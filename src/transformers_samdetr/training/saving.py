@@ -1,0 +1,25 @@
+"""A model's folder changes file by file, each at once: a run that is killed while saving leaves no half file."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL = ".partial-model"
+
+
+@contextmanager
+def saving_beside(folder: Path) -> Iterator[Path]:
+    """A new folder to write in, whose files then replace those of the same names in `folder`.
+
+    If writing fails, `folder` is as it was.
+    """
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in sorted(partial.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
