@@ -37,7 +37,9 @@ def test_small_mistakes_are_noticed(monkeypatch):
 
     def slightly_off(module: str, name: str, wrong):
         right = getattr(import_module(f"transformers_samdetr.{module}"), name)
-        monkeypatch.setattr(f"transformers_samdetr.{module}.{name}", lambda *args: wrong(right(*args)))
+        monkeypatch.setattr(
+            f"transformers_samdetr.{module}.{name}", lambda *args, **kwargs: wrong(right(*args, **kwargs))
+        )
         _, outputs, norms = fixtures.run("dn_smca_ms.both")
         monkeypatch.undo()
         with pytest.raises(AssertionError):
