@@ -85,7 +85,7 @@ class SamDetrImageProcessingTest(common.AnnotationFormatTestMixin, common.ImageP
     def test_processor_can_use_legacy_annotation_format_panoptic(self):
         pass
 
-    @unittest.skip("the package needs torchvision for RoIAlign, so there is no installation without it")
+    @unittest.skip("the package needs timm, which needs torchvision, so there is no installation without it")
     def test_pil_can_run_without_torchvision(self):
         pass
 
