@@ -14,7 +14,15 @@ from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 PACKAGE = Path(__file__).parents[1] / "src" / "transformers_samdetr"
 FLOORS = (
-    ("bilinear_bags", "box_ops", "coco_labels", "frozen_batch_norm", "pictures", "position_encoding"),
+    (
+        "bilinear_bags",
+        "box_ops",
+        "coco_labels",
+        "configuration_errors",
+        "frozen_batch_norm",
+        "pictures",
+        "position_encoding",
+    ),
     ("presets",),
     ("configuration_sam_detr",),
     (

@@ -1,18 +1,26 @@
 """SAM-DETR model configuration: one field per choice of the paper, each validated."""
 
+from dataclasses import fields
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import auto_docstring
 
+from .configuration_errors import SamDetrConfigError, readable_errors, similar_name
 from .presets import preset_fields
 
 QUERY_RESAMPLING = ("keypoints", "average", "max", "none")
 KEYPOINT_SEARCH_RANGES = ("box", "image")
 REFERENCE_BOXES = ("learned", "fixed")
+OTHER_DETECTORS = ("backbone", "backbone_kwargs", "use_timm_backbone")
+"""Arguments of Transformers' older detectors; here `backbone_config` says it all."""
 
 
 @auto_docstring(checkpoint="sam-detr-r50")
+@readable_errors
 @strict
 class SamDetrConfig(PreTrainedConfig):
     r"""
@@ -78,6 +86,8 @@ class SamDetrConfig(PreTrainedConfig):
     model_type = "sam_detr"
     sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone")}
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+    # what Transformers takes beside its fields
+    OTHER_NAMES: ClassVar = ("num_labels", "attn_implementation", "output_attentions", "torch_dtype", "name_or_path")
 
     backbone_config: dict | PreTrainedConfig | None = None
     use_pretrained_backbone: bool = False
@@ -120,6 +130,7 @@ class SamDetrConfig(PreTrainedConfig):
     auxiliary_loss: bool = True
 
     def __post_init__(self, **kwargs):
+        self._refuse_slips(kwargs)
         self.backbone_config = self._complete_backbone_config(self.backbone_config)
         if self.decoder_feature_levels is None:
             # coarse to fine: the last level first, each for an equal share of the layers
@@ -129,6 +140,19 @@ class SamDetrConfig(PreTrainedConfig):
             ]
         self.decoder_feature_levels = list(self.decoder_feature_levels)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def _refuse_slips(cls, others: dict):
+        """Transformers keeps whatever has no field, as attributes; a field that is misspelt would go unnoticed."""
+        for name in others:
+            if name in OTHER_DETECTORS:
+                raise SamDetrConfigError(
+                    f"`{name}={others[name]!r}` is not possible: say it in backbone_config, such as "
+                    "{'model_type': 'timm_backbone', 'backbone': 'resnet50', 'out_indices': [4]}."
+                )
+            meant = None if hasattr(cls, name) else similar_name(name, [field.name for field in fields(cls)])
+            if meant is not None:
+                raise SamDetrConfigError(f"`{name}={others[name]!r}` is not possible: is `{meant}` meant?")
 
     def _complete_backbone_config(self, backbone_config):
         """ResNet-50 where nothing is said; a timm backbone's last stages and DC5's stride where left open."""
@@ -140,6 +164,8 @@ class SamDetrConfig(PreTrainedConfig):
                 backbone_config.output_stride = 16
             return backbone_config
         backbone_config = dict(backbone_config)
+        if "model_type" not in backbone_config:
+            self._refuse("backbone_config", "it lacks 'model_type', which is 'timm_backbone' for timm's")
         if backbone_config.get("model_type") == "timm_backbone":
             backbone_config.setdefault("out_indices", list(range(-self.num_feature_levels, 0)))
             backbone_config.setdefault("num_channels", self.num_channels)
@@ -156,13 +182,21 @@ class SamDetrConfig(PreTrainedConfig):
             overrides: any field of the configuration.
 
         Raises:
-            ValueError: the name is no preset; the message lists them.
+            ValueError: the name is no preset; the message lists them. Or an override is no field, or has a value that
+                is not possible; the message names it.
         """
-        fields = preset_fields(name)
+        preset = preset_fields(name)
+        known = {*(field.name for field in fields(cls)), *cls.attribute_map, *cls.OTHER_NAMES}
+        for unknown in (override for override in overrides if override not in known):
+            meant = similar_name(unknown, known, cutoff=0.5)
+            raise SamDetrConfigError(
+                f"`{unknown}={overrides[unknown]!r}` is not possible: there is no such field"
+                + (f"; is `{meant}` meant?" if meant else ".")
+            )
         if overrides.keys() & {"num_labels", "id2label", "label2id"}:
-            fields.pop("id2label", None)  # the user's classes replace COCO's
-            fields.pop("label2id", None)
-        return cls(**{**fields, **overrides})
+            preset.pop("id2label", None)  # the user's classes replace COCO's
+            preset.pop("label2id", None)
+        return cls(**{**preset, **overrides})
 
     def validate_architecture(self):
         """Part of the `@strict` validation: refuses what no SAM-DETR can be, naming field, value and remedy."""
@@ -172,7 +206,7 @@ class SamDetrConfig(PreTrainedConfig):
         self._validate_backbone()
 
     def _refuse(self, field: str, remedy: str):
-        raise ValueError(f"`{field}={getattr(self, field)!r}` is not possible: {remedy}.")
+        raise SamDetrConfigError(f"`{field}={getattr(self, field)!r}` is not possible: {remedy}.")
 
     def _validate_sizes(self):
         for field in (
@@ -211,6 +245,8 @@ class SamDetrConfig(PreTrainedConfig):
         ):
             if getattr(self, field) not in choices:
                 self._refuse(field, f"choose one of {', '.join(map(repr, choices))}")
+        if self.activation_function not in ACT2FN:
+            self._refuse("activation_function", f"choose one of {', '.join(ACT2FN)}")
         if self.query_resampling == "keypoints":
             if self.num_keypoints not in (1, 2, 4, 8) or self.decoder_attention_heads % self.num_keypoints:
                 self._refuse(
@@ -246,11 +282,24 @@ class SamDetrConfig(PreTrainedConfig):
                 "use_pretrained_backbone",
                 "only timm backbones are downloaded; load another one's weights with model.load_backbone_weights(...)",
             )
+        if is_timm:
+            self._validate_timm_name(self.backbone_config.backbone)
         out_indices = getattr(self.backbone_config, "out_indices", None) or ()
         if len(out_indices) != self.num_feature_levels:
-            raise ValueError(
+            raise SamDetrConfigError(
                 f"`backbone_config.out_indices={list(out_indices)}` is not possible: "
                 f"num_feature_levels={self.num_feature_levels} needs that many stages, the last ones, finest first."
+            )
+
+    @staticmethod
+    def _validate_timm_name(name: str):
+        import timm  # here, since it takes a second to import
+
+        if ":" not in name and not timm.is_model(name):  # with a colon it is a place, such as hf-hub:timm/resnet50
+            meant = similar_name(name, timm.list_models(), cutoff=0.5)
+            raise SamDetrConfigError(
+                f"`backbone_config.backbone={name!r}` is not possible: timm has no such model"
+                + (f"; is {meant!r} meant?" if meant else ".")
             )
 
 

@@ -39,6 +39,7 @@ class SamDetrClassHead(nn.Linear):
 @auto_docstring(custom_intro="SAM-DETR without its class heads: from pixels to refined queries and boxes.")
 class SamDetrModel(SamDetrPreTrainedModel):
     def __init__(self, config: SamDetrConfig):
+        config.validate()  # fields may have been set since it was made
         super().__init__(config)
         self.backbone = SamDetrBackbone(config)
         self.encoder = SamDetrEncoder(config)
