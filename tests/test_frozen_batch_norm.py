@@ -39,6 +39,9 @@ def test_folding_changes_nothing(name, share):
     is_norm = [hasattr(module, "running_var") for module in plain.modules()]
     assert sum(isinstance(m, FoldedBatchNorm2d) for m in folded.modules()) >= share * sum(is_norm)
     pixels = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pixels), folded(pixels), rtol=1e-9, atol=1e-9)
+    folded.train()
     for one, other in zip(plain(pixels), folded(pixels), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
         one.square().mean().backward()
@@ -57,3 +60,16 @@ def test_a_copy_folds_its_own_norm():
             module._norm[0].weight.zero_()
             assert any(module._norm[0] is other for other in twin.modules())
     assert torch.equal(folded(pixels)[0], before) and not torch.equal(twin(pixels)[0], before)
+
+
+def test_gradients_in_evaluation_mode_are_the_authors_to_the_last_bit():
+    plain, folded = (model.float() for model in plain_and_folded("resnet26d"))
+    pixels = torch.randn(1, 3, 64, 64)
+    results = []
+    for model in (plain, folded):
+        (output,) = model(pixels)
+        output.square().mean().backward()
+        results.append([output, *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    with torch.no_grad():
+        assert not torch.equal(folded(pixels)[0], results[0][0])  # folded, and so rounded otherwise

@@ -3,8 +3,13 @@
 A frozen batch norm is one scale and one shift a channel, so `norm(conv(x))` is a convolution with scaled weights and a
 bias: two passes over each feature map less, forward and backward. Measured on one CPU core, ResNet-50 at 800 x 1066:
 1.60 s as it was, 1.11 s folded, 1.06 s with channels last as well; in bfloat16, 1.9 s and 0.4 s.
+
+Training and inference are folded. Gradients in evaluation mode are what one compares with the authors' numbers, and are
+computed in the authors' order: rounded otherwise, a ReLU or a sampled place of the multi-scale encoder now and then
+falls on the other side of its kink, which moved gradient norms by up to 1.6e-3.
 """
 
+import torch
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from timm.models._features import FeatureListNet
@@ -34,7 +39,18 @@ class FoldedBatchNorm2d(nn.Module):
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
 
+    @property
+    def is_folded(self) -> bool:
+        return self.training or not torch.is_grad_enabled()
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
     def forward(self, x: Tensor) -> Tensor:
+        if not self.is_folded:
+            scale, shift = (numbers.view(1, -1, 1, 1) for numbers in self.scale_and_shift())
+            x = x * scale + shift
         return self.act(self.drop(x))
 
 
@@ -49,8 +65,9 @@ class FoldedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         (norm,) = self._norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
+        if not norm.is_folded:
+            return super().forward(x)
+        scale, shift = norm.scale_and_shift()
         weight = self.weight * scale[:, None, None, None]
         return self._conv_forward(x, weight.to(self.weight.dtype), shift.to(self.weight.dtype))
 
