@@ -9,7 +9,7 @@ from transformers import AutoBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
-from .frozen_batch_norm import freeze_batch_norms, is_frozen_batch_norm
+from .frozen_batch_norm import authors_order, freeze_batch_norms, is_frozen_batch_norm
 from .position_encoding import embed_map
 
 EARLY_STRIDE = 4
@@ -120,7 +120,8 @@ class SamDetrBackbone(nn.Module):
             The feature levels, finest first.
         """
         # channels last: what convolutions are fastest with, and what flattening to rows of channels needs no copy of
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        if not authors_order(self):
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         feature_maps = self.feature_extractor(pixel_values).feature_maps
         levels = []
         for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):
