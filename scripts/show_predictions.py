@@ -8,20 +8,21 @@ from pathlib import Path
 
 from transformers import pipeline
 
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.arguments import add_data_arguments, data_from
 from transformers_samdetr.visualization.detections import draw_detections
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name")
-    parser.add_argument("--data", default="digits")
+    add_data_arguments(parser)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--threshold", type=float, default=0.4)
     parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0, help="of the digit scenes")
     args, _ = parser.parse_known_args()  # quickstart.sh passes on the arguments of training
 
-    evaluation = load_detection_data(args.data).evaluation
+    evaluation = data_from(args, seed=args.seed).evaluation
     detector = pipeline("object-detection", model=args.model)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for index in range(min(args.count, len(evaluation))):

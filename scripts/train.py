@@ -4,7 +4,7 @@
     accelerate launch scripts/train.py --data FOLDER --model sam-detr-tiny --epochs 24 --image_size 384
     accelerate launch --num_processes 8 scripts/train.py --recipe sam-detr-r50-12e --data COCO --output_dir outputs/r50
 
-`--data` is `digits`, a COCO folder, a folder of `datasets`, or a Hub name; `--model` a preset, a folder or a Hub name.
+`--data` is `digits`, a folder of any layout in docs/data.md, or a Hub name; `--model` a preset, a folder or a Hub name.
 Every field of a recipe can be overridden; docs/recipes.md has all recipes.
 """
 
@@ -14,7 +14,7 @@ import sys
 from dataclasses import fields, replace
 from typing import get_type_hints
 
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.arguments import add_data_arguments, checked_data_from
 from transformers_samdetr.training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
 from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
 
@@ -22,7 +22,7 @@ from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_los
 def parse() -> tuple[argparse.Namespace, Recipe]:
     """The script's own arguments, and the recipe with its overrides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
+    add_data_arguments(parser)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument(
         "--resume",
@@ -45,8 +45,7 @@ def parse() -> tuple[argparse.Namespace, Recipe]:
 
 def main() -> None:
     args, recipe = parse()
-    data = load_detection_data(args.data, seed=recipe.seed)
-    print(data.describe())
+    data = checked_data_from(args, seed=recipe.seed)
     model, processor = load_model_and_processor(recipe, data.names, data.category_ids)
     saving = Checkpointing(data.fingerprint, args.save_every, args.keep_checkpoints)
     trainer = Trainer(

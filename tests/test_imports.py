@@ -42,7 +42,8 @@ FLOORS = (
     ("hub",),
     ("original_checkpoint",),
     ("__init__",),
-    ("data", "visualization"),  # sub-packages
+    ("visualization",),  # sub-packages
+    ("data",),
     ("evaluation",),
     ("benchmark", "prediction", "training"),
 )

@@ -22,12 +22,11 @@ from .splits import choose_splits, hold_out
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asks of a source: names of splits, the box format, and the seed of what is held out."""
+    """What the user asks of a source: names of splits, and the box format."""
 
     train_split: str | None
     eval_split: str | None
     box_format: str | None
-    seed: int
 
 
 def from_folder(source: str, content: FolderContent, wishes: Wishes) -> DetectionData:
@@ -37,7 +36,7 @@ def from_folder(source: str, content: FolderContent, wishes: Wishes) -> Detectio
     train = content.splits[train_name]
     if eval_name is None:
         keys = [Path(picture.image or "").name for picture in train]
-        rows, held_out = hold_out(keys, wishes.seed, source)
+        rows, held_out = hold_out(keys, source)
         notes.append(_held_out_note(len(held_out), len(train), [keys[row] for row in held_out]))
         splits = [[train[row] for row in rows], [train[row] for row in held_out]]
     else:
@@ -91,7 +90,7 @@ def from_sets(
             raise ValueError(
                 f"{source} has no split for evaluation, and none can be held out of a stream: name one with eval_split."
             )
-        rows, held_out = hold_out(range(len(train)), wishes.seed, source)
+        rows, held_out = hold_out(range(len(train)), source)
         notes.append(_held_out_note(len(held_out), len(train), []))
         splits = [train.select(rows), train.select(held_out)]
     else:
@@ -138,8 +137,7 @@ def _integer_ids(ids: Sequence[int | str]) -> list[int]:
 def _held_out_note(held_out: int, total: int, names: list[str]) -> str:
     listing = f" ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else ""
     return (
-        f"no split for evaluation, so {held_out} of {total} images{listing} are held out for it, the same ones in "
-        "every run with this seed"
+        f"no split for evaluation, so {held_out} of {total} images{listing} are held out for it, always the same ones"
     )
 
 

@@ -21,10 +21,13 @@ IMAGENET_MEAN = (124, 116, 104)
 
 
 def strong() -> v2.Transform:
-    """SSD's augmentation (Liu et al. 2016) in a milder form: colours, zoom out, crops around objects, flip."""
+    """SSD's augmentation (Liu et al. 2016) in a milder form: colours, zoom out, crops around objects, flip.
+
+    Unlike SSD's, colours keep their hue nearly, which classes often depend on, and crops are not so small.
+    """
     return v2.Compose(
         [
-            v2.RandomPhotometricDistort(p=0.5),
+            v2.RandomApply([v2.ColorJitter(brightness=0.25, contrast=0.25, saturation=0.3, hue=0.03)]),
             v2.RandomZoomOut(fill=IMAGENET_MEAN, side_range=(1.0, 2.0), p=0.3),
             v2.RandomIoUCrop(min_scale=0.5, sampler_options=[0.3, 0.5, 0.7, 0.9, 1.0, 1.0]),
             v2.SanitizeBoundingBoxes(),

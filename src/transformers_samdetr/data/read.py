@@ -43,7 +43,7 @@ def load_detection_data(
         box_format: one of `BOX_FORMATS` or their aliases. Otherwise that of the layout, or detected on a sample.
         class_names: by category id, for sets of the `datasets` library that do not name their classes.
         streaming: reads a set of the Hub or of parquet while it is used, for sets larger than the disk.
-        seed: chooses the digit scenes and the pictures held out.
+        seed: chooses the digit scenes.
 
     Returns:
         Sets whose pictures are decoded when they are read, not before. `print(data.describe())` says what was found.
@@ -53,7 +53,7 @@ def load_detection_data(
             message says which, and what would be right.
         TypeError: the source is of none of these types.
     """
-    wishes = Wishes(train_split, eval_split, None if box_format is None else check_box_format(box_format), seed)
+    wishes = Wishes(train_split, eval_split, None if box_format is None else check_box_format(box_format))
     if isinstance(source, (Dataset, IterableDataset)):
         return from_sets("the given set", {"train": source}, columns, class_names, wishes)
     if isinstance(source, dict):
@@ -66,7 +66,7 @@ def load_detection_data(
     name, path = str(source), Path(source).expanduser()
     if name == "digits":
         scenes = build_digit_scenes(seed=seed)
-        return from_sets(name, scenes, columns, class_names, Wishes(train_split, eval_split, "xywh", seed))
+        return from_sets(name, scenes, columns, class_names, Wishes(train_split, eval_split, "xywh"))
     if not path.exists() and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
         raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
     content = _read_folder(path) if path.exists() else None

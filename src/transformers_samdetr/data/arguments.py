@@ -1,0 +1,69 @@
+"""The options of scripts that say which data to read."""
+
+import argparse
+
+from accelerate import PartialState
+
+from .check import quick_check
+from .detection_data import DetectionData
+from .read import load_detection_data
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--data` and what belongs to it, for `data_from`."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        default="digits",
+        help="'digits', a folder (COCO, YOLO, VOC, parquet, save_to_disk), or a Hub name; default: %(default)s",
+    )
+    group.add_argument("--train_split", help="default: train")
+    group.add_argument("--eval_split", help="default: validation, val or test; without one, a fifth is held out")
+    group.add_argument(
+        "--columns", nargs="+", type=_column, metavar="NAME=COLUMN", help="where a set has what, as bbox=objects.box"
+    )
+    group.add_argument("--box_format", help="such as xywh, xyxy or yolo; default: of the layout, or found on a sample")
+    group.add_argument("--class_names", nargs="+", help="for a set that does not name its classes, from id 0")
+
+
+def data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
+    """What the arguments ask for.
+
+    Args:
+        args: of a parser with `add_data_arguments`.
+        seed: chooses the digit scenes.
+
+    Raises:
+        ValueError: as `load_detection_data`.
+    """
+    return load_detection_data(
+        args.data,
+        train_split=args.train_split,
+        eval_split=args.eval_split,
+        columns=dict(args.columns) if args.columns else None,
+        box_format=args.box_format,
+        class_names=args.class_names,
+        seed=seed,
+    )
+
+
+def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
+    """`data_from`, checked by `quick_check`; the main process prints what it is and what was found.
+
+    Raises:
+        ValueError: the data cannot be read, or cannot be trained on as they are.
+    """
+    state = PartialState()
+    with state.local_main_process_first():  # so that one process fills the caches of the others
+        data = data_from(args, seed)
+    findings = quick_check(data)
+    findings.raise_errors(data.source)
+    state.print(data.describe(), *(f"  {finding}" for finding in findings.all), sep="\n", flush=True)
+    return data
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, separator, column = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=COLUMN, such as bbox=objects.box")
+    return name, column

@@ -1,0 +1,205 @@
+"""What can be wrong with pictures: unreadable, of another size than annotated, rotated, the same as another."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from ..pictures import EXIF_ORIENTATION, upright
+from .annotated_picture import SIDEWAYS
+from .examples import UNUSABLE
+from .findings import Findings, Severity
+
+THUMBNAIL = 12
+SAME_LOOK = 2.5
+"""Largest root mean square difference of two thumbnails that show the same, in levels of 0 to 255.
+
+Photographs saved again, as PNG or as JPEG of quality 60 or half the size, stay below 2; different ones of the same card
+on the same table are 7 or more apart.
+"""
+FLAT = 4.0
+"""Thumbnails that vary less than this look alike without being so."""
+BLOCK = 2000
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is known of a picture after looking at its file.
+
+    Attributes:
+        name: its id, and its path where it has one.
+        error: why it cannot be read, or None.
+        digest: of the file's content.
+        stored_size: width and height of the pixels as stored.
+        orientation: EXIF's, 1 for upright.
+        thumbnail: `(12 · 12 · 3,)` uint8, upright, or None where it was not decoded.
+    """
+
+    name: str
+    error: str | None
+    digest: bytes = b""
+    stored_size: tuple[int, int] = (0, 0)
+    orientation: int = 1
+    thumbnail: np.ndarray | None = None
+
+    @property
+    def displayed_size(self) -> tuple[int, int]:
+        """Width and height with the orientation applied."""
+        return self.stored_size[::-1] if self.orientation in SIDEWAYS else self.stored_size
+
+
+def look_at_pictures(
+    data: Dataset, rows: Iterable[int], progress: Callable[[Iterable], Iterable] = iter
+) -> dict[int, PictureFacts]:
+    """Reads and decodes pictures of a set.
+
+    Args:
+        data: in the schema of `detection_features`.
+        rows: of the pictures.
+        progress: wraps the rows, as tqdm does.
+    """
+    stored = data.select_columns(["image", "image_id"]).cast_column("image", ImageFeature(decode=False))
+    facts = {}
+    for row in progress(rows):
+        example = stored[int(row)]
+        path, content = example["image"]["path"], example["image"]["bytes"]
+        name = f"image {example['image_id']}" + (f" ({path})" if path else "")
+        facts[int(row)] = _look_at(name, path, content)
+    return facts
+
+
+def _look_at(name: str, path: str | None, content: bytes | None) -> PictureFacts:
+    try:
+        content = Path(path or "").read_bytes() if content is None else content
+        with Image.open(BytesIO(content)) as image:
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+            size = image.size
+            image.draft("RGB", (THUMBNAIL * 8, THUMBNAIL * 8))  # JPEG then decodes a fraction of the pixels
+            image.load()
+            small = upright(image).convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        return PictureFacts(
+            name, None, hashlib.sha256(content).digest(), size, orientation, np.asarray(small).reshape(-1)
+        )
+    except UNUSABLE as error:
+        return PictureFacts(name, str(error) or type(error).__name__)
+
+
+def check_pictures(
+    split: str, sizes: np.ndarray, facts: dict[int, PictureFacts], whole: bool, findings: Findings
+) -> None:
+    """Adds what is wrong with single pictures.
+
+    Args:
+        split: `train` or `evaluation`.
+        sizes: `(N, 2)`, annotated widths and heights.
+        facts: of some or all pictures, by row.
+        whole: whether all were looked at; otherwise some that are unreadable are only a warning.
+        findings: what is found goes here.
+    """
+    looked_at = f"of {len(facts)} pictures{'' if whole else ' looked at'}"
+
+    def add(rows: Sequence[int], severity: Severity, message: str, examples: Sequence[str]) -> None:
+        if rows:
+            findings.add(severity, f"{split}: {len(rows)} {looked_at} {message}", examples, [(split, r) for r in rows])
+
+    unreadable = [row for row, fact in facts.items() if fact.error is not None]
+    severe = whole or len(unreadable) == len(facts)
+    add(
+        unreadable,
+        Severity.ERROR if severe else Severity.WARNING,
+        "cannot be read: repair them, or remove them",
+        [f"{facts[row].name}: {facts[row].error}" for row in unreadable[:20]],
+    )
+    readable = {row: fact for row, fact in facts.items() if fact.error is None}
+    rotated, wrong, unsure = [], [], []
+    for row, fact in readable.items():
+        annotated = tuple(int(side) for side in sizes[row])
+        if annotated == fact.displayed_size:
+            if fact.orientation not in (0, 1) and fact.stored_size[0] == fact.stored_size[1] or fact.orientation == 3:
+                unsure.append(row)
+        elif annotated == fact.stored_size:
+            rotated.append(row)
+        else:
+            wrong.append(row)
+
+    def sides(row: int) -> str:
+        (width, height), (shown_width, shown_height) = sizes[row], readable[row].displayed_size
+        return f"{readable[row].name}: annotated {width}x{height}, displayed {shown_width}x{shown_height}"
+
+    add(
+        rotated,
+        Severity.ERROR,
+        "were annotated without their EXIF rotation, so that boxes lie elsewhere: rotate the files' pixels back with "
+        "their tag removed (exiftool -Orientation= -overwrite_original FILE)",
+        [sides(row) for row in rotated[:20]],
+    )
+    add(
+        wrong,
+        Severity.ERROR,
+        "are of another size than annotated: scale the boxes, or use the pictures that were annotated",
+        [sides(row) for row in wrong[:20]],
+    )
+    add(
+        unsure,
+        Severity.WARNING,
+        "are turned by EXIF, and their size does not tell whether the boxes are too: look at them",
+        [f"{readable[row].name}: orientation {readable[row].orientation}" for row in unsure[:20]],
+    )
+
+
+def check_duplicates(facts: dict[str, dict[int, PictureFacts]], findings: Findings) -> None:
+    """Adds pictures that occur twice: within a split a warning, in both an error.
+
+    The same is a file with the same content, or a picture that looks the same when small, such as one saved again.
+
+    Args:
+        facts: of all pictures of each split.
+        findings: what is found goes here.
+    """
+    places = [(split, row) for split, of_split in facts.items() for row, fact in of_split.items() if not fact.error]
+    pairs = _same_files(places, facts) | _same_looks(places, facts)
+    for across, severity, message in (
+        (True, Severity.ERROR, "training pictures are evaluated too, which makes AP too high: keep each on one side"),
+        (False, Severity.WARNING, "pairs of pictures of one split are the same"),
+    ):
+        found = sorted(pair for pair in pairs if (pair[0][0] != pair[1][0]) == across)
+        if found:
+            examples = [f"{_fact(facts, one).name} = {_fact(facts, other).name}" for one, other in found[:20]]
+            findings.add(severity, f"{len(found)} {message}", examples, [place for pair in found for place in pair])
+
+
+Place = tuple[str, int]
+
+
+def _fact(facts: dict[str, dict[int, PictureFacts]], place: Place) -> PictureFacts:
+    return facts[place[0]][place[1]]
+
+
+def _same_files(places: list[Place], facts: dict[str, dict[int, PictureFacts]]) -> set[tuple[Place, Place]]:
+    groups = defaultdict(list)
+    for place in places:
+        groups[_fact(facts, place).digest].append(place)
+    return {(group[0], other) for group in groups.values() for other in group[1:]}
+
+
+def _same_looks(places: list[Place], facts: dict[str, dict[int, PictureFacts]]) -> set[tuple[Place, Place]]:
+    pictures = [(place, _fact(facts, place).thumbnail) for place in places]
+    pictures = [(place, pixels) for place, pixels in pictures if pixels is not None and pixels.std() > FLAT]
+    if len(pictures) < 2:
+        return set()
+    pixels = np.stack([pixels for _, pixels in pictures]).astype(np.float32)  # (N, D)
+    squares = (pixels**2).sum(1)
+    found = set()
+    for start in range(0, len(pixels), BLOCK):
+        block = slice(start, start + BLOCK)
+        distances = squares[block, None] + squares[None, start:] - 2 * pixels[block] @ pixels[start:].T
+        close = np.argwhere(distances <= SAME_LOOK**2 * pixels.shape[1])
+        found |= {(start + i, start + j) for i, j in close.tolist() if i < j}
+    return {(pictures[i][0], pictures[j][0]) for i, j in found}
