@@ -7,7 +7,11 @@
 # Everything after the script's name goes to scripts/train.py and overrides the settings below.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-OUTPUT="${OUTPUT:-outputs/digits}"
+recipe=digits
+for argument in "$@"; do
+    case "$argument" in --data | --data=*) recipe=tiny ;; esac
+done
+OUTPUT="${OUTPUT:-outputs/$recipe}"
 echo "1/3  Environment in ${VENV:-.venv}"
 . scripts/environment.sh train,quickstart
 cores=$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
@@ -15,6 +19,6 @@ device=$(python -c 'import torch; print("" if torch.cuda.is_available() else "--
 echo "2/3  Fine-tuning sam-detr-tiny from a pretrained EfficientNet-Lite0; each line is an epoch"
 accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
     --num_cpu_threads_per_process "$cores" $device scripts/train.py \
-    --model sam-detr-tiny --backbone_weights efficientnet-lite0 --image_size 160 --output_dir "$OUTPUT" "$@"
+    --recipe "$recipe" --output_dir "$OUTPUT" "$@"
 echo "3/3  Predictions on held-out pictures"
 python scripts/show_predictions.py --model "$OUTPUT" --output_dir "$OUTPUT/predictions" "$@"

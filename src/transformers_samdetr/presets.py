@@ -7,8 +7,8 @@ _SMCA = {"smca": True}
 _DC5 = {"dilation": True}
 _DENOISING = {"num_denoising_groups": 5}
 _TINY = {
-    "backbone_config": {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [4]},
-    "dilation": True,  # stride 16: small pictures keep enough positions
+    # stride 16: small pictures keep enough positions
+    "backbone_config": {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [3]},
     "d_model": 128,
     "num_queries": 60,
     "encoder_layers": 1,
@@ -16,6 +16,7 @@ _TINY = {
     "decoder_layers": 3,
     "decoder_ffn_dim": 512,
     "smca": True,
+    "num_denoising_groups": 5,  # boxes are learned from the first step on, not after queries have found objects
 }
 
 PRESETS: dict[str, dict] = {
@@ -29,6 +30,9 @@ PRESETS: dict[str, dict] = {
     "sam-detr-pp-r50-smca-dn": _MULTI_SCALE | _SMCA | _DENOISING,
     "sam-detr-tiny": _TINY,
 }
+
+PRESET_IMAGE_SIZES = {"sam-detr-tiny": 256}
+"""Height and width in pixels that a preset is meant for, where they are not the paper's 800 to 1333."""
 
 
 def preset_fields(name: str) -> dict:

@@ -18,7 +18,7 @@ INK = 0.25
 """Coverage from which a pixel belongs to a digit, and so to its box."""
 
 
-def build_digit_scenes(num_train: int = 600, num_eval: int = 100, size: int = 224, seed: int = 0) -> DatasetDict:
+def build_digit_scenes(num_train: int = 1200, num_eval: int = 100, size: int = 224, seed: int = 0) -> DatasetDict:
     """Composes the set.
 
     Args:
@@ -100,7 +100,7 @@ class _Composer:
         # every fifth digit is for validation
         choices = np.flatnonzero((np.arange(len(self.digits)) % 5 == 0) == (split != "train"))
         digit = rng.choice(choices)
-        side = int(self.size * rng.uniform(0.15, 0.4))
+        side = int(self.size * rng.uniform(0.2, 0.45))
         coverage = Image.fromarray(self.digits[digit]).resize((side, side), Image.Resampling.BICUBIC)
         coverage = coverage.rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, expand=True)
         ink = np.asarray(coverage, dtype=np.float32) / 255

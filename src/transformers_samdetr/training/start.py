@@ -9,7 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import set_seed
 
 from .. import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from ..presets import PRESETS
+from ..presets import PRESET_IMAGE_SIZES, PRESETS
 from .efficientnet_lite0 import read_efficientnet_lite0
 from .recipes import Recipe
 
@@ -29,10 +29,13 @@ def load_model_and_processor(
     id2label = dict(enumerate(class_names))
     options = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
     options |= recipe.model_overrides
-    size = {} if recipe.image_size is None else {"size": {"height": recipe.image_size, "width": recipe.image_size}}
+    side = recipe.image_size or PRESET_IMAGE_SIZES.get(recipe.model)
+    size = {} if side is None else {"size": {"height": side, "width": side}}
     if recipe.model in PRESETS:
         config = SamDetrConfig.from_preset(recipe.model, **options)
         model = SamDetrForObjectDetection(config)
+        if recipe.backbone_weights is not None:
+            model.load_backbone_weights(find_backbone_weights(recipe.backbone_weights))
         # EfficientNet-Lite was trained on pixels from -1 to 1
         half = [0.5, 0.5, 0.5]
         is_lite = "efficientnet_lite" in getattr(config.backbone_config, "backbone", "")
@@ -41,8 +44,6 @@ def load_model_and_processor(
         model = SamDetrForObjectDetection.from_pretrained(recipe.model, ignore_mismatched_sizes=True, **options)
         processor = AutoImageProcessor.from_pretrained(recipe.model, **size)
     model.config.category_ids = list(range(len(class_names))) if category_ids is None else list(category_ids)
-    if recipe.backbone_weights is not None:
-        model.load_backbone_weights(find_backbone_weights(recipe.backbone_weights))
     if recipe.freeze_backbone:
         model.freeze_backbone()
     return model, processor
