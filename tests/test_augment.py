@@ -77,7 +77,7 @@ def albumentations_pipeline(box_format: str, fields: list[str]):
     return albumentations.Compose(parts, bbox_params=parameters)
 
 
-@pytest.mark.parametrize("name", ["none", "flip", "paper", "crops", "albumentations"])
+@pytest.mark.parametrize("name", ["none", "flip", "crop", "paper", "crops", "albumentations"])
 @settings(max_examples=25, deadline=None)
 @given(boxes=st.lists(box(), max_size=3).filter(apart), seed=st.integers(0, 2**40))
 def test_boxes_stay_on_their_objects(name, boxes, seed):
@@ -87,7 +87,10 @@ def test_boxes_stay_on_their_objects(name, boxes, seed):
     )
     image, before = scene(boxes)
     changed, after = augmentation(image, before, seed)
-    checked(changed, after, before, slack=0.01 if name in ("none", "flip", "albumentations") else 2)
+    # those of which less than a third is left
+    dropped = {"dropped": [entry["id"] for entry in before["annotations"]]} if name == "crop" else {}
+    exact = name in ("none", "flip", "crop", "albumentations")
+    checked(changed, after | dropped, before, slack=0.01 if exact else 2)
     again, same = augmentation(image, before, seed)
     assert same == after and again.tobytes() == changed.tobytes()
 
@@ -102,6 +105,18 @@ def test_the_strong_one_keeps_objects_whose_center_is_left(boxes, seed):
     after["dropped"] = [entry["id"] for entry in before["annotations"]]  # a corner of an object may be left
     checked(changed, after, before, slack=1)
     assert {entry["id"] for entry in after["annotations"]} <= {entry["id"] for entry in before["annotations"]}
+
+
+def test_a_window_drops_what_is_hardly_visible():
+    """Windows of 160x120 leave at least 120x90, and an object at the border keeps a third of itself, or goes."""
+    image, before = scene([(0, 0, 30, 120), (60, 40, 40, 40)])
+    results = [make_augmentation("crop")(image, before, seed) for seed in range(60)]
+    sizes = {changed.size for changed, _ in results}
+    assert (160, 120) in sizes and len(sizes) > 20 and all(w >= 120 and h >= 90 for w, h in sizes)
+    boxes = [{o["id"]: (*o["bbox"], o["area"]) for o in after["annotations"]} for _, after in results]
+    assert all(area == pytest.approx(w * h / 2) for one in boxes for _, _, w, h, area in one.values())
+    at_border = [one[70][2] * one[70][3] for one in boxes if 70 in one]
+    assert 20 < len(at_border) < 60 and min(at_border) >= 30 * 120 / 3 and all(71 in one for one in boxes)
 
 
 def test_the_strong_one_does_something():
@@ -134,7 +149,7 @@ def test_pipelines_that_cannot_work_are_refused():
         make_augmentation(lambda image, target: (image, {**target, "boxes": target["boxes"][:1]}))(
             image, annotations, 0
         )
-    with pytest.raises(ValueError, match="augmentation='strange' is none of none, flip, paper, strong"):
+    with pytest.raises(ValueError, match="augmentation='strange' is none of none, flip, crop, paper, strong"):
         make_augmentation("strange")
     with pytest.raises(ValueError, match="give the image processor's size"):
         make_augmentation("paper")

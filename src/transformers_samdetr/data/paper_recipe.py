@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
 from ..detection_processing import resized_size
+from .seeds import random_integer
 
 REFERENCE = 800
 """Shortest side at evaluation, to which all other sizes here belong."""
@@ -68,8 +69,8 @@ class PaperRecipe:
 
     def _crop(self, image: Image.Image, boxes: tv_tensors.BoundingBoxes):
         lowest, highest = map(self._scaled, CROP)
-        width, height = (_randint(min(lowest, side), min(highest, side)) for side in image.size)
-        top, left = _randint(0, image.height - height), _randint(0, image.width - width)
+        width, height = (random_integer(min(lowest, side), min(highest, side)) for side in image.size)
+        top, left = random_integer(0, image.height - height), random_integer(0, image.width - width)
         return tuple(v2.functional.crop(item, top, left, height, width) for item in (image, boxes))
 
     def _scaled(self, side: int) -> int:
@@ -81,9 +82,4 @@ def _resize(image: Image.Image, boxes: tv_tensors.BoundingBoxes, size: tuple[int
 
 
 def _choice(values: tuple[int, ...]) -> int:
-    return values[_randint(0, len(values) - 1)]
-
-
-def _randint(lowest: int, highest: int) -> int:
-    """Both ends included."""
-    return int(torch.randint(lowest, highest + 1, ()))
+    return values[random_integer(0, len(values) - 1)]

@@ -30,3 +30,8 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def random_integer(lowest: int, highest: int) -> int:
+    """Of PyTorch's generator, both ends included."""
+    return int(torch.randint(lowest, highest + 1, ()))

@@ -34,7 +34,7 @@ class Recipe:
         warmup: share of all steps in which the learning rate rises from 0.
         schedule: `"step"`, divided by 10 after `drop_at` of all steps, or `"cosine"`, down to 0.
         drop_at: share of all steps after which the step schedule drops.
-        augmentation: `"paper"`, `"strong"` for small sets, `"flip"` or `"none"`.
+        augmentation: `"paper"`, `"strong"` for small sets, `"crop"`, `"flip"` or `"none"`.
         max_corrupt: so many pictures of a set may turn out to be unreadable; they are named and passed over.
         ema_decay: of the exponential moving average of the weights that is evaluated and saved; 0 for none. It rises to
             this value from 0, so that short runs have a useful average too.
@@ -124,7 +124,7 @@ TINY = Recipe(
     backbone_learning_rate=5e-4,
     warmup=0.03,
     schedule="cosine",
-    augmentation="strong",
+    augmentation="crop",
 )
 """For small sets and two CPU cores: many small steps, and a backbone that learns almost as fast as the rest."""
 
