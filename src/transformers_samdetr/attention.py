@@ -96,7 +96,7 @@ PIECES = 8
 
 
 def attend_in_pieces(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, bias: AxisBias | None, dropout: float
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, bias: AxisBias | None
 ) -> Tensor:
     """Attention with shared keys on a CPU: some queries at a time, so that no map of weights is ever held whole.
 
@@ -104,12 +104,12 @@ def attend_in_pieces(
     `scaled_dot_product_attention`, which has to repeat the keys for every head, takes 2.4 s.
 
     Args:
+        module: names the dropout of the weights, and whether it is in training.
         query: `(B, M, Q, C)`, scaled.
         key: `(B, S, C)`.
         value: `(B, M, S, D)`.
         mask: `(B, 1, 1, S)`, additive.
         bias: added to the logits too.
-        dropout: of the weights.
 
     Returns:
         `(B, Q, M·D)`.
@@ -123,7 +123,7 @@ def attend_in_pieces(
             logits = (part.flatten(1, 2) @ keys).float() + shift
         else:
             logits = torch.baddbmm(shift, part.flatten(1, 2), keys)  # (B, M·q, S)
-        weights = nn.functional.dropout(logits.softmax(-1), p=dropout, training=dropout > 0)
+        weights = nn.functional.dropout(logits.softmax(-1), p=module.attention_dropout, training=module.training)
         outputs.append(weights.unflatten(1, part.shape[1:3]).to(value.dtype) @ value)  # (B, M, q, D)
     return torch.cat(outputs, dim=2).transpose(1, 2).flatten(2)
 
@@ -256,8 +256,7 @@ class SamDetrSharedKeyAttention(nn.Module):
         key = self.k_content_proj(features) + self.k_position_proj(feature_positions)
         value = split_heads(self.v_proj(features), self.num_heads)
         if self.config._attn_implementation == "sdpa" and query.device.type == "cpu":
-            dropout = self.attention_dropout if self.training else 0.0
-            pieces = attend_in_pieces(query * self.scaling, key, value, attention_mask, attention_bias, dropout)
+            pieces = attend_in_pieces(self, query * self.scaling, key, value, attention_mask, attention_bias)
             return self.o_proj(pieces), None
         if attention_bias is not None:
             attention_mask = attention_bias.dense() + attention_mask

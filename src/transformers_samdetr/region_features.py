@@ -35,6 +35,8 @@ def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tens
     x_weights = sampling_weights(corners[..., 0], corners[..., 2], size, width)  # (B, Q, size, W)
     y_weights = sampling_weights(corners[..., 1], corners[..., 3], size, height)  # (B, Q, size, H)
     queries_at_once = max(1, CHUNK // (batch_size * size * width * channels))
+    if torch.compiler.is_compiling():
+        queries_at_once = boxes.shape[1]  # a number of passes that depends on the map would be compiled for each size
     lines = feature_map.flatten(2)  # (B, H, W·C)
     regions = []
     with torch.autocast(feature_map.device.type, enabled=False):
