@@ -1,10 +1,12 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.backbone import SamDetrBackbone
 from transformers_samdetr.modeling_sam_detr import SamDetrClassHead
 
@@ -29,6 +31,22 @@ def test_batch_equals_single(fields):
             alone = model(pixels[index : index + 1], mask[index : index + 1])
             torch.testing.assert_close(together.pred_boxes[index], alone.pred_boxes[0], atol=1e-5, rtol=0)
             torch.testing.assert_close(together.logits[index], alone.logits[0], atol=1e-4, rtol=0)
+
+
+@variants
+def test_padding_to_one_size_makes_predictions_independent_of_the_batch(fields):
+    """From pictures to boxes. Padded otherwise they differ: convolutions and GroupNorm see it, as the authors'."""
+    model = tiny_model(**fields)
+    processor = SamDetrImageProcessor(
+        size={"shortest_edge": 64, "longest_edge": 128}, pad_size={"height": 128, "width": 128}
+    )
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in ((60, 80), (90, 50))]
+    with torch.no_grad():
+        together = model(**processor(images, return_tensors="pt"))
+        for index, image in enumerate(images):
+            alone = model(**processor(image, return_tensors="pt"))
+            torch.testing.assert_close(together.pred_boxes[index], alone.pred_boxes[0], atol=1e-4, rtol=0)
 
 
 @variants
