@@ -66,8 +66,13 @@ def main() -> None:
     given = {name: tuple(values) for name, values in given.items() if values is not None}
     results: dict = {"machine": describe_machine()}
     if args.preset == "bars":
-        rows, measurements = measure_bars(args.groups, args.rounds, report_progress)
-        results |= {"bars": rows, "measurements": [entry.to_dict() for entry in measurements]}
+        rows, measurements = [], []
+        for group in args.groups:
+            judged, found = measure_bars([group], args.rounds, report_progress)
+            rows, measurements = rows + judged, measurements + [entry.to_dict() for entry in found]
+            # what has been measured is not lost with what comes after
+            write_report(results | {"bars": judged, "measurements": measurements}, args.output_dir)
+        results |= {"bars": rows, "measurements": measurements}
         print(bars_table(rows))
     elif args.preset or given:
         grid = dataclasses.replace(GRIDS.get(args.preset, Grid()), **given)

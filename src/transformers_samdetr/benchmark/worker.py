@@ -14,9 +14,6 @@ from typing import TextIO
 from .tasks import prepare
 from .work import Work
 
-WARM_UP = 2
-MEBIBYTE = 2**20
-
 
 def resident_peak() -> int:
     """Most bytes of this process that were in memory since `reset_resident_peak`."""
@@ -51,9 +48,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     interpreter = resident_peak()  # with everything imported, and no model yet
     work = Work(**json.loads(requests.readline()))
     call = prepare(work)
-    first = repeat(call)  # with a compiler, its time
-    for _ in range(WARM_UP - 1):
-        repeat(call)
+    first = repeat(call)  # with a compiler, its time; the next one warms up, too, and is measured for memory alone
     reset_resident_peak()
     repeat(call)
     answer(first_seconds=first, peak_bytes=resident_peak() - interpreter)
