@@ -1,6 +1,7 @@
 """A run goes on from its checkpoint as if it had never stopped, or says why not."""
 
 import json
+import re
 import resource
 import signal
 import threading
@@ -11,16 +12,23 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from datasets import DatasetDict
 from safetensors.torch import load_file
 
 from transformers_samdetr import SamDetrForObjectDetection
-from transformers_samdetr.training.checkpoint import MANIFEST, CheckpointError, latest_checkpoint, list_checkpoints
-from transformers_samdetr.training.interruption import LostProcess, explain_lost_process, on_stop_signal
+from transformers_samdetr.training.checkpoint import (
+    MANIFEST,
+    CheckpointError,
+    latest_checkpoint,
+    list_checkpoints,
+    verify_checkpoint,
+)
+from transformers_samdetr.training.interruption import EXIT_REQUEUE, LostProcess, explain_lost_process, on_stop_signal
 from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
 
 from .models import SMALL_BACKBONE, targets, tiny_model
 from .processes import Processes, run
-from .training_runs import run_training
+from .training_runs import pictures, run_script, run_training
 
 IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": "a1b2"}
 
@@ -247,3 +255,31 @@ def test_twenty_kills_while_saving_too(uninterrupted, tmp_path):
     assert during_saving > 0
     for folder in finished:
         assert results(folder) == expected
+
+
+def test_the_script_stops_when_told_and_resumes(tmp_path):
+    DatasetDict(train=pictures(12, 0), validation=pictures(3, 1)).save_to_disk(tmp_path / "data")
+    out = tmp_path / "out"
+    arguments = ["--data", tmp_path / "data", "--output_dir", out, "--image_size", "64", "--save_every", "1"]
+    arguments += ["--batch_size", "2", "--epochs", "2"]
+    with Processes(run_script, *arguments) as processes:
+        deadline = time.monotonic() + 60
+        while not list_checkpoints(out / "checkpoints"):
+            assert time.monotonic() < deadline and processes.processes[0].is_alive()
+            time.sleep(0.02)
+        processes.processes[0].terminate()
+        assert processes.outcome(0)[1].startswith(f"SystemExit: {EXIT_REQUEUE}")
+        assert processes.processes[0].exitcode == EXIT_REQUEUE == 75
+    stopped_at = list_checkpoints(out / "checkpoints")[0]
+    verify_checkpoint(stopped_at)
+    for options, message in (
+        ([], "ResumeRefused: .*is of an earlier run"),
+        (["--resume", "--learning_rate", "0.1"], "recipe.learning_rate: 0.0005 in the checkpoint, 0.1 now"),
+        (["--resume", tmp_path / "data"], "CheckpointError: .*manifest.json"),
+    ):
+        with Processes(run_script, *arguments, *options) as processes:
+            good, error = processes.outcome(0)
+        assert not good and re.search(message, error), error
+    run(run_script, *arguments, "--resume")
+    assert [json.loads(line)["epoch"] for line in (out / "log.jsonl").read_text().splitlines()] == [1, 2]
+    assert list_checkpoints(out / "checkpoints")[0].name == "step-000000012" > stopped_at.name

@@ -1,5 +1,8 @@
 """A training run of some seconds, for tests that kill and resume it in processes of its own."""
 
+import json
+import runpy
+import sys
 import time
 from pathlib import Path
 
@@ -8,23 +11,25 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 from PIL import Image
 
+from tests.models import SMALL_BACKBONE, tiny_model
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.training import Checkpointing, Recipe, Trainer
 from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
 
-from .models import SMALL_BACKBONE, tiny_model
-
 NAMES = ["a", "b", "c", "d", "e"]
 
 
-def pictures(count, seed):
-    """Noise with up to three objects a picture, none in every third."""
+def pictures(count, seed, sizes=(10, 30)):
+    """Noise with up to three objects a picture, of such widths and heights, and none in every third."""
     random = np.random.default_rng(seed)
     rows = []
     for index in range(count):
         objects = 0 if index % 3 == 2 else int(random.integers(1, 4))
-        boxes = [[float(x) for x in (*random.integers(0, 30, 2), *random.integers(10, 30, 2))] for _ in range(objects)]
+        boxes = [
+            [float(x) for x in (*random.integers(0, 64 - sizes[1], 2), *random.integers(*sizes, 2))]
+            for _ in range(objects)
+        ]
         rows.append(
             {
                 "image": Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)),
@@ -62,7 +67,7 @@ class Slow:
 def run_training(folder, resume="auto", every=1, pause=0.0, model=None, number=10, fingerprint="noise", **recipe):
     """Trains as `scripts/train.py` does, and returns whether it was resumed; SystemExit(EXIT_REQUEUE) if stopped."""
     set_seed(0)
-    recipe = Recipe(**{"name": "test", "epochs": 3, "batch_size": 4, "learning_rate": 1e-3, **recipe})
+    recipe = Recipe(**{"name": "test", "learning_rate": 1e-3, "epochs": 3, "batch_size": 4, "ema_decay": 0.9, **recipe})
     model = tiny_model(
         **{"num_denoising_groups": 2, "backbone_config": SMALL_BACKBONE, "dropout": 0.1, **(model or {})}
     )
@@ -78,3 +83,14 @@ def run_training(folder, resume="auto", every=1, pause=0.0, model=None, number=1
     if trainer.stopped:
         raise SystemExit(EXIT_REQUEUE)
     return resumed
+
+
+def run_script(*arguments):
+    """`scripts/train.py` with these arguments, in a process that has imported all of it already."""
+    script = Path(__file__).parents[1] / "scripts" / "train.py"
+    sys.argv = [str(script), *map(str, arguments)]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":  # what the tests of launchers launch: folder, and keyword arguments as JSON
+    run_training(sys.argv[1], **json.loads(sys.argv[2]))

@@ -180,8 +180,8 @@ class RunCheckpoints:
             logger.warning("Resumed with other software, so that numbers may differ a little: %s", change)
         if state["num_processes"] != self.accelerator.num_processes:
             logger.warning(
-                "Resumed on %d instead of %d processes: the order of the pictures stays, the random numbers of dropout "
-                "and denoising do not.",
+                "Resumed on %d instead of %d processes: the order of the pictures stays. Noise and dropout stay where "
+                "processes times accumulation steps do.",
                 self.accelerator.num_processes,
                 state["num_processes"],
             )
