@@ -261,7 +261,7 @@ def test_the_script_stops_when_told_and_resumes(tmp_path):
     DatasetDict(train=pictures(12, 0), validation=pictures(3, 1)).save_to_disk(tmp_path / "data")
     out = tmp_path / "out"
     arguments = ["--data", tmp_path / "data", "--output_dir", out, "--image_size", "64", "--save_every", "1"]
-    arguments += ["--batch_size", "2", "--epochs", "2"]
+    arguments += ["--batch_size", "2", "--epochs", "2", "--learning_rate", "0.001"]
     with Processes(run_script, *arguments) as processes:
         deadline = time.monotonic() + 60
         while not list_checkpoints(out / "checkpoints"):
@@ -274,7 +274,7 @@ def test_the_script_stops_when_told_and_resumes(tmp_path):
     verify_checkpoint(stopped_at)
     for options, message in (
         ([], "ResumeRefused: .*is of an earlier run"),
-        (["--resume", "--learning_rate", "0.1"], "recipe.learning_rate: 0.0005 in the checkpoint, 0.1 now"),
+        (["--resume", "--learning_rate", "0.1"], "recipe.learning_rate: 0.001 in the checkpoint, 0.1 now"),
         (["--resume", tmp_path / "data"], "CheckpointError: .*manifest.json"),
     ):
         with Processes(run_script, *arguments, *options) as processes:
