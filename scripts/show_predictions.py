@@ -9,7 +9,8 @@ from pathlib import Path
 from transformers import pipeline
 
 from transformers_samdetr.data.arguments import add_data_arguments, data_from
-from transformers_samdetr.visualization.detections import draw_detections
+from transformers_samdetr.visualization.contact_sheet import contact_sheet
+from transformers_samdetr.visualization.detections import class_colors, draw_detections
 
 
 def main() -> None:
@@ -24,13 +25,17 @@ def main() -> None:
 
     evaluation = data_from(args, seed=args.seed).evaluation
     detector = pipeline("object-detection", model=args.model)
+    colors = class_colors(detector.model.config.label2id)
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    pictures = []
     for index in range(min(args.count, len(evaluation))):
         image = evaluation[index]["image"].convert("RGB")
         found = detector(image, threshold=args.threshold)
         boxes = [[one["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for one in found]
-        picture = draw_detections(image, boxes, [one["label"] for one in found], [one["score"] for one in found])
-        picture.save(args.output_dir / f"{index:03d}.png")
+        labels, scores = [one["label"] for one in found], [one["score"] for one in found]
+        pictures.append(draw_detections(image, boxes, labels, scores, colors))
+        pictures[-1].save(args.output_dir / f"{index:03d}.png")
+    contact_sheet(pictures).save(args.output_dir / "overview.png")
     print(f"Pictures with predictions: {args.output_dir.resolve()}")
 
 
