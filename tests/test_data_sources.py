@@ -12,6 +12,7 @@ from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.data.coco_folder import find_coco_files, read_coco_json
 from transformers_samdetr.data.read import load_detection_data
 from transformers_samdetr.data.schema import detection_features
+from transformers_samdetr.prediction.predict import own_category_ids
 from transformers_samdetr.training import Recipe, load_model_and_processor
 
 from .detection_folders import SIZE, write_coco
@@ -277,7 +278,10 @@ def test_the_category_map_is_saved_with_the_model(tmp_path):
     model, _ = load_model_and_processor(Recipe(model="sam-detr-tiny", image_size=64), data.names, data.category_ids)
     model.config.save_pretrained(tmp_path / "model")
     config = SamDetrConfig.from_pretrained(tmp_path / "model")
-    assert [config.category_ids[label] for label in range(2)] == [3, 90] and config.id2label == {0: "cat", 1: "dog"}
+    assert own_category_ids(config) == [3, 90] and config.id2label == {0: "cat", 1: "dog"}
+    assert own_category_ids(SamDetrConfig(num_labels=3)) == [0, 1, 2]
+    config.id2label = {0: "cat", 1: "dog", 2: "bird"}  # other classes than the ids are of
+    assert own_category_ids(config) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("name", "train", "evaluation"), [("bccd", 292, 72), ("cards", 296, 67)])

@@ -1,1 +1,19 @@
-"""Detection data: sources, scenes for a first run, augmentation and batches."""
+"""Detection data: sources of many layouts in one schema, checks, augmentation and batches."""
+
+from .augment import make_augmentation
+from .batch import DetectionCollator, DetectionDataset
+from .check import full_check, quick_check
+from .detection_data import DetectionData
+from .read import load_detection_data
+from .stream import DetectionStream
+
+__all__ = [
+    "DetectionCollator",
+    "DetectionData",
+    "DetectionDataset",
+    "DetectionStream",
+    "full_check",
+    "load_detection_data",
+    "make_augmentation",
+    "quick_check",
+]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
 
 from ..visualization import class_colors, draw_detections
 from .progress import with_progress
@@ -47,8 +47,9 @@ def predict_files(
 
     The list in that file has `{"image_id", "file_name", "category_id", "category_name", "bbox", "score"}` for each
     detection: images are counted from 1; `file_name` is that of the drawn picture below `output_dir`, which is the
-    input's below its folder unless another input has the same; the category is the model's label; `bbox` is
-    x, y, width, height in pixels of the upright picture, not clipped to it.
+    input's below its folder unless another input has the same; the category id is that of the set
+    which the model was trained on (`config.category_ids`), or else the label; `bbox` is x, y, width, height in pixels
+    of the upright picture, not clipped to it.
 
     Args:
         inputs: pictures, videos, and folders that are searched for both to any depth.
@@ -77,6 +78,7 @@ def predict_files(
     detector = AutoModelForObjectDetection.from_pretrained(model).to(device).eval()
     names = detector.config.id2label
     colors = class_colors(names.values())
+    category_ids = own_category_ids(detector.config)
 
     result = Prediction([])
     total = None if any(source.is_video for source in sources) else len(sources)
@@ -88,12 +90,19 @@ def predict_files(
         found = _detect(detector, processor, images, threshold=threshold, **options)
         for (name, image), detections in zip(batch, found, strict=True):
             labels = [names[label] for label in detections["labels"].tolist()]
+            categories = [category_ids[label] for label in detections["labels"].tolist()]
             drawn = draw_detections(image, detections["boxes"], labels, detections["scores"], colors)
             file_name = output.write(drawn, name)
             result.pictures.append(output.folder / file_name)
-            result.detections += _coco_rows(next(image_ids), file_name, detections, labels)
+            result.detections += _coco_rows(next(image_ids), file_name, detections, categories, labels)
     output.write_json(result.detections)
     return result
+
+
+def own_category_ids(config: PreTrainedConfig) -> list[int]:
+    """For each label the id of its class in the set that the model was trained on, or the label where none is known."""
+    category_ids = getattr(config, "category_ids", None) or []
+    return list(category_ids) if len(category_ids) == config.num_labels else list(range(config.num_labels))
 
 
 def default_device() -> str:
@@ -164,10 +173,12 @@ def _detect(model, processor, images: list[Image.Image], **options) -> list[dict
     return [{name: values.cpu() for name, values in result.items()} for result in results]
 
 
-def _coco_rows(image_id: int, file_name: str, detections: dict[str, Tensor], names: list[str]) -> list[dict]:
+def _coco_rows(
+    image_id: int, file_name: str, detections: dict[str, Tensor], categories: list[int], names: list[str]
+) -> list[dict]:
     x1, y1, x2, y2 = detections["boxes"].double().unbind(-1)
     boxes = torch.stack([x1, y1, x2 - x1, y2 - y1], -1).tolist()
-    columns = detections["labels"].tolist(), names, boxes, detections["scores"].tolist()
+    columns = categories, names, boxes, detections["scores"].tolist()
     return [
         {
             "image_id": image_id,
