@@ -11,12 +11,19 @@ Every field of a recipe can be overridden; docs/recipes.md has all recipes.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import get_type_hints
+from types import NoneType
+from typing import get_args, get_type_hints
 
 from transformers_samdetr.data.arguments import add_data_arguments, checked_data_from
 from transformers_samdetr.training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
 from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
+
+
+def optional(kind: type) -> Callable[[str], object]:
+    """Reads a value that may be `none`."""
+    return lambda word: None if word.lower() == "none" else kind(word)
 
 
 def parse() -> tuple[argparse.Namespace, Recipe]:
@@ -36,6 +43,8 @@ def parse() -> tuple[argparse.Namespace, Recipe]:
     parser.add_argument("--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE")
     for name, hint in get_type_hints(Recipe).items():
         kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
+        if NoneType in get_args(hint):
+            kind = optional(kind)
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
     args = parser.parse_args()

@@ -48,9 +48,14 @@ def test_every_field_can_be_overridden(parse):
     assert recipe.model_overrides == {"dropout": 0.1} and recipe.backbone_weights == "efficientnet-lite0"
 
 
+def test_none_turns_a_field_off(parse):
+    _, recipe = parse("--backbone_weights", "none", "--image_size", "none")
+    assert recipe.backbone_weights is None and recipe.image_size is None
+
+
 def test_a_wrong_value_is_refused_with_what_is_possible(parse, capsys):
     with pytest.raises(ValueError, match="schedule='linear' is not possible: choose one of 'step', 'cosine'"):
         parse("--schedule", "linear")
     with pytest.raises(SystemExit):
         parse("--recipe", "none")
-    assert "'tiny'" in capsys.readouterr().err
+    assert "sam-detr-r50" in capsys.readouterr().err

@@ -129,7 +129,9 @@ def test_a_checkpoint_with_other_classes_keeps_all_but_the_class_heads(tmp_path)
     model = tiny_model(num_labels=5)
     model.save_pretrained(tmp_path)
     SamDetrImageProcessor().save_pretrained(tmp_path)
-    tuned, _ = load_model_and_processor(Recipe(model=str(tmp_path), freeze_backbone=True), ["a", "b"])
+    tuned, _ = load_model_and_processor(
+        Recipe(model=str(tmp_path), backbone_weights="efficientnet-lite0", freeze_backbone=True), ["a", "b"]
+    )
     old, new = model.state_dict(), tuned.state_dict()
     assert {name for name in old if old[name].shape != new[name].shape or not torch.equal(old[name], new[name])} == {
         f"class_heads.{layer}.{kind}" for layer in range(3) for kind in ("weight", "bias")

@@ -131,5 +131,5 @@ TINY = Recipe(
 DIGITS = replace(TINY, name="digits", image_size=160, epochs=4, augmentation="none")
 """For the digit scenes, which vary by themselves; mirrored digits would be no digits."""
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, DIGITS)}
-"""Recipes by name."""
+SMALL_RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, DIGITS)}
+"""Recipes for small sets, by name."""
