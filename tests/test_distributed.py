@@ -16,6 +16,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from transformers_samdetr import SamDetrImageProcessor, denoising
 from transformers_samdetr.data.batch import DetectionDataset
@@ -201,6 +203,29 @@ def test_evaluation_on_two_and_three_processes_is_that_on_one():
         assert run(evaluate, count=count) == [alone] * count
 
 
+def gradients_of_shards():
+    """Gradients of a model that FSDP2 shards as examples/accelerate_configs/fsdp2.yaml says, gathered again."""
+    denoising.add_noise = noise_by_content
+    rank = PartialState(cpu=True).process_index
+    model = tiny_model(**{"backbone_config": SMALL_BACKBONE, **VARIANTS["multi-scale"]}).train().double()
+    mesh = init_device_mesh("cpu", (2,))
+    layers = ("SamDetrEncoderLayer", "SamDetrDecoderLayer")
+    for module in [module for module in model.modules() if type(module).__name__ in layers] + [model]:
+        fully_shard(module, mesh=mesh)
+    counts = [count for pair in zip(*OBJECTS["none on one"], strict=True) for count in pair]
+    images = torch.randn(4, 3, 64, 96, generator=torch.Generator().manual_seed(0)).double()
+    model(pixel_values=images[rank::2], labels=targets(*counts)[rank::2]).loss.backward()
+    return {name: p.grad.full_tensor().numpy() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.slow
+def test_gradients_of_fsdp2_are_those_of_one_process():
+    """Of torch itself: Accelerate leaves FSDP aside on CPUs."""
+    (alone,) = run(train, ["multi-scale"], torch.float64, 1)
+    for gradients in run(gradients_of_shards, count=2, seconds=120):
+        assert relative_difference(gradients, alone["multi-scale", "none on one"][0]) <= 1e-12
+
+
 def launch(folder, machines, processes, resume=None):
     """A launcher for each machine of this host, with static rendezvous; returns them."""
     port, launchers = free_port(), []
@@ -260,6 +285,9 @@ def test_accelerate_reads_each_configuration(path):
         assert arguments.fsdp_version == 2
         layers = set(arguments.fsdp_transformer_layer_cls_to_wrap.split(","))
         assert layers <= {type(module).__name__ for module in tiny_model().modules()}
+    if path.stem.startswith("deepspeed"):
+        settings = json.loads((REPOSITORY / config.deepspeed_config["deepspeed_config_file"]).read_text())
+        assert settings["zero_optimization"]["stage"] == int(path.stem[-1])
 
 
 @pytest.mark.parametrize(
