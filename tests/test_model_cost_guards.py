@@ -1,0 +1,90 @@
+"""What a forward of the model costs, counted in multiply-adds, bytes and calls; never timed.
+
+The bounds are a little above what was counted when each saving was made; what it was before stands beside it.
+"""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from transformers_samdetr.attention import SamDetrSharedKeyAttention
+from transformers_samdetr.bilinear_bags import sample_bags
+from transformers_samdetr.deformable_attention import sample_grids
+
+from .models import MULTI_SCALE, TINY, tiny_model
+
+
+class Largest(TorchDispatchMode):
+    """Names of all operations, of those that make maps of three images, and the elements of the largest tensor made."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.maps, self.elements = [], [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.names.append(str(function))
+        made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        if any(
+            x.ndim == 4 and x.shape[0] == 3 and x.shape[2] == x.shape[3] > 1 for x in made
+        ):  # no weight has 3 outputs
+            self.maps.append(str(function))
+        self.elements = max([self.elements, *(x.untyped_storage().nbytes() // x.element_size() for x in made)])
+        return result
+
+
+@pytest.mark.parametrize("smca", [False, True])
+def test_no_attention_map_is_held_whole(smca):
+    """96 queries of 8 heads over 24 x 32 pixels: the map of weights alone would have 96 · 8 · 768 numbers."""
+    model = tiny_model(**{**TINY, "num_queries": 96, "smca": smca})
+    attention = next(m for m in model.modules() if isinstance(m, SamDetrSharedKeyAttention))
+    sizes = []
+
+    def watch(module, args):
+        with Largest() as largest:
+            type(module).forward(module, *args)
+        sizes.append(largest.elements)
+
+    handle = attention.register_forward_pre_hook(watch)
+    with torch.no_grad():
+        model(torch.randn(1, 3, 768, 1024))
+    handle.remove()
+    assert 0 < sizes[0] <= 96 * 8 * 768 / 4, sizes
+
+
+def test_frozen_norms_and_region_kernels_cost_nothing():
+    model = tiny_model(smca=True)
+    with Largest() as count, torch.no_grad():
+        model(torch.randn(3, 3, 96, 96))
+    # a ResNet-18 has 20 convolutions, and there is one projection; each frozen norm was a product and a sum of maps
+    assert sum(name.startswith("aten.convolution") for name in count.maps) == 21
+    assert not any(name.startswith("aten.mul") for name in count.maps), count.maps
+    assert not any("grid_sampler" in name or "roi_align" in name for name in count.names)
+
+
+def test_sampling_writes_no_sample():
+    """Twelve samples of 32 channels a query and head: `grid_sample` writes them all, bags write the sums alone."""
+    torch.manual_seed(0)
+    sizes, batch = [(16, 16), (8, 8), (4, 4)], 1
+    positions = sum(height * width for height, width in sizes)
+    value = torch.randn(batch, positions, 8, 32)
+    locations, weights = torch.rand(batch, positions, 8, 3, 4, 2), torch.rand(batch, positions, 8, 3, 4)
+    with torch.no_grad():
+        with Largest() as bags:
+            sample_bags(value, sizes, locations, weights)
+        with Largest() as grids:
+            sample_grids(value, sizes, locations, weights)
+    assert bags.elements < grids.elements / 4, (bags.elements, grids.elements)
+
+
+@pytest.mark.parametrize(("fields", "bound"), [({}, 1.0e7), (MULTI_SCALE, 3.9e7)], ids=["single", "multi-scale"])
+def test_multiply_adds_of_the_transformer(fields, bound):
+    """The whole forward less the feature extractor, as PyTorch counts it (two a multiply-add)."""
+    model = tiny_model(**fields).requires_grad_(False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.randn(1, 3, 128, 128))
+    counts = {name: sum(by.values()) for name, by in counter.get_flop_counts().items()}
+    extractor = next(n for name, n in counts.items() if name.endswith("backbone.feature_extractor"))
+    assert counts["Global"] - extractor <= bound, counts["Global"] - extractor
