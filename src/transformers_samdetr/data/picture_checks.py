@@ -136,8 +136,8 @@ def check_pictures(
     add(
         rotated,
         Severity.ERROR,
-        "were annotated without their EXIF rotation, so that boxes lie elsewhere: rotate the files' pixels back with "
-        "their tag removed (exiftool -Orientation= -overwrite_original FILE)",
+        "were annotated without their EXIF rotation, so that boxes lie elsewhere: remove the tag, and they are shown "
+        "as annotated (exiftool -Orientation= FILE)",
         [sides(row) for row in rotated[:20]],
     )
     add(
