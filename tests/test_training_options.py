@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import TorchDynamoPlugin
 from timm.utils import ModelEmaV3
 from transformers.utils import is_torch_bf16_available_on_device
 
 from transformers_samdetr import SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
-from transformers_samdetr.training import Recipe, Trainer, load_model_and_processor
+from transformers_samdetr.training import Recipe, Trainer, acceleration, load_model_and_processor
 from transformers_samdetr.training.epoch_log import COLUMNS
 
 from .models import tiny_model
@@ -155,7 +156,11 @@ def test_trackers_get_every_epoch(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_training_gives_the_same_losses(new_accelerate, scenes, tmp_path):
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_training_gives_the_same_losses(new_accelerate, scenes, tmp_path, monkeypatch, backend):
+    monkeypatch.setattr(
+        acceleration, "TorchDynamoPlugin", lambda **options: TorchDynamoPlugin(**{**options, "backend": backend})
+    )
     sums = []
     for compiled in (False, True):
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -48,7 +48,7 @@ class Display:
 
     def begin_epoch(self, epoch: int, step: int) -> None:
         """Starts the clock of an epoch, counted from 0, of which `step` steps are done."""
-        self.begin, self.first_step, self.refreshed, self.images = time.perf_counter(), step, 0.0, 0
+        self.begin, self.first_step, self.refreshed, self.images = time.perf_counter(), step, float("-inf"), 0
         self.epoch = epoch
         if self.on_terminal:
             self.task = self.bars.add_task(
@@ -83,8 +83,8 @@ class Display:
     def end_epoch(self) -> None:
         """Takes the bars away, also after an error."""
         if self.live is not None:
-            self.bars.remove_task(self.task)
             self.live.stop()
+            self.bars.remove_task(self.task)
             self.live = None
 
     def evaluation(self, batches: Iterable) -> Iterable:
@@ -141,7 +141,7 @@ def losses_by_layer(losses: Mapping[str, float]) -> list[dict[str, float]]:
 def loss_table(losses: Mapping[str, float]) -> Table:
     """Terms by layer, with their coefficients, and the whole loss."""
     layers = losses_by_layer(losses)
-    table = Table(title=f"loss {losses.get('loss', float('nan')):.3f}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=total_text(losses), title_justify="left", box=None, pad_edge=False)
     table.add_column("layer")
     for index in range(len(layers)):
         table.add_column(str(index + 1), justify="right")
@@ -155,4 +155,11 @@ def loss_text(losses: Mapping[str, float]) -> str:
     layers = losses_by_layer(losses)
     terms = "  ".join(f"{term} {value:.3f}" for term, value in layers[-1].items())
     sums = " ".join(f"{sum(layer.values()):.2f}" for layer in layers)
-    return f"loss {losses.get('loss', float('nan')):.3f}  {terms}  by layer {sums}"
+    return f"{total_text(losses)}  {terms}  by layer {sums}"
+
+
+def total_text(losses: Mapping[str, float]) -> str:
+    """The whole loss, and how much of it belongs to denoising queries, which evaluation does not have."""
+    denoising = [value for name, value in losses.items() if name.startswith("dn_")]
+    share = f" ({sum(denoising):.3f} of it denoising)" if denoising else ""
+    return f"loss {losses.get('loss', float('nan')):.3f}{share}"

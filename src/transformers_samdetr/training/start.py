@@ -34,7 +34,7 @@ def load_model_and_processor(
     if recipe.model in PRESETS:
         config = SamDetrConfig.from_preset(recipe.model, **options)
         model = SamDetrForObjectDetection(config)
-        if recipe.backbone_weights is not None and recipe.model in PRESETS:  # a checkpoint has its own
+        if recipe.backbone_weights is not None:
             model.load_backbone_weights(find_backbone_weights(recipe.backbone_weights))
         # EfficientNet-Lite was trained on pixels from -1 to 1
         half = [0.5, 0.5, 0.5]

@@ -150,7 +150,7 @@ class Trainer:
             self.display.end_epoch()
 
     def _show_step(self) -> None:
-        progress, lr = self.progress, self.schedule.get_last_lr()[0]
+        progress, lr = self.progress, self._learning_rate
         images = len(self.order.window(progress.epoch, progress.step - 1))
         self.display.step(progress.step, images, lr, lambda: self.losses.local_means(progress.step))
         if self.accelerator.trackers and progress.global_step % self.recipe.log_steps == 0:
