@@ -214,12 +214,12 @@ def train_with_kills(folder, kills, seconds, seed):
     Where a run ends before, the next one starts in a folder of its own; all of them are returned.
     """
     random, finished, during_saving, began = Random(seed), [], 0, 0
-    while kills or not finished:
+    while kills > 0 or not finished:
         run_folder = folder / str(len(finished))
         run_folder.mkdir(exist_ok=True)
         with Processes(run_training, run_folder) as processes:
             process = processes.processes[0]
-            process.join(random.uniform(0, seconds) if kills else 120)
+            process.join(random.uniform(0, seconds) if kills > 0 else 300)
             if process.is_alive():
                 process.kill()
                 process.join()

@@ -13,6 +13,7 @@ class TrainingProgress:
         global_step: optimizer steps taken in all.
         images: training images seen in all, each repetition counted.
         skipped_steps: optimizer steps that fp16's gradient scaler left out.
+        learning_rate: of the last step, of all but the backbone; the log needs it after a resume too.
         seconds: spent on training in this epoch, evaluation not included.
         best_value: best value of the recipe's metric, or None before the first evaluation.
         best_epoch: the epoch that reached it, counted from 1; 0 before the first evaluation.
@@ -25,6 +26,7 @@ class TrainingProgress:
     global_step: int = 0
     images: int = 0
     skipped_steps: int = 0
+    learning_rate: float = 0.0
     seconds: float = 0.0
     best_value: float | None = None
     best_epoch: int = 0

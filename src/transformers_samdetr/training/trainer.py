@@ -150,7 +150,7 @@ class Trainer:
             self.display.end_epoch()
 
     def _show_step(self) -> None:
-        progress, lr = self.progress, self._learning_rate
+        progress, lr = self.progress, self.progress.learning_rate
         images = len(self.order.window(progress.epoch, progress.step - 1))
         self.display.step(progress.step, images, lr, lambda: self.losses.local_means(progress.step))
         if self.accelerator.trackers and progress.global_step % self.recipe.log_steps == 0:
@@ -161,7 +161,7 @@ class Trainer:
         """Writes down the epoch just evaluated, keeps its weights where the recipe says so, and moves on."""
         improved = self.progress.record(metrics[self.recipe.metric])
         self.progress.loss_sums = self.losses.collect()
-        line = self.log.write(self.progress, self._learning_rate, metrics)
+        line = self.log.write(self.progress, self.progress.learning_rate, metrics)
         self.display.print(summary(line, self.recipe.epochs))
         values = {name: value for name, value in line.items() if isinstance(value, (int, float))}
         self.accelerator.log({f"epoch/{name}": value for name, value in values.items()}, step=self.progress.global_step)
@@ -236,7 +236,7 @@ class Trainer:
             return
         limit = self.recipe.clip_norm or float("inf")
         self.gradient_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        self._learning_rate = self.schedule.get_last_lr()[0]
+        self.progress.learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.progress.skipped_steps += self.accelerator.optimizer_step_was_skipped
         self.schedule.step()
