@@ -8,7 +8,7 @@ import io
 import zlib
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features
 from PIL import Image
 
 from .schema import detection_features
@@ -42,10 +42,15 @@ def build_digit_scenes(num_train: int = 1200, num_eval: int = 100, size: int = 2
     splits = {"train": num_train, "validation": num_eval}
     return DatasetDict(
         {
-            split: Dataset.from_list([composer.compose(split, index) for index in range(count)], features=features)
+            split: _as_set([composer.compose(split, index) for index in range(count)], features)
             for split, count in splits.items()
         }
     )
+
+
+def _as_set(scenes: list[dict], features: Features) -> Dataset:
+    """`Dataset.from_list`, which takes no empty list."""
+    return Dataset.from_dict({name: [scene[name] for scene in scenes] for name in features}, features=features)
 
 
 class _Composer:

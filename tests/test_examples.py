@@ -1,0 +1,109 @@
+"""Every script of examples/ runs, small, and does what it says; each is a page on public names alone."""
+
+import ast
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
+from transformers_samdetr.data.digit_scenes import DIGIT_NAMES
+
+from .detection_folders import CATEGORIES, write_coco
+from .models import SMALL_BACKBONE, TINY
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+SMALL = ("--scenes", "8", "--image_size", "96", "--epochs", "1")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs an example in an empty folder and returns what it has printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def saved_model(folder: Path, names: list[str]) -> Path:
+    """A random model that is sure of what it sees."""
+    torch.manual_seed(0)
+    id2label = dict(enumerate(names))
+    fields = {**TINY, "backbone_config": SMALL_BACKBONE, "id2label": id2label}
+    fields["label2id"] = {name: label for label, name in id2label.items()}
+    del fields["num_labels"]
+    model = SamDetrForObjectDetection(SamDetrConfig(**fields))
+    torch.nn.init.constant_(model.class_heads[-1].bias, 2.0)
+    model.save_pretrained(folder)
+    SamDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def test_all_are_tested():
+    tested = Path(__file__).read_text(encoding="utf-8")
+    assert SCRIPTS and [path.name for path in SCRIPTS if f'run("{path.name}"' not in tested] == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_a_page_on_public_names(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 70
+    assert f"python examples/{path.name} " in ast.get_docstring(ast.parse(text))
+    imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    private = [alias.name for node in imported for alias in node.names if alias.name.startswith("_")]
+    assert private == [] and not [node for node in ast.walk(ast.parse(text)) if _is_private_attribute(node)]
+
+
+def _is_private_attribute(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr.startswith("_")
+
+
+def test_detect(run, tmp_path):
+    Image.new("RGB", (80, 60), (90, 120, 30)).save(tmp_path / "picture.jpg")
+    saved_model(tmp_path / "model", ["cat", "dog"])
+    printed = run("detect.py", "picture.jpg", "--model", "model", "--threshold", "0.5", "--output", "drawn.png")
+    assert any(line.startswith(("cat  0.", "dog  0.")) for line in printed.splitlines())
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (80, 60) and len(set(drawn.get_flattened_data())) > 1
+
+
+def test_own_training_loop(run, tmp_path):
+    printed = run("own_training_loop.py", "--output_dir", "out", *SMALL)
+    assert "epoch 1/1  loss " in printed and "nan" not in printed
+    assert SamDetrForObjectDetection.from_pretrained(tmp_path / "out").config.id2label == dict(enumerate(DIGIT_NAMES))
+
+
+def test_transformers_trainer(run, tmp_path):
+    printed = run("transformers_trainer.py", "--output_dir", "out", *SMALL)
+    assert "'eval_loss'" in printed and printed.splitlines()[-1].startswith("AP ")
+    assert SamDetrForObjectDetection.from_pretrained(tmp_path / "out").config.num_labels == 10
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+
+
+def test_paper_ablations(run):
+    _, *rows = run("paper_ablations.py", "--steps", "1", "--image_size", "64").splitlines()
+    losses = [float(row.split()[-2]) for row in rows]
+    assert [row.split()[-1] for row in rows] == ["22.3", "25.2", "27.0", "28.6", "30.3", "33.1", "30.0", "34.2"]
+    assert all(0 < loss < 1000 for loss in losses)
+    # where the salient points are searched changes no parameter, but what is seen
+    assert rows[5].split()[-3] == rows[6].split()[-3] and len(set(losses)) == len(losses)
+
+
+def test_coco_ap_metric(run, tmp_path, capsys):
+    names = [category["name"] for category in sorted(CATEGORIES, key=lambda category: category["id"])]
+    write_coco(tmp_path / "photos" / "labels.json", tmp_path / "photos", count=10)
+    saved_model(tmp_path / "model", names)
+    printed = run("coco_ap_metric.py", "--model", "model", "--data", "photos")
+    lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    assert 0 <= float(lines["AP50"]) <= 1 and "AP/cat" in lines and lines["APl"] == "nothing to find"
+    saved_model(tmp_path / "other", ["bird"])
+    with pytest.raises(SystemExit):
+        run("coco_ap_metric.py", "--model", "other", "--data", "photos")
+    assert "has the classes ['bird'], photos has ['cat', 'dog']" in capsys.readouterr().err
