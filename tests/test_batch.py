@@ -118,3 +118,9 @@ def test_streams():
     assert [annotations["image_id"] for _, annotations in one] != first
     with pytest.raises(TypeError, match="streams go into DetectionStream"):
         DetectionDataset(whole)
+
+
+def test_a_loop_over_the_set_ends():
+    assert [annotations["image_id"] for _, annotations in DetectionDataset(make_set(3))] == [100, 101, 102]
+    with pytest.raises(IndexError, match="index=3 is none of 0 to 2"):
+        DetectionDataset(make_set(3))[3]

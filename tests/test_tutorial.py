@@ -122,7 +122,8 @@ def test_the_check_prints_what_the_tutorial_shows(workplace, monkeypatch, capsys
 def test_the_walk(workplace, monkeypatch):
     check, train, resume, predict, evaluate, push = COMMANDS
     outputs = workplace / "outputs"
-    assert execute(check, workplace).startswith(CHECK_OUTPUT)
+    checked = execute(check, workplace)  # with progress bars in between
+    assert [line for line in CHECK_OUTPUT.splitlines() if line not in checked] == []
     assert (outputs / "check.html").is_file()
 
     interrupted = interrupt(train, workplace, when=outputs / "photos" / "log.jsonl")

@@ -55,8 +55,11 @@ class DetectionDataset(torch.utils.data.Dataset):
         """The upright RGB picture and `{"image_id", "annotations"}`, boxes (x, y, width, height) in its pixels.
 
         Raises:
+            IndexError: there is no such example, which also ends a loop over the set.
             RuntimeError: more than `max_corrupt` pictures are unusable, or all are; the message names them.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index={index} is none of 0 to {len(self) - 1}.")
         image, annotations = self._read(index)
         if self.augmentation is None:
             return image, annotations
