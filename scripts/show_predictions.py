@@ -6,11 +6,15 @@ python scripts/show_predictions.py --model outputs/digits --output_dir outputs/d
 import argparse
 from pathlib import Path
 
+from PIL import Image
 from transformers import pipeline
 
 from transformers_samdetr.data.arguments import add_data_arguments, data_from
 from transformers_samdetr.visualization.contact_sheet import contact_sheet
 from transformers_samdetr.visualization.detections import class_colors, draw_detections
+
+SHORTEST_SIDE = 448
+"""Of a drawn picture, in pixels, if it has to be enlarged for that."""
 
 
 def main() -> None:
@@ -31,7 +35,9 @@ def main() -> None:
     for index in range(min(args.count, len(evaluation))):
         image = evaluation[index]["image"].convert("RGB")
         found = detector(image, threshold=args.threshold)
-        boxes = [[one["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for one in found]
+        enlarged = max(1, round(SHORTEST_SIDE / min(image.size)))  # small pictures, so that names can be read
+        boxes = [[enlarged * one["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for one in found]
+        image = image.resize((enlarged * image.width, enlarged * image.height), Image.Resampling.LANCZOS)
         labels, scores = [one["label"] for one in found], [one["score"] for one in found]
         pictures.append(draw_detections(image, boxes, labels, scores, colors))
         pictures[-1].save(args.output_dir / f"{index:03d}.png")

@@ -136,9 +136,9 @@ def test_crowded_picture_keeps_one_plate_per_box_where_there_is_room(monkeypatch
 
 def test_long_names_are_shortened_to_the_picture():
     font = ImageFont.load_default(12)
-    assert _fitting_text("dining\n table", 0.5, font, 500) == "dining table 0.50"
+    assert _fitting_text("dining\n table", 0.5, font, 500) == "dining table: 0.50"
     text = _fitting_text("a very long name of a class", 0.5, font, 120)
-    assert text.startswith("a ") and text.endswith("… 0.50") and _plate_size(text, font)[0] <= 120
+    assert text.startswith("a ") and text.endswith("…: 0.50") and _plate_size(text, font)[0] <= 120
     assert _fitting_text("wide", 0.5, font, 3) == ""
     for size in ((1, 1), (3, 50), (50, 3), (25, 25)):
         assert draw_detections(Image.new("RGB", size), [[0, 0, *size]], ["a very long name"], [1]).size == size

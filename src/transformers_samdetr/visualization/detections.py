@@ -153,7 +153,7 @@ def _plate_size(text: str, font) -> tuple[int, int]:
 def _fitting_text(label: str, score: float | None, font, width: int) -> str:
     """Name and score, the name shortened where the picture is too narrow for it; empty where nothing fits."""
     name = " ".join(label.split())
-    ending = "" if score is None else f" {score:.2f}"
+    ending = "" if score is None else f": {score:.2f}"  # a colon, for names may be digits
     shortened = [name[:length].rstrip() + "…" + ending for length in range(len(name) - 1, 0, -1)]
     texts = [name + ending, *shortened, name[:1]]
     return next((text for text in texts if text and _plate_size(text, font)[0] <= width), "")
