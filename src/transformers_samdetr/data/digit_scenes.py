@@ -18,7 +18,7 @@ INK = 0.25
 """Coverage from which a pixel belongs to a digit, and so to its box."""
 
 
-def build_digit_scenes(num_train: int = 1200, num_eval: int = 100, size: int = 224, seed: int = 0) -> DatasetDict:
+def build_digit_scenes(num_train: int = 1500, num_eval: int = 100, size: int = 224, seed: int = 0) -> DatasetDict:
     """Composes the set.
 
     Args:
