@@ -13,6 +13,7 @@ from transformers_samdetr.benchmark.grid import GRIDS, Axis, growth_axes
 from transformers_samdetr.benchmark.precision import InAutocast
 from transformers_samdetr.benchmark.report import write_report
 from transformers_samdetr.benchmark.stages import REST, profile_stages
+from transformers_samdetr.presets import PRESETS
 
 from .models import tiny_model
 
@@ -93,7 +94,9 @@ def test_growth_is_the_slope_in_logarithms():
     assert {axis.name for axis in growth_axes("sam-detr-r50")} == {"pixels", "queries", "keypoints", "objects"}
 
 
-def test_stages_count_what_the_shapes_say():
+def test_stages_count_what_the_shapes_say(monkeypatch):
+    encoder = {"encoder_layers": 1, "encoder_ffn_dim": 512}
+    monkeypatch.setitem(PRESETS, "sam-detr-tiny", PRESETS["sam-detr-tiny"] | encoder)
     work = Work("sam-detr-tiny", height=64, width=64, threads=torch.get_num_threads())
     stages = {stage.name: stage for stage in profile_stages(work, repetitions=1)}
     positions, queries, layers = 4 * 4, 60, 3
@@ -107,6 +110,12 @@ def test_stages_count_what_the_shapes_say():
     assert stages[REST].multiply_adds >= 0
     with pytest.raises(ValueError, match="eager inference of ours"):
         profile_stages(PEER)
+
+
+def test_a_model_without_encoder_has_no_encoder_stages():
+    stages = profile_stages(Work("sam-detr-tiny", height=64, width=64, threads=torch.get_num_threads()), repetitions=1)
+    names = {stage.name for stage in stages}
+    assert "decoder: FFN" in names and not any(name.startswith("encoder") for name in names)
 
 
 def test_a_report_keeps_what_it_does_not_renew(tmp_path):
