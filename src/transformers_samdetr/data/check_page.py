@@ -1,16 +1,14 @@
 """One HTML page about a data set: what was found, how much of what there is, and pictures with their boxes."""
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image, ImageOps
 
 from ..visualization import class_colors, draw_detections
+from ..visualization.page import picture_url, write_page
 from .annotation_table import AnnotationTable
 from .augment import Augmentation
 from .detection_data import DetectionData
@@ -47,15 +45,8 @@ def write_check_page(
         augmentation: shown on some training pictures, or None.
         seed: of the augmentation.
     """
-    environment = Environment(
-        loader=PackageLoader("transformers_samdetr.data", "."),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     painter = _Painter(data)
-    page = environment.get_template("check_page.html").render(
+    values = dict(
         data=data,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
         verdict=_verdict(findings),
@@ -75,7 +66,7 @@ def write_check_page(
         samples={split: [painter.draw(split, row) for row in _spread(table)] for split, table in tables.items()},
         augmented=_augmented(painter, tables["train"], augmentation, seed) if augmentation else [],
     )
-    Path(path).write_text(page, encoding="utf-8")
+    write_page(path, "transformers_samdetr.data", "check_page.html", values)
 
 
 class _Painter:
@@ -233,6 +224,4 @@ def _histogram(title: str, unit: str, values: np.ndarray, bins: Iterable[tuple[f
 def _url(image: Image.Image) -> str:
     if max(image.size) > LONGEST:
         image = ImageOps.contain(image, (LONGEST, LONGEST))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return picture_url(image, quality=85)

@@ -1,15 +1,14 @@
 """One HTML page of an evaluation, with its pictures inside."""
 
-import base64
 import io
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..visualization.page import data_url, picture_url, write_page
 from .error_pictures import draw_errors
 from .errors import ERROR_KINDS, ErrorKinds
 from .figures import ERROR_COLORS, confusion_figure, errors_figure, precision_recall_figure, threshold_figure
@@ -57,16 +56,8 @@ def write_report(
         figures: of `result_figures`.
         open_image: the upright RGB picture at a position of the set.
     """
-    environment = Environment(
-        loader=PackageLoader("transformers_samdetr.evaluation", "."),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
     metrics = result.metrics()
-    page = environment.get_template("report.html").render(
+    values = dict(
         title=title,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
         result=result,
@@ -77,13 +68,13 @@ def write_report(
         figures={name: _figure_url(figure) for name, figure in figures.items()},
         galleries=[_gallery(kind, result, open_image) for kind in ERROR_KINDS],
     )
-    Path(path).write_text(page, encoding="utf-8")
+    write_page(path, "transformers_samdetr.evaluation", "report.html", values, {"percent": percent})
 
 
 def _gallery(kind: ErrorKinds, result: EvaluationResult, open_image: Callable[[int], Image.Image]) -> dict:
     pictures = [
         {
-            "url": _picture_url(draw_errors(open_image(picture.position), picture, result.names, kind)),
+            "url": picture_url(draw_errors(open_image(picture.position), picture, result.names, kind), quality=88),
             "caption": _caption(kind, picture),
         }
         for picture in result.worst.of_kind[kind]
@@ -109,14 +100,4 @@ def _caption(kind: ErrorKinds, picture: Picture) -> str:
 def _figure_url(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    return _url(buffer, "png")
-
-
-def _picture_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=88)
-    return _url(buffer, "jpeg")
-
-
-def _url(buffer: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(buffer.getvalue(), "png")

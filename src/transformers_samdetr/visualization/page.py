@@ -1,0 +1,53 @@
+"""Web pages that need no other file and no network: templates, and pictures as text."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
+
+
+def write_page(
+    path: str | Path,
+    package: str,
+    template: str,
+    values: Mapping[str, Any],
+    filters: Mapping[str, Callable] | None = None,
+) -> None:
+    """Fills a template and writes the page.
+
+    Args:
+        path: of the page; its folder must exist.
+        package: dotted name of the package whose folder the template lies in.
+        template: its file name.
+        values: what the template names; a name that is missing is an error, not a gap.
+        filters: the template's own, by name.
+    """
+    environment = Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters or {})
+    Path(path).write_text(environment.get_template(template).render(values), encoding="utf-8")
+
+
+def picture_url(image: Image.Image, quality: int) -> str:
+    """The picture as a JPEG within the page."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    return data_url(buffer.getvalue(), "jpeg")
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """An image file within the page.
+
+    >>> data_url(b"abc", "png")
+    'data:image/png;base64,YWJj'
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
