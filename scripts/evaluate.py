@@ -11,27 +11,17 @@ import argparse
 from accelerate import PartialState
 from rich.console import Console
 
+from transformers_samdetr.data.arguments import add_data_arguments
 from transformers_samdetr.evaluation.run import METRICS_FILE, evaluate_saved_model
 from transformers_samdetr.evaluation.tables import result_tables
-
-
-def column(text: str) -> list[str]:
-    if "=" not in text:
-        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=COLUMN, such as bbox=objects.box")
-    return text.split("=", 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name")
-    parser.add_argument("--data", required=True, help="'digits', a COCO folder, a folder of `datasets`, or a Hub name")
+    add_data_arguments(parser, required=True)
     parser.add_argument("--output_dir", default="outputs/evaluation", help="default: %(default)s")
     parser.add_argument("--report", metavar="PAGE.html", help="write a page with all numbers and pictures")
-    parser.add_argument("--eval_split", help="the split to use; default: validation, val or test")
-    parser.add_argument(
-        "--columns", nargs="+", type=column, metavar="NAME=COLUMN", help="where a set has what, as bbox=objects.box"
-    )
-    parser.add_argument("--box_format", help="such as xywh, xyxy or cxcywh; default: found on a sample")
     parser.add_argument("--batch_size", type=int, default=1, help="pictures of a step on each process")
     parser.add_argument("--workers", type=int, default=0, help="processes that load pictures, for each process")
     parser.add_argument("--image_size", type=int, help="fixed height and width in pixels; default: as saved")

@@ -9,13 +9,15 @@ from .detection_data import DetectionData
 from .read import load_detection_data
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--data` and what belongs to it, for `data_from`."""
+def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Adds `--data` and what belongs to it, for `data_from`; `--data` is `digits` unless it is required."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
-        default="digits",
-        help="'digits', a folder (COCO, YOLO, VOC, parquet, save_to_disk), or a Hub name; default: %(default)s",
+        required=required,
+        default=None if required else "digits",
+        help="'digits', a folder (COCO, YOLO, VOC, parquet, save_to_disk), or a Hub name"
+        + ("" if required else "; default: %(default)s"),
     )
     group.add_argument("--train_split", help="default: train")
     group.add_argument("--eval_split", help="default: validation, val or test; without one, a fifth is held out")

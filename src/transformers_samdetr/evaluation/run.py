@@ -24,9 +24,11 @@ def evaluate_saved_model(
     data: str,
     output_dir: str | Path,
     report: str | Path | None = None,
+    train_split: str | None = None,
     eval_split: str | None = None,
     columns: Mapping[str, str] | None = None,
     box_format: str | None = None,
+    class_names: Sequence[str] | None = None,
     batch_size: int = 1,
     workers: int = 0,
     image_size: int | None = None,
@@ -41,7 +43,8 @@ def evaluate_saved_model(
 
     Args:
         model: folder or Hub name.
-        data, eval_split, columns, box_format: as in `load_detection_data`; its evaluation set is used.
+        data, train_split, eval_split, columns, box_format, class_names: as in `load_detection_data`; its evaluation set
+            is used. Give what training was given, so that both hold out the same pictures.
         output_dir: created if need be.
         report: path of an HTML page with all of it, or None.
         batch_size: pictures that go through the model together, on each process.
@@ -62,7 +65,14 @@ def evaluate_saved_model(
     if report is not None:
         Path(report).parent.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():  # so that one process fills the caches of the others
-        source = load_detection_data(data, eval_split=eval_split, columns=columns, box_format=box_format)
+        source = load_detection_data(
+            data,
+            train_split=train_split,
+            eval_split=eval_split,
+            columns=columns,
+            box_format=box_format,
+            class_names=class_names,
+        )
         size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
         processor = AutoImageProcessor.from_pretrained(model, **size)
         detector = AutoModelForObjectDetection.from_pretrained(model)
