@@ -2,6 +2,7 @@
 
     accelerate launch scripts/train.py --data digits --output_dir outputs/digits
     accelerate launch scripts/train.py --data FOLDER --model sam-detr-tiny --epochs 24 --image_size 384
+    accelerate launch scripts/train.py --data NAME --streaming --output_dir outputs/streamed
     accelerate launch --num_processes 8 scripts/train.py --recipe sam-detr-r50-12e --data COCO --output_dir outputs/r50
 
 `--data` is `digits`, a folder of any layout in docs/data.md, or a Hub name; `--model` a preset, a folder or a Hub name.
@@ -16,7 +17,7 @@ from dataclasses import fields, replace
 from types import NoneType
 from typing import get_args, get_type_hints
 
-from transformers_samdetr.data.arguments import add_data_arguments, checked_data_from
+from transformers_samdetr.data.arguments import add_data_arguments, add_streaming_arguments, checked_data_from
 from transformers_samdetr.training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
 from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
 
@@ -30,6 +31,7 @@ def parse() -> tuple[argparse.Namespace, Recipe]:
     """The script's own arguments, and the recipe with its overrides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
+    add_streaming_arguments(parser)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument(
         "--resume",

@@ -12,6 +12,7 @@ from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.data.coco_folder import find_coco_files, read_coco_json
 from transformers_samdetr.data.read import load_detection_data
 from transformers_samdetr.data.schema import detection_features
+from transformers_samdetr.data.stream_length import known_length
 from transformers_samdetr.prediction.predict import own_category_ids
 from transformers_samdetr.training import Recipe, load_model_and_processor
 
@@ -261,10 +262,11 @@ def test_parquet_and_streams(tmp_path):
     loaded = load_detection_data(tmp_path)
     stream = load_detection_data(tmp_path, streaming=True)
     assert len(loaded.train) == 30 and len(loaded.evaluation) == 5
-    assert "a stream of training and a stream of evaluation images" in stream.describe()
+    assert "a stream of 30 training and a stream of 5 evaluation images" in stream.describe()
     stored = loaded.train.cast_column("image", datasets.Image(decode=False))
     assert list(stream.train) == list(stored)
     assert stream.train.features["objects"] == loaded.train.features["objects"]
+    assert known_length(load_detection_data(tmp_path, streaming=True, stream_length=7).train) == 7
     with pytest.raises(ValueError, match="none can be held out of a stream"):
         load_detection_data(tmp_path / "train.parquet", streaming=True)
     with pytest.raises(ValueError, match=r"a stream is not read through to collect them: give class_names="):

@@ -208,7 +208,7 @@ def results(folder):
     }
 
 
-def train_with_kills(folder, kills, seconds, seed):
+def train_with_kills(folder, kills, seconds, seed, train=run_training):
     """Kills a run at random moments until `kills` are done, resumes it each time, and returns what was hit.
 
     Where a run ends before, the next one starts in a folder of its own; all of them are returned.
@@ -217,7 +217,7 @@ def train_with_kills(folder, kills, seconds, seed):
     while kills > 0 or not finished:
         run_folder = folder / str(len(finished))
         run_folder.mkdir(exist_ok=True)
-        with Processes(run_training, run_folder) as processes:
+        with Processes(train, run_folder) as processes:
             process = processes.processes[0]
             process.join(random.uniform(0, seconds) if kills > 0 else 300)
             if process.is_alive():

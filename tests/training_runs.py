@@ -1,6 +1,7 @@
 """A training run of some seconds, for tests that kill and resume it in processes of its own."""
 
 import json
+import os
 import runpy
 import sys
 import time
@@ -14,6 +15,7 @@ from PIL import Image
 from tests.models import SMALL_BACKBONE, tiny_model
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.schema import detection_features
+from transformers_samdetr.data.stream_length import with_length
 from transformers_samdetr.training import Checkpointing, Recipe, Trainer
 from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
 
@@ -64,7 +66,9 @@ class Slow:
         pass
 
 
-def run_training(folder, resume="auto", every=1, pause=0.0, model=None, number=10, fingerprint="noise", **recipe):
+def run_training(
+    folder, resume="auto", every=1, pause=0.0, model=None, number=10, fingerprint="noise", stream=False, **recipe
+):
     """Trains as `scripts/train.py` does, and returns whether it was resumed; SystemExit(EXIT_REQUEUE) if stopped."""
     set_seed(0)
     recipe = Recipe(**{"name": "test", "learning_rate": 1e-3, "epochs": 3, "batch_size": 4, "ema_decay": 0.9, **recipe})
@@ -73,9 +77,11 @@ def run_training(folder, resume="auto", every=1, pause=0.0, model=None, number=1
     )
     processor = SamDetrImageProcessor(size={"height": 64, "width": 64})
     saving = Checkpointing(fingerprint, every)
-    trainer = Trainer(
-        model, processor, pictures(number, 0), pictures(3, 1), recipe, folder, (saving, Slow(pause)), peer_timeout=30
-    )
+    train, evaluation = pictures(number, 0), pictures(3, 1)
+    if stream:
+        train = with_length(train.to_iterable_dataset(num_shards=4), number)
+        evaluation = evaluation.to_iterable_dataset()
+    trainer = Trainer(model, processor, train, evaluation, recipe, folder, (saving, Slow(pause)), peer_timeout=30)
     with explain_lost_process(folder), on_stop_signal(trainer.request_stop):
         resumed = saving.start(trainer, resume)
         (Path(folder) / f"started-{trainer.accelerator.process_index}").touch()
@@ -85,8 +91,20 @@ def run_training(folder, resume="auto", every=1, pause=0.0, model=None, number=1
     return resumed
 
 
-def run_script(*arguments):
-    """`scripts/train.py` with these arguments, in a process that has imported all of it already."""
+def write_output_to(path):
+    """What this process writes to the terminal goes into a file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+def run_script(*arguments, output=None):
+    """`scripts/train.py` with these arguments, in a process that has imported all of it already.
+
+    `output` is a file that gets what it writes to the terminal; the test itself does not see that.
+    """
+    if output is not None:
+        write_output_to(output)
     script = Path(__file__).parents[1] / "scripts" / "train.py"
     sys.argv = [str(script), *map(str, arguments)]
     runpy.run_path(str(script), run_name="__main__")

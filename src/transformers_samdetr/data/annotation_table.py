@@ -68,18 +68,22 @@ class AnnotationTable:
         return np.bincount(self.rows, minlength=len(self.image_ids))
 
 
-def check_annotations(tables: dict[str, AnnotationTable], names: list[str], findings: Findings) -> None:
+def check_annotations(
+    tables: dict[str, AnnotationTable], names: list[str], findings: Findings, whole: bool = True
+) -> None:
     """Adds what is wrong with the annotations alone.
 
     Args:
         tables: by split, `train` and `evaluation`.
         names: class names in the order of the labels.
         findings: what is found goes here.
+        whole: whether these are all pictures; a sample does not tell which classes have no objects.
     """
     for split, table in tables.items():
         _check_boxes(split, table, names, findings)
         _check_pictures(split, table, findings)
-    _check_classes(tables, names, findings)
+    if whole:
+        _check_classes(tables, names, findings)
 
 
 def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings: Findings) -> None:

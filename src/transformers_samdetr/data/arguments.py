@@ -28,11 +28,24 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) 
     group.add_argument("--class_names", nargs="+", help="for a set that does not name its classes, from id 0")
 
 
+def add_streaming_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--streaming` and `--stream_length`, for scripts that can do with a stream."""
+    group = parser.add_argument_group("streams")
+    group.add_argument(
+        "--streaming",
+        action="store_true",
+        help="read --data (a Hub name, parquet, arrow) while it is used, for sets larger than the disk",
+    )
+    group.add_argument(
+        "--stream_length", type=int, metavar="N", help="training pictures of an epoch; default: what the set says"
+    )
+
+
 def data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     """What the arguments ask for.
 
     Args:
-        args: of a parser with `add_data_arguments`.
+        args: of a parser with `add_data_arguments`, and perhaps `add_streaming_arguments`.
         seed: chooses the digit scenes.
 
     Raises:
@@ -45,6 +58,8 @@ def data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
         columns=dict(args.columns) if args.columns else None,
         box_format=args.box_format,
         class_names=args.class_names,
+        streaming=getattr(args, "streaming", False),
+        stream_length=getattr(args, "stream_length", None),
         seed=seed,
     )
 

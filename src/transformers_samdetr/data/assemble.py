@@ -18,15 +18,17 @@ from .detection_data import DetectionData
 from .hub_set import AnySet, ClassNames, guess_box_format, has_integer_ids, read_categories, to_schema
 from .schema import detection_features
 from .splits import choose_splits, hold_out
+from .stream_length import with_length
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asks of a source: names of splits, and the box format."""
+    """What the user asks of a source: names of splits, the box format, and the pictures of a stream."""
 
     train_split: str | None
     eval_split: str | None
     box_format: str | None
+    stream_length: int | None = None
 
 
 def from_folder(source: str, content: FolderContent, wishes: Wishes) -> DetectionData:
@@ -88,7 +90,8 @@ def from_sets(
     if eval_name is None:
         if streaming:
             raise ValueError(
-                f"{source} has no split for evaluation, and none can be held out of a stream: name one with eval_split."
+                f"{source} has no split for evaluation, and none can be held out of a stream: name one with eval_split "
+                "(--eval_split), or load the set without streaming."
             )
         rows, held_out = hold_out(range(len(train)), source)
         notes.append(_held_out_note(len(held_out), len(train), []))
@@ -115,6 +118,13 @@ def from_sets(
         to_schema(split, found, categories, box_format, first_id)
         for split, first_id in zip(splits, first_ids, strict=True)
     ]
+    if wishes.stream_length is not None:
+        if not streaming:
+            raise ValueError(
+                f"stream_length={wishes.stream_length} is for streams, and {source} is none: it has {len(train)} "
+                "training pictures. Leave it out, or stream the set."
+            )
+        with_length(canonical[0], wishes.stream_length)
     return DetectionData(
         source=source,
         train=canonical[0],
@@ -123,7 +133,7 @@ def from_sets(
         category_ids=_integer_ids(categories.ids),
         box_format=box_format,
         fingerprint=_stream_fingerprint(source, splits)
-        if streaming
+        if any(isinstance(split, IterableDataset) for split in splits)
         else content_fingerprint(*canonical, names=categories.names),
         notes=notes,
     )
@@ -141,6 +151,8 @@ def _held_out_note(held_out: int, total: int, names: list[str]) -> str:
     )
 
 
-def _stream_fingerprint(source: str, splits: Sequence[IterableDataset]) -> str:
-    parts = [source, *(f"{split.info.version} {split.features} {split.num_shards}" for split in splits)]
+def _stream_fingerprint(source: str, splits: Sequence[AnySet]) -> str:
+    sizes = [split.num_shards if isinstance(split, IterableDataset) else len(split) for split in splits]
+    parts = [source]
+    parts += [f"{split.info.version} {split.features} {size}" for split, size in zip(splits, sizes, strict=True)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

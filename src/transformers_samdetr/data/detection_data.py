@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset, IterableDataset
 
+from .stream_length import known_length
+
 
 @dataclass(frozen=True)
 class DetectionData:
@@ -35,7 +37,9 @@ class DetectionData:
         """Sizes, classes and box format in a line, and a line for each note."""
 
         def size(data: Dataset | IterableDataset) -> str:
-            return "a stream of" if isinstance(data, IterableDataset) else str(len(data))
+            if isinstance(data, IterableDataset):
+                return f"a stream of {known_length(data) or ''}".rstrip()
+            return str(len(data))
 
         head = (
             f"{self.source}: {size(self.train)} training and {size(self.evaluation)} evaluation images, "

@@ -57,7 +57,7 @@ def read_categories(splits: Sequence[AnySet], path: str, class_names: ClassNames
     if any(isinstance(split, IterableDataset) for split in splits):
         raise ValueError(
             f"{source} does not name the classes of {path}, and a stream is not read through to collect them: "
-            "give class_names=[…]."
+            "give class_names=[…] (--class_names)."
         )
     found: set[int | str] = set()
     for split in splits:

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 
 from .annotated_picture import FolderContent
 from .assemble import Wishes, from_folder, from_sets
@@ -12,11 +20,13 @@ from .coco_folder import find_coco_files, read_coco
 from .detection_data import DetectionData
 from .digit_scenes import build_digit_scenes
 from .hub_set import AnySet, ClassNames
+from .stream_length import known_length, rows_of_parquet, with_length
 from .voc_folder import find_voc, read_voc
 from .yolo_folder import find_yolo, read_yolo
 
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+PIECES = 64
 
 
 def load_detection_data(
@@ -28,6 +38,7 @@ def load_detection_data(
     box_format: str | None = None,
     class_names: ClassNames | None = None,
     streaming: bool = False,
+    stream_length: int | None = None,
     seed: int = 0,
 ) -> DetectionData:
     """Training set, evaluation set and classes of a source.
@@ -42,7 +53,9 @@ def load_detection_data(
             `bbox`, `category`, `area`, `iscrowd`, `id`, such as `{"bbox": "objects.box"}`. The usual names are found.
         box_format: one of `BOX_FORMATS` or their aliases. Otherwise that of the layout, or detected on a sample.
         class_names: by category id, for sets of the `datasets` library that do not name their classes.
-        streaming: reads a set of the Hub or of parquet while it is used, for sets larger than the disk.
+        streaming: reads a set of the `datasets` library (the Hub, parquet, arrow) while it is used, for sets larger
+            than the disk.
+        stream_length: pictures of the training stream, where its source does not say.
         seed: chooses the digit scenes.
 
     Returns:
@@ -53,11 +66,13 @@ def load_detection_data(
             message says which, and what would be right.
         TypeError: the source is of none of these types.
     """
-    wishes = Wishes(train_split, eval_split, None if box_format is None else check_box_format(box_format))
+    wishes = Wishes(
+        train_split, eval_split, None if box_format is None else check_box_format(box_format), stream_length
+    )
     if isinstance(source, (Dataset, IterableDataset)):
-        return from_sets("the given set", {"train": source}, columns, class_names, wishes)
+        return from_sets("the given set", _streams({"train": source}, streaming), columns, class_names, wishes)
     if isinstance(source, dict):
-        return from_sets("the given sets", source, columns, class_names, wishes)
+        return from_sets("the given sets", _streams(source, streaming), columns, class_names, wishes)
     if not isinstance(source, (str, Path)):
         raise TypeError(
             f"source is of type {type(source).__name__}: give a folder, a Hub name, 'digits' or a datasets.Dataset "
@@ -65,16 +80,16 @@ def load_detection_data(
         )
     name, path = str(source), Path(source).expanduser()
     if name == "digits":
-        scenes = build_digit_scenes(seed=seed)
-        return from_sets(name, scenes, columns, class_names, Wishes(train_split, eval_split, "xywh"))
+        scenes = _streams(build_digit_scenes(seed=seed), streaming)
+        return from_sets(name, scenes, columns, class_names, Wishes(train_split, eval_split, "xywh", stream_length))
     if not path.exists() and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
         raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
     content = _read_folder(path) if path.exists() else None
     if content is not None:
-        if streaming or columns or class_names:
+        if streaming or stream_length or columns or class_names:
             raise ValueError(
-                f"streaming, columns and class_names are for sets of the datasets library; {source} is a folder of "
-                "pictures with annotation files, which have them all."
+                f"streaming, stream_length, columns and class_names are for sets of the datasets library; {source} is "
+                "a folder of pictures, read when they are used, with annotation files, which have them all."
             )
         return from_folder(name, content, wishes)
     return from_sets(name, _load_sets(path, name, streaming, wishes), columns, class_names, wishes)
@@ -100,11 +115,11 @@ def _is_saved_to_disk(path: Path) -> bool:
 
 def _load_sets(path: Path, name: str, streaming: bool, wishes: Wishes) -> Mapping[str, AnySet]:
     if path.is_file():
-        return load_dataset(TABLES[path.suffix], data_files=str(path), streaming=streaming)
+        kind, files = TABLES[path.suffix], str(path)
+        return _open_streams(kind, files) if streaming else load_dataset(kind, data_files=files)
     if _is_saved_to_disk(path):
         sets = load_from_disk(path)
-        sets = sets if isinstance(sets, dict) else {"train": sets}
-        return {split: data.to_iterable_dataset() for split, data in sets.items()} if streaming else sets
+        return _streams(sets if isinstance(sets, dict) else {"train": sets}, streaming)
     readable = ("*.parquet", "*.arrow", "metadata.jsonl", "metadata.csv", "metadata.parquet")
     if path.is_dir() and not any(any(path.rglob(pattern)) for pattern in readable):
         held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
@@ -118,4 +133,27 @@ def _load_sets(path: Path, name: str, streaming: bool, wishes: Wishes) -> Mappin
     if sliced and not streaming:  # such as train[:90%], which only the loader understands
         wanted = [split for split in (wishes.train_split, wishes.eval_split) if split]
         return {split: load_dataset(source, split=split) for split in wanted}
-    return load_dataset(source, streaming=streaming)
+    return _open_streams(source) if streaming else load_dataset(source)
+
+
+def _open_streams(source: str, files: str | None = None) -> dict[str, IterableDataset]:
+    """The splits of a set, with their lengths where the set or parquet files on this machine tell them."""
+    builder = load_dataset_builder(source, data_files=files)
+    streams = dict(builder.as_streaming_dataset())
+    for split, stream in streams.items():
+        if known_length(stream) is None:
+            rows = rows_of_parquet((builder.config.data_files or {}).get(split, [""]))
+            streams[split] = with_length(stream, rows) if rows else stream
+    return streams
+
+
+def _streams(sets: Mapping[str, AnySet], streaming: bool) -> Mapping[str, AnySet]:
+    """The same sets; as streams, if asked for, in pieces that can be shuffled."""
+    if not streaming:
+        return sets
+    return {
+        split: data
+        if isinstance(data, IterableDataset) or not len(data)
+        else with_length(data.to_iterable_dataset(num_shards=min(len(data), PIECES)), len(data))
+        for split, data in sets.items()
+    }

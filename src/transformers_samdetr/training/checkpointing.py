@@ -1,6 +1,7 @@
 """When a run saves, and from where it starts: a hook of the trainer."""
 
 from dataclasses import asdict
+from operator import length_hint
 from pathlib import Path
 
 from .resume import RunCheckpoints
@@ -45,8 +46,8 @@ class Checkpointing:
         recipe = {name: value for name, value in asdict(trainer.recipe).items() if name not in FREE_FIELDS}
         data = {
             "fingerprint": self.data_fingerprint,
-            "training images": len(trainer.train_set),
-            "evaluation images": len(trainer.evaluation_set),
+            "training images": trainer.order.num_images,
+            "evaluation images": length_hint(trainer.evaluation_set) or "a stream",
             "classes": trainer.names,
         }
         self.checkpoints = RunCheckpoints(

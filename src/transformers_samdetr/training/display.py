@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from operator import length_hint
 
 import psutil
 import torch
@@ -95,7 +96,9 @@ class Display:
 
     def _with_bar(self, batches: Iterable) -> Iterable:
         with self.bars:
-            task = self.bars.add_task(f"Evaluation {self.epoch + 1}/{self.epochs}", total=len(batches), note="")
+            task = self.bars.add_task(
+                f"Evaluation {self.epoch + 1}/{self.epochs}", total=length_hint(batches) or None, note=""
+            )
             for batch in batches:
                 yield batch
                 self.bars.advance(task)

@@ -8,7 +8,7 @@ The loader that reads this order is not passed to `Accelerator.prepare`: that wo
 process's own, and repeat images to make processes even. Accelerate has only to move batches to the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -47,24 +47,39 @@ class WindowOrder:
         """Windows of an epoch; the last one may be smaller."""
         return -(-self.num_images // self.batch_size)
 
-    def permutation(self, epoch: int) -> list[int]:
+    def permutation(self, epoch: int) -> Sequence[int]:
         """All images once, in the order of an epoch (epochs count from 0)."""
         if self._permutation is None or self._permutation[0] != epoch:
             generator = torch.Generator().manual_seed(position_seed(self.seed, epoch))
             self._permutation = epoch, torch.randperm(self.num_images, generator=generator).tolist()
         return self._permutation[1]
 
-    def window(self, epoch: int, step: int) -> list[int]:
+    def window(self, epoch: int, step: int) -> Sequence[int]:
         """The images of one optimizer step."""
         return self.permutation(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
-    def micro_batch(self, epoch: int, step: int, slot: int) -> list[int]:
+    def windows(self, epoch: int, start_step: int = 0) -> Iterator[Sequence]:
+        """For each window from `start_step` on, what its images are called when they are asked for."""
+        for step in range(start_step, self.steps_per_epoch):
+            yield self.window(epoch, step)
+
+    def micro_batch(self, epoch: int, step: int, slot: int) -> Sequence[int]:
         """The images of one slot; empty where the last window of an epoch has none left for it."""
+        return self.share(self.window(epoch, step), slot)
+
+    def share(self, window: Sequence, slot: int) -> Sequence:
+        """The part of a window that belongs to one slot."""
         size = self.batch_size // self.slots
-        return self.window(epoch, step)[slot * size : (slot + 1) * size]
+        return window[slot * size : (slot + 1) * size]
+
+    def position(self, epoch: int, step: int) -> dict | None:
+        """What a checkpoint must hold besides epoch and step to find the place in the data again; here nothing."""
+
+    def restore(self, position: dict | None) -> None:
+        """Takes over what `position` returned."""
 
 
-class ProcessBatches(Sampler[list[int]]):
+class ProcessBatches(Sampler[Sequence]):
     """The micro-batches of one process in one epoch, as `batch_sampler` of a `DataLoader`.
 
     Every process gets as many as every other, or wrappers that communicate would wait for ever. An empty slot of the
@@ -91,10 +106,10 @@ class ProcessBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return max(self.order.steps_per_epoch - self.start_step, 0) * len(self.my_slots)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start_step, self.order.steps_per_epoch):
+    def __iter__(self) -> Iterator[Sequence]:
+        for window in self.order.windows(self.epoch, self.start_step):
             for slot in self.my_slots:
-                yield self.order.micro_batch(self.epoch, step, slot) or self.order.window(self.epoch, step)[:1]
+                yield self.order.share(window, slot) or window[:1]
 
     def is_filler(self, step: int, slot: int) -> bool:
         """Whether this slot has no images of its own."""

@@ -18,6 +18,7 @@ class TrainingProgress:
         best_value: best value of the recipe's metric, or None before the first evaluation.
         best_epoch: the epoch that reached it, counted from 1; 0 before the first evaluation.
         epochs_without_improvement: evaluated epochs since then.
+        stream: where a streamed training set stood before the pictures of the next step; None for other sets.
         loss_sums: sums over the windows of this epoch of the mean loss and its terms over all processes.
     """
 
@@ -31,6 +32,7 @@ class TrainingProgress:
     best_value: float | None = None
     best_epoch: int = 0
     epochs_without_improvement: int = 0
+    stream: dict | None = None
     loss_sums: dict[str, float] = field(default_factory=dict)
 
     def state_dict(self) -> dict:
@@ -63,4 +65,5 @@ class TrainingProgress:
         self.epoch += 1
         self.step = 0
         self.seconds = 0.0
+        self.stream = None
         self.loss_sums = {}

@@ -35,6 +35,8 @@ class Recipe:
         schedule: `"step"`, divided by 10 after `drop_at` of all steps, or `"cosine"`, down to 0.
         drop_at: share of all steps after which the step schedule drops.
         augmentation: `"paper"`, `"strong"` for small sets, `"crop"`, `"flip"` or `"none"`.
+        shuffle_buffer: pictures of a streamed set that are mixed with each other, at most twice as many being held as
+            files; other sets are mixed as a whole.
         max_corrupt: so many pictures of a set may turn out to be unreadable; they are named and passed over.
         ema_decay: of the exponential moving average of the weights that is evaluated and saved; 0 for none. It rises to
             this value from 0, so that short runs have a useful average too.
@@ -69,6 +71,7 @@ class Recipe:
     schedule: str = "step"
     drop_at: float = 10 / 12
     augmentation: str = "paper"
+    shuffle_buffer: int = 1000
     max_corrupt: int = 10
     ema_decay: float = 0.0
     gradient_checkpointing: bool = False
@@ -83,7 +86,14 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "evaluation_batch_size", "accumulation_steps", "log_steps"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "evaluation_batch_size",
+            "accumulation_steps",
+            "shuffle_buffer",
+            "log_steps",
+        ):
             self._require(name, getattr(self, name) >= 1, "it must be at least 1")
         self._require("learning_rate", self.learning_rate > 0, "it must be above 0")
         for name in (

@@ -7,21 +7,23 @@ from pathlib import Path
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data.augment import make_augmentation
-from ..data.batch import DetectionCollator, DetectionDataset
+from ..data.batch import DetectionCollator
+from ..data.hub_set import AnySet
+from ..data.stream import evaluation_examples
 from ..evaluation import SetLoss, evaluate_detector
 from .acceleration import make_accelerator, make_average
 from .display import Display
 from .epoch_log import EpochLog, summary
+from .examples import training_examples
 from .hooks import TrainingHook
 from .interruption import PEER_TIMEOUT, process_group_options
 from .loss_sums import LossSums, weighted_terms
 from .optimizer import make_optimizer, make_schedule
-from .order import ProcessBatches, WindowOrder, position_seed
+from .order import ProcessBatches, position_seed
 from .progress import TrainingProgress
 from .recipes import Recipe
 from .saving import saving_beside
@@ -38,8 +40,8 @@ class Trainer:
     Args:
         model: a `SamDetrForObjectDetection`.
         processor: its image processor.
-        train: training set, in the schema of `transformers_samdetr.data.schema`.
-        evaluation: evaluation set, in the same schema.
+        train: training set, in the schema of `transformers_samdetr.data.schema`; a stream must know its length.
+        evaluation: evaluation set, in the same schema; each may be a stream.
         recipe: how to train.
         output_dir: where the model and the log are written.
         hooks: see `TrainingHook`; called in this order.
@@ -56,8 +58,8 @@ class Trainer:
         self,
         model: PreTrainedModel,
         processor: BaseImageProcessor,
-        train: Dataset,
-        evaluation: Dataset,
+        train: AnySet,
+        evaluation: AnySet,
         recipe: Recipe,
         output_dir: str | Path,
         hooks: tuple[TrainingHook, ...] = (),
@@ -68,11 +70,8 @@ class Trainer:
         self.accelerator = make_accelerator(recipe, self.output_dir, process_group_options(peer_timeout))
         self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        augmentation = make_augmentation(recipe.augmentation, processor.size)
-        self.train_set = DetectionDataset(train, augmentation, recipe.seed, recipe.max_corrupt)
-        self.evaluation_set = DetectionDataset(evaluation, max_corrupt=recipe.max_corrupt)
-        slots = self.accelerator.num_processes * recipe.accumulation_steps
-        self.order = WindowOrder(len(self.train_set), recipe.batch_size, slots, recipe.seed)
+        self.train_set, self.order = training_examples(train, recipe, processor, self.accelerator.num_processes)
+        self.evaluation_set = evaluation_examples(evaluation, recipe.max_corrupt)
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
         self.average = make_average(model, recipe, self.accelerator)
@@ -96,12 +95,14 @@ class Trainer:
         """
         self.refuse_bad_gradient()
         self.progress.loss_sums = self.losses.collect()
+        self.progress.stream = self.order.position(self.progress.epoch, self.progress.step)
         return self.progress.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on from what `state_dict` returned; `accelerator.load_state` loads weights, optimizer and schedule."""
         self.progress.load_state_dict(state)
         self.losses.restore(self.progress.loss_sums)
+        self.order.restore(self.progress.stream)
 
     def request_stop(self) -> None:
         """Stops all processes after the running step; hooks may save then."""
