@@ -8,8 +8,12 @@ from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.augment import make_augmentation
 from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
+from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.evaluation import CocoEvaluator
 from transformers_samdetr.training import Recipe, Trainer
 
+from .coco_by_hand import coco_by_hand
+from .detection_folders import coco_content, save_picture
 from .models import tiny_model
 
 
@@ -54,3 +58,42 @@ def test_batches_hold_what_the_model_takes(scenes):
     assert batch["pixel_values"].shape == (2, 3, 64, 64) and set(batch) == {"pixel_values", "pixel_mask", "labels"}
     first = dataset[0][0].tobytes()
     assert dataset[0][0].tobytes() == first
+
+
+def test_areas_and_boxes_are_those_of_the_json_to_the_last_digit(tmp_path):
+    """At COCO's limits (32² and 96² pixels), and with IoUs at its thresholds, rounding would change AP."""
+    content = coco_content(6)
+    areas = [1024.0000001, 1024.0, 1023.9999999, 9216.0000001, 9216.0, 9215.9999999]
+    boxes = [[0.1, 0.2, 10.123456789012345, 20.2], [1 / 3, 2 / 3, 8.1, 9.7]] * 3
+    found = []
+    for annotation, area, box in zip(content["annotations"], areas, boxes, strict=True):
+        annotation |= {"area": area, "bbox": box}
+        x, y, width, height = box
+        # three quarters of the box, but for what float32 would round off
+        corners = [x, y, x + width, y + 0.75 * height]
+        box = [x, y, corners[2] - x, corners[3] - y]
+        category = annotation["category_id"]
+        found.append({"image_id": annotation["image_id"], "category_id": category, "bbox": box, "score": 0.9})
+        found[-1]["corners"] = corners
+    for image in content["images"]:
+        save_picture(tmp_path / image["file_name"], seed=image["id"])
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    data = load_detection_data(tmp_path)
+    evaluator = CocoEvaluator(data.names)
+    for (_, annotations), expected, detection in zip(
+        DetectionDataset(data.evaluation), content["annotations"], found, strict=True
+    ):
+        (annotation,) = annotations["annotations"]
+        assert annotation["area"] == expected["area"] and annotation["bbox"] == expected["bbox"]
+        label = data.category_ids.index(detection["category_id"])
+        result = {"scores": [0.9], "labels": [label], "boxes": [detection["corners"]]}
+        evaluator.add(annotations["image_id"], result, annotations["annotations"])
+    by_hand = coco_by_hand(content, found)
+    assert np.array_equal(evaluator.result().coco.stats, by_hand.stats)
+    assert np.array_equal(evaluator.result().coco.precision, by_hand.eval["precision"])
+    # what rounding would do is seen: an area of 1024 is small and medium, one a little larger is medium alone
+    rounded = json.loads(json.dumps(content))
+    for annotation in rounded["annotations"]:
+        annotation["area"] = float(np.float32(annotation["area"]))
+    assert not np.array_equal(coco_by_hand(rounded, found).stats, by_hand.stats)

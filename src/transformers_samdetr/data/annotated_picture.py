@@ -119,9 +119,8 @@ def canonical_example(
         "height": picture.height,
         "objects": {
             "id": [0 if i is None else i for i in picture.ids] if picture.ids is not None else list(range(count)),
-            # rounded here, so that streams and tables have the same numbers
-            "area": np.array(areas, dtype=np.float32).tolist(),
-            "bbox": boxes.astype(np.float32).tolist(),
+            "area": np.array(areas, dtype=np.float64).tolist(),
+            "bbox": boxes.tolist(),
             "category": [labels[category] for category in picture.categories],
             "iscrowd": [0] * count if picture.crowds is None else [int(bool(crowd)) for crowd in picture.crowds],
         },

@@ -21,8 +21,9 @@ def annotation_features(names: list[str]) -> Features:
             "height": Value("int32"),
             "objects": {
                 "id": List(Value("int64")),
-                "area": List(Value("float32")),
-                "bbox": List(List(Value("float32"), length=4)),
+                # as in the source: in float32 an area of 1024.0000001 would be small and medium, as COCO counts
+                "area": List(Value("float64")),
+                "bbox": List(List(Value("float64"), length=4)),
                 "category": List(ClassLabel(names=names)),
                 "iscrowd": List(Value("int8")),
             },
