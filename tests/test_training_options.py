@@ -171,3 +171,10 @@ def test_compiled_training_gives_the_same_losses(new_accelerate, scenes, tmp_pat
         sums.append(json.loads((tmp_path / "log.jsonl").read_text())["train_loss"])
     assert sums[0] == pytest.approx(sums[1], rel=1e-3)
     SamDetrForObjectDetection.from_pretrained(tmp_path)
+
+
+def test_fp16_without_a_gpu_is_refused_with_what_is_possible(new_accelerate, scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(ValueError, match="mixed_precision='fp16' is not possible on a CPU: .* 'no' .* or 'bf16' here"):
+        make_trainer(scenes, tmp_path / "out", mixed_precision="fp16")
+    assert not (tmp_path / "out").exists()

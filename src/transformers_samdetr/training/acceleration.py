@@ -39,6 +39,11 @@ def make_accelerator(recipe: Recipe, output_dir: Path, *handlers: KwargsHandler)
         project_dir=output_dir,
         kwargs_handlers=list(handlers),
     )
+    if recipe.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate trains in float32
+        raise ValueError(
+            "mixed_precision='fp16' is not possible on a CPU: half precision and its scaler of gradients need a GPU. "
+            "Train with 'no' (float32) or 'bf16' here, or on a machine with a GPU."
+        )
     if recipe.ema_decay and accelerator.distributed_type not in EVERY_PARAMETER_EVERYWHERE:
         raise ValueError(
             f"ema_decay={recipe.ema_decay} is not possible with {accelerator.distributed_type.value}, which shards the "

@@ -42,7 +42,7 @@ class Recipe:
             this value from 0, so that short runs have a useful average too.
         gradient_checkpointing: computes activations again in the backward, for less memory.
         compile: compiles the repeated layers with `torch.compile`.
-        mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+        mixed_precision: `"no"`, `"bf16"` or, on a GPU, `"fp16"`.
         patience: stops when the metric has not improved for so many epochs; 0 never stops early.
         metric: what the best epoch is judged by, such as `"AP"` or `"AP50"`.
         keep: `"last"` leaves the weights of the last epoch in the output folder, `"best"` those of the best.
