@@ -19,7 +19,13 @@ from typing import get_args, get_type_hints
 
 from transformers_samdetr.data.arguments import add_data_arguments, add_streaming_arguments, checked_data_from
 from transformers_samdetr.training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
-from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
+from transformers_samdetr.training.interruption import (
+    explain_lost_process,
+    how_to_go_on,
+    on_stop_signal,
+    start_processes,
+    stop_at_once_on_interrupt,
+)
 
 
 def optional(kind: type) -> Callable[[str], object]:
@@ -56,18 +62,25 @@ def parse() -> tuple[argparse.Namespace, Recipe]:
 
 def main() -> None:
     args, recipe = parse()
+    start_processes()
+    with stop_at_once_on_interrupt(args.output_dir):
+        train(args, recipe)
+
+
+def train(args: argparse.Namespace, recipe: Recipe) -> None:
+    """What the arguments ask for; leaves the process with a code of its own where it was stopped."""
     data = checked_data_from(args, seed=recipe.seed)
     model, processor = load_model_and_processor(recipe, data.names, data.category_ids)
     saving = Checkpointing(data.fingerprint, args.save_every, args.keep_checkpoints)
     trainer = Trainer(
         model, processor, data.train, data.evaluation, recipe, args.output_dir, (saving,), args.peer_timeout
     )
-    with explain_lost_process(args.output_dir), on_stop_signal(trainer.request_stop):
+    with explain_lost_process(args.output_dir), on_stop_signal(trainer.request_stop) as received:
         saving.start(trainer, args.resume)
         metrics = trainer.train()
     if trainer.stopped:
-        print(f"Stopped as asked, and saved. Go on with --resume auto --output_dir {args.output_dir}", flush=True)
-        sys.exit(EXIT_REQUEUE)
+        trainer.accelerator.print(f"Stopped as asked, and saved. {how_to_go_on(args.output_dir)}", flush=True)
+        sys.exit(received.exit_code)
     print(
         "COCO AP on the evaluation set: " + "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
     )

@@ -1,11 +1,13 @@
 """A run goes on from its checkpoint as if it had never stopped, or says why not."""
 
 import json
+import os
 import re
 import resource
 import signal
 import threading
 import time
+from functools import partial
 from random import Random
 
 import pytest
@@ -23,12 +25,20 @@ from transformers_samdetr.training.checkpoint import (
     list_checkpoints,
     verify_checkpoint,
 )
-from transformers_samdetr.training.interruption import EXIT_REQUEUE, LostProcess, explain_lost_process, on_stop_signal
+from transformers_samdetr.training.interruption import (
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
+    LostProcess,
+    explain_lost_process,
+    how_to_go_on,
+    on_stop_signal,
+    stop_at_once_on_interrupt,
+)
 from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
 
 from .models import SMALL_BACKBONE, targets, tiny_model
 from .processes import Processes, run
-from .training_runs import pictures, run_script, run_training
+from .training_runs import pictures, run_script, run_training, write_output_to
 
 IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": "a1b2"}
 
@@ -172,6 +182,33 @@ def test_a_request_to_stop_is_remembered_and_handlers_are_restored():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_ctrl_c_stops_and_a_second_one_stops_at_once(monkeypatch, capfd):
+    requests = []
+    with pytest.raises(KeyboardInterrupt), on_stop_signal(lambda: requests.append(1)) as received:
+        assert received.exit_code == EXIT_REQUEUE
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # a launcher hands it on, at once
+        assert requests == [1, 1] and received.exit_code == EXIT_INTERRUPTED == 130
+        assert capfd.readouterr().err.count("Ctrl-C: saves after the running step") == 1
+        monkeypatch.setattr("transformers_samdetr.training.interruption.SAME_PRESS", 0.0)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def leave_by_ctrl_c(folder):
+    write_output_to(folder / "output.txt")
+    with stop_at_once_on_interrupt(folder):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_before_training_begins_ends_with_a_line(tmp_path):
+    with Processes(leave_by_ctrl_c, tmp_path) as processes:
+        processes.processes[0].join(60)
+        assert processes.processes[0].exitcode == EXIT_INTERRUPTED
+    lines = (tmp_path / "output.txt").read_text().strip().splitlines()
+    assert lines == [f"Stopped at once, without saving. {how_to_go_on(tmp_path)}"] and "--resume" in lines[0]
+
+
 def test_a_thread_may_not_catch_signals_and_need_not():
     def enter():
         with on_stop_signal(lambda: None):
@@ -257,19 +294,22 @@ def test_twenty_kills_while_saving_too(uninterrupted, tmp_path):
         assert results(folder) == expected
 
 
-def test_the_script_stops_when_told_and_resumes(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_REQUEUE), (signal.SIGINT, EXIT_INTERRUPTED)])
+def test_the_script_stops_when_told_and_resumes(tmp_path, number, code):
     DatasetDict(train=pictures(12, 0), validation=pictures(3, 1)).save_to_disk(tmp_path / "data")
     out = tmp_path / "out"
     arguments = ["--data", tmp_path / "data", "--output_dir", out, "--image_size", "64", "--save_every", "1"]
     arguments += ["--batch_size", "2", "--epochs", "2", "--learning_rate", "0.001"]
-    with Processes(run_script, *arguments) as processes:
+    log = tmp_path / "output.txt"
+    with Processes(partial(run_script, output=log), *arguments) as processes:
         deadline = time.monotonic() + 60
         while not list_checkpoints(out / "checkpoints"):
             assert time.monotonic() < deadline and processes.processes[0].is_alive()
             time.sleep(0.02)
-        processes.processes[0].terminate()
-        assert processes.outcome(0)[1].startswith(f"SystemExit: {EXIT_REQUEUE}")
-        assert processes.processes[0].exitcode == EXIT_REQUEUE == 75
+        os.kill(processes.processes[0].pid, number)
+        assert processes.outcome(0)[1].startswith(f"SystemExit: {code}")
+        assert processes.processes[0].exitcode == code
+    assert f"Stopped as asked, and saved. {how_to_go_on(out)}" in log.read_text()
     stopped_at = list_checkpoints(out / "checkpoints")[0]
     verify_checkpoint(stopped_at)
     for options, message in (

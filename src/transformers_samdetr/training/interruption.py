@@ -1,20 +1,29 @@
-"""What ends a run from outside: a scheduler's signal to stop, or another process that is gone."""
+"""What ends a run from outside: a scheduler's signal to stop, Ctrl-C, or another process that is gone."""
 
+import os
 import re
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 from accelerate import PartialState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 
 EXIT_REQUEUE = 75
 """Exit code of a run that was told to stop and saved where it stood: EX_TEMPFAIL, "try again later"."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send before they kill: SIGTERM, or with SLURM's `--signal=USR1` the other."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C, that of shells: the run shall not be started again by itself."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""What schedulers send before they kill, SIGTERM or with SLURM's `--signal=USR1` the other; and Ctrl-C."""
+SAME_PRESS = 1.0
+"""A launcher hands on the SIGINT that the terminal sends to all: within so many seconds it is one press of Ctrl-C."""
 PEER_TIMEOUT = 60.0
 """Seconds that a process waits for the others before it takes them for lost."""
 LOST = re.compile(r"peer|timed? ?out|gloo|nccl|socket|store->|process group", re.IGNORECASE)
@@ -24,21 +33,81 @@ class LostProcess(RuntimeError):
     """Another process of the run is gone, so that this one cannot go on."""
 
 
+@dataclass
+class StopSignal:
+    """Whether and by what a run was told to stop.
+
+    Attributes:
+        interrupted_at: when Ctrl-C was pressed, in seconds of `time.monotonic`, or None.
+    """
+
+    interrupted_at: float | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """With which a run ends that was stopped."""
+        return EXIT_REQUEUE if self.interrupted_at is None else EXIT_INTERRUPTED
+
+
 @contextmanager
-def on_stop_signal(stop: Callable[[], object]) -> Iterator[None]:
+def on_stop_signal(stop: Callable[[], object]) -> Iterator[StopSignal]:
     """Calls `stop` when one of `SIGNALS` comes, in place of dying of it.
 
+    A second Ctrl-C does what one did before: `KeyboardInterrupt`, or see `stop_at_once_on_interrupt`.
     Python runs signal handlers in the main thread alone; elsewhere nothing is caught.
     """
+    received = StopSignal()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-    before = {number: signal.signal(number, lambda *_: stop()) for number in SIGNALS}
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a terminal interrupts the workers that load pictures too: these are still needed
+            return
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if received.interrupted_at is None:
+                received.interrupted_at = now
+                if PartialState().is_main_process:
+                    text = "Ctrl-C: saves after the running step, then stops. Once more stops at once, without saving."
+                    os.write(sys.stderr.fileno(), f"\n{text}\n".encode())  # print may be what was interrupted
+            elif now - received.interrupted_at > SAME_PRESS:
+                before[number](number, frame)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stop_at_once_on_interrupt(output_dir: str | Path) -> Iterator[None]:
+    """Ctrl-C ends the process within with a line in place of a traceback, unless `on_stop_signal` takes it.
+
+    It exits right there, since the other processes of the run may wait for this one, and this one for them.
+    """
+
+    def leave(*_) -> None:
+        if PartialState().is_main_process:
+            shown_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
+            text = f"{shown_cursor}\nStopped at once, without saving. {how_to_go_on(output_dir)}\n"
+            os.write(sys.stderr.fileno(), text.encode())
+        os._exit(EXIT_INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def how_to_go_on(output_dir: str | Path) -> str:
+    """What to type after a stop."""
+    return f"Go on with the same command and --resume (--output_dir {output_dir})."
 
 
 def process_group_options(seconds: float = PEER_TIMEOUT) -> InitProcessGroupKwargs:
@@ -49,6 +118,16 @@ def process_group_options(seconds: float = PEER_TIMEOUT) -> InitProcessGroupKwar
     """
     # backend=None leaves the choice to Accelerate; the default, "nccl", is refused where there is none
     return InitProcessGroupKwargs(backend=None, timeout=timedelta(seconds=seconds))
+
+
+def start_processes() -> PartialState:
+    """Joins the processes of the run; the first that a script does.
+
+    Who asks Accelerate for them first decides whether `ACCELERATE_USE_CPU` counts: without it each of several processes
+    on CPUs would take itself for the only one. They wait for each other as long as torch lets them, since one of them
+    may have to download or convert the data first.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 @contextmanager
