@@ -32,6 +32,7 @@ FLOORS = (
         "outputs",
         "post_processing",
         "pretrained_model",
+        "resnet_in_strips",
         "targets",
     ),
     ("backbone", "deformable_attention", "denoising", "detection_processing", "matcher", "region_features"),

@@ -9,7 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from transformers_samdetr import SamDetrConfig, resnet_in_strips
 from transformers_samdetr.attention import SamDetrSharedKeyAttention
+from transformers_samdetr.backbone import SamDetrBackbone
 from transformers_samdetr.bilinear_bags import sample_bags
 from transformers_samdetr.deformable_attention import sample_grids
 
@@ -32,6 +34,16 @@ class Largest(TorchDispatchMode):
         ):  # no weight has 3 outputs
             self.maps.append(str(function))
         self.elements = max([self.elements, *(x.untyped_storage().nbytes() // x.element_size() for x in made)])
+        return result
+
+
+class LargestMap(Largest):
+    """The elements of the largest feature map made, `(1, C, H, W)`; weights have more outputs than one."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.ndim == 4 and len(x) == 1]
+        self.elements = max([self.elements, *(x.numel() for x in made)])
         return result
 
 
@@ -88,3 +100,13 @@ def test_multiply_adds_of_the_transformer(fields, bound):
     counts = {name: sum(by.values()) for name, by in counter.get_flop_counts().items()}
     extractor = next(n for name, n in counts.items() if name.endswith("backbone.feature_extractor"))
     assert counts["Global"] - extractor <= bound, counts["Global"] - extractor
+
+
+def test_no_map_of_the_backbone_is_larger_than_a_strip(monkeypatch):
+    """At 256 x 256 the map at stride 4 has 256 · 64 · 64 numbers; the one at stride 8, which is kept, half of that."""
+    monkeypatch.setattr(resnet_in_strips, "STRIP", 200_000)
+    model, pixels = SamDetrBackbone(SamDetrConfig.from_preset("sam-detr-r50")).eval(), torch.randn(1, 3, 256, 256)
+    maps = LargestMap()
+    with torch.no_grad(), maps:
+        model(pixels, pixels[:, 0])
+    assert maps.elements == 512 * 32 * 32

@@ -9,8 +9,9 @@ from transformers import AutoBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
-from .frozen_batch_norm import authors_order, freeze_batch_norms, is_frozen_batch_norm
+from .frozen_batch_norm import FoldedConv2d, authors_order, freeze_batch_norms, is_frozen_batch_norm
 from .position_encoding import embed_map
+from .resnet_in_strips import save_memory
 
 EARLY_STRIDE = 4
 """Backbone stages up to this stride are not trained (SPEC: the stem and the first stage of a ResNet)."""
@@ -70,6 +71,7 @@ class SamDetrBackbone(nn.Module):
         self.level_embeddings = None
         if config.num_feature_levels > 1:
             self.level_embeddings = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
+        save_memory(self.feature_extractor)
         self._reset_batch_norms()
         self.unfreeze()
 
@@ -97,6 +99,11 @@ class SamDetrBackbone(nn.Module):
             parameter.requires_grad_(name not in self._early_parameters)
 
     @cached_property
+    def _stem_is_folded(self) -> bool:
+        convolutions = (module for module in self.feature_extractor.modules() if isinstance(module, nn.Conv2d))
+        return isinstance(next(convolutions, None), FoldedConv2d)
+
+    @cached_property
     def _early_parameters(self) -> set[str]:
         """Names of the parameters up to stride 4: general features, and the dearest ones to train."""
         names = [name for name, _ in self.feature_extractor.named_parameters()]
@@ -119,8 +126,9 @@ class SamDetrBackbone(nn.Module):
         Returns:
             The feature levels, finest first.
         """
-        # channels last: what convolutions are fastest with, and what flattening to rows of channels needs no copy of
-        if not authors_order(self):
+        # channels last: what convolutions are fastest with, and what flattening to rows of channels needs no copy of;
+        # a folded stem brings them about itself
+        if not authors_order(self) and not self._stem_is_folded:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         feature_maps = self.feature_extractor(pixel_values).feature_maps
         levels = []

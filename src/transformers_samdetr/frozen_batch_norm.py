@@ -70,9 +70,17 @@ class FoldedConv2d(nn.Conv2d):
         (norm,) = self._norm
         if authors_order(norm):
             return super().forward(x)
+        weight, shift = self.folded()
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            weight = weight.contiguous(memory_format=torch.channels_last)  # then the output is, without a copy of x
+        return self._conv_forward(x, weight, shift)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight `(C_out, C_in / groups, h, w)` and bias `(C_out,)` that stand for convolution and norm together."""
+        (norm,) = self._norm
         scale, shift = norm.scale_and_shift()
         weight = self.weight * scale[:, None, None, None]
-        return self._conv_forward(x, weight.to(self.weight.dtype), shift.to(self.weight.dtype))
+        return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
 
 
 def freeze_batch_norms(module: nn.Module) -> nn.Module:
