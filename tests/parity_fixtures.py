@@ -150,12 +150,17 @@ def fixed_noise(labels: torch.Tensor, boxes: torch.Tensor, config: SamDetrConfig
 
 
 def run(name: str):
-    """The model after its backward pass, its outputs, and its gradients' norms by name."""
+    """The model after its backward pass, its outputs, and its gradients' norms by name.
+
+    In double precision: rounded otherwise, as on another processor, a ReLU may fall on the other side of 0, which moves
+    single gradients by one percent.
+    """
     model, shapes = build(name)
+    model.double()
     model.train(bool(model.config.num_denoising_groups))  # nothing else depends on the mode
     pixels, mask, labels = case_inputs(name)
     with mock.patch("transformers_samdetr.denoising.add_noise", fixed_noise):
-        outputs = model(pixels, mask, labels=labels)
+        outputs = model(pixels.double(), mask, labels=labels)
     outputs.loss.backward()
     return model, outputs, gradient_norms(model) if shapes is None else original_gradient_norms(model, shapes)
 
@@ -167,18 +172,18 @@ def numbers_of(name: str) -> dict[str, np.ndarray]:
     results = SamDetrImageProcessor().post_process_object_detection(
         outputs, threshold=0.0, target_sizes=TARGET_SIZES, top_k=NUM_DETECTIONS
     )
-    detections = {key: np.stack([result[key].detach().numpy() for result in results]) for key in results[0]}
+    detections = {key: torch.stack([result[key].detach() for result in results]) for key in results[0]}
     terms = {key: value.item() for key, value in outputs.loss_dict.items()}
     return {
-        "boxes": boxes,
-        "logits": logits,
+        "boxes": boxes.astype(np.float32),
+        "logits": logits.astype(np.float32),
         "loss": np.float64(outputs.loss.item()),
         "term_names": np.array(list(terms)),
         "terms": np.array(list(terms.values())),
         "gradient_names": np.array(list(norms)),
         "gradient_norms": np.array(list(norms.values()), dtype=np.float32),
         "num_trainable": np.int64(sum(p.numel() for p in model.parameters() if p.requires_grad)),
-        **{f"detected_{key}": value for key, value in detections.items()},
+        **{f"detected_{key}": x.numpy() if key == "labels" else x.float().numpy() for key, x in detections.items()},
     }
 
 
