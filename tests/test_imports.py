@@ -32,6 +32,7 @@ FLOORS = (
         "outputs",
         "post_processing",
         "pretrained_model",
+        "region_bags",
         "resnet_in_strips",
         "targets",
     ),

@@ -1,10 +1,10 @@
-"""RoIAlign by matrix products against torchvision's, with boxes that touch, cross and leave the map."""
+"""Both ways to compute RoIAlign against torchvision's, with boxes that touch, cross and leave the map."""
 
 import pytest
 import torch
 from torchvision.ops import roi_align
 
-from transformers_samdetr import region_features
+from transformers_samdetr import region_bags, region_features
 from transformers_samdetr.box_ops import box_to_pixel_corners
 from transformers_samdetr.region_features import extract_region_features
 
@@ -23,10 +23,16 @@ def random_boxes(batch_size, num_boxes, dtype=torch.float64):
     return torch.cat([centers, torch.rand(batch_size, num_boxes, 2, dtype=dtype) ** 3], dim=-1)
 
 
+@pytest.fixture(params=["bags", "products"])
+def way(request, monkeypatch):
+    if request.param == "products":
+        monkeypatch.setattr(region_features, "bag_regions", region_features.multiply_regions)
+    monkeypatch.setattr(region_features, "CHUNK", 20_000)  # several passes
+
+
 @pytest.mark.parametrize("size", [1, 4, 7])
 @pytest.mark.parametrize("shape", [(5, 9), (1, 1), (30, 41)])
-def test_equals_torchvision(shape, size, monkeypatch):
-    monkeypatch.setattr(region_features, "CHUNK", 20_000)  # several passes
+def test_equals_torchvision(shape, size, way):
     torch.manual_seed(0)
     feature_map = torch.randn(2, *shape, 6, dtype=torch.float64, requires_grad=True)
     boxes = random_boxes(2, 50)
@@ -43,7 +49,7 @@ def test_equals_torchvision(shape, size, monkeypatch):
     torch.testing.assert_close(our_gradient, their_gradient, rtol=0, atol=1e-11)
 
 
-def test_boxes_get_no_gradient_and_autocast_does_not_coarsen():
+def test_boxes_get_no_gradient_and_autocast_does_not_coarsen(way):
     torch.manual_seed(0)
     feature_map, boxes = torch.randn(1, 6, 8, 4), random_boxes(1, 10, torch.float32).requires_grad_()
     valid_size = torch.tensor([[8.0, 6.0]])
@@ -53,3 +59,19 @@ def test_boxes_get_no_gradient_and_autocast_does_not_coarsen():
         assert torch.equal(extract_region_features(feature_map, boxes, valid_size, 7), plain)
     half = extract_region_features(feature_map.bfloat16(), boxes, valid_size, 7)
     assert half.dtype == torch.float32
+
+
+def test_what_is_not_a_number_stays_so(way):
+    feature_map, boxes = torch.randn(1, 6, 8, 4), torch.full((1, 3, 4), 0.5)
+    boxes[0, 1, 0] = torch.nan
+    regions = extract_region_features(feature_map, boxes, torch.tensor([[8.0, 6.0]]), 7)
+    assert regions.isnan().flatten(2).any(-1).tolist() == [[False, True, False]]
+    assert extract_region_features(feature_map, boxes * torch.nan, torch.tensor([[8.0, 6.0]]), 7).isnan().any()
+
+
+def test_bags_hold_no_more_than_their_boxes_cover():
+    """A small box in a large map costs what it would in a small one."""
+    corners = torch.tensor([[[100.0, 100, 107, 107]] * 20])
+    regions = region_bags.bag_regions(torch.zeros(1, 200, 200, 2, requires_grad=True), corners, 7)
+    parts = regions.grad_fn.next_functions[0][0].parts
+    assert sum(part.index.numel() for part in parts) <= 20 * 49 * 3 * 3

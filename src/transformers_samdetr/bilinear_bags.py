@@ -66,7 +66,7 @@ def corners(
     # a sample that is clamped reads zeros alone, wherever it was
     x = (x * width - 0.5).clamp(width.new_full((), -1), width)
     y = (y * height - 0.5).clamp(height.new_full((), -1), height)
-    left, top = x.detach().floor(), y.detach().floor()
+    left, top = x.detach().floor().nan_to_num(0), y.detach().floor().nan_to_num(0)  # the weights stay not a number
     index = top.int() * row_length + left.int() + start
     x, y, weights = x - left, y - top, attention_weights.flatten(3)
     lower = weights * y
@@ -87,7 +87,7 @@ class CornerBags(torch.autograd.Function):
         """`(T, D)`, `(N, K)` int32, `(N, 4, K)` to `(N, D)`."""
         ctx.steps = (0, 1, row_length, row_length + 1)
         ctx.save_for_backward(table, index, weights)
-        return _bags(table, _all_corners(index, ctx.steps), weights.flatten(1))
+        return weighted_sums(table, _all_corners(index, ctx.steps), weights.flatten(1))
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -97,24 +97,29 @@ class CornerBags(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             weights_gradient = _sampled_products(gradient, table, _all_corners(index, ctx.steps)).view_as(weights)
         if ctx.needs_input_grad[0]:
-            ordered, order = index.flatten().sort()
-            boundaries = torch.arange(len(table) + 1, dtype=torch.int32, device=table.device)
-            offsets = torch.searchsorted(ordered, boundaries, out_int32=True)
+            order, offsets = rows_in_order(index.flatten(), len(table))
             sources = order // index.shape[1]
             table_gradient = torch.zeros_like(table)
             for corner, step in enumerate(ctx.steps):
                 moved = weights[:, corner].flatten()[order]
-                sums = _bags(gradient, sources, moved, offsets)
+                sums = weighted_sums(gradient, sources, moved, offsets)
                 table_gradient[step:] += sums[: len(table) - step]
         return table_gradient, None, weights_gradient, None
+
+
+def rows_in_order(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Which entries of a flat int32 index name row 0, then row 1 …, and where each row begins, `(num_rows + 1,)`."""
+    ordered, order = index.sort()
+    boundaries = torch.arange(num_rows + 1, dtype=index.dtype, device=index.device)
+    return order, torch.searchsorted(ordered, boundaries, out_int32=True)
 
 
 def _all_corners(index: Tensor, steps: tuple[int, ...]) -> Tensor:
     return torch.cat([index + step for step in steps], dim=1)  # (N, 4·K)
 
 
-def _bags(table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """Weighted sums of rows: one for each row of `index`, or for each part of it between two `offsets`."""
+def weighted_sums(table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """Of the rows of a `(T, D)` table: one for each row of `index`, or for each part of it between two `offsets`."""
     if offsets is not None:
         index = index.to(offsets.dtype)
     return nn.functional.embedding_bag(

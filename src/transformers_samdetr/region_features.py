@@ -1,17 +1,17 @@
-"""RoIAlign on a regular grid as two matrix products, one for each axis.
+"""RoIAlign on a regular grid: on a CPU as in `region_bags`, elsewhere as two matrix products, one for each axis.
 
 The samples of a region form a grid, and bilinear interpolation is a product of an x and a y part. So the region is
-`y_weights · features · x_weightsᵀ`, with weights that depend on the boxes alone. Measured on two CPU cores against
-`torchvision.ops.roi_align`, 300 regions of 256 channels: 0.6 to 0.9 times its forward, about a quarter of its backward.
+`y_weights · features · x_weightsᵀ`, with weights that depend on the boxes alone.
 """
 
 import torch
 from torch import Tensor
 
 from .box_ops import box_to_pixel_corners
+from .region_bags import bag_regions
 
-CHUNK = 4 * 2**20
-"""Numbers in the intermediate of one pass; more would not stay in a processor's cache."""
+CHUNK = 32 * 2**20
+"""Numbers in the intermediate of one pass: 128 MiB."""
 
 
 def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tensor, size: int) -> Tensor:
@@ -28,15 +28,22 @@ def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tens
     Returns:
         `(B, Q, size, size, C)`, rows before columns.
     """
-    batch_size, height, width, channels = feature_map.shape
     if feature_map.dtype in (torch.float16, torch.bfloat16):
         feature_map = feature_map.float()
     corners = box_to_pixel_corners(boxes.detach().to(valid_size.dtype), valid_size).to(feature_map.dtype)
+    if feature_map.device.type == "cpu" and not torch.compiler.is_compiling():
+        return bag_regions(feature_map, corners, size)
+    return multiply_regions(feature_map, corners, size)
+
+
+def multiply_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
+    """`region_bags.bag_regions` on any device and in compiled code, by matrix products."""
+    batch_size, height, width, channels = feature_map.shape
     x_weights = sampling_weights(corners[..., 0], corners[..., 2], size, width)  # (B, Q, size, W)
     y_weights = sampling_weights(corners[..., 1], corners[..., 3], size, height)  # (B, Q, size, H)
     queries_at_once = max(1, CHUNK // (batch_size * size * width * channels))
     if torch.compiler.is_compiling():
-        queries_at_once = boxes.shape[1]  # a number of passes that depends on the map would be compiled for each size
+        queries_at_once = corners.shape[1]  # a number of passes that depends on the map would be compiled for each size
     lines = feature_map.flatten(2)  # (B, H, W·C)
     regions = []
     with torch.autocast(feature_map.device.type, enabled=False):

@@ -1,0 +1,116 @@
+"""RoIAlign on a CPU: each bin of a region is a weighted sum of the few pixels that it covers.
+
+As products with whole lines (`region_features.multiply_regions`) most factors are 0: a seventh of a box covers few
+of a line's pixels. Measured on one core, 300 regions of 256 channels, boxes of half the picture on average, two
+maps of 60 x 80: forward 0.11 s instead of 0.49 s, backward 0.21 s instead of 0.35 s; one map of 25 x 34: forward
+0.019 s instead of 0.048 s. Smaller boxes cost less.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .bilinear_bags import rows_in_order, weighted_sums
+
+PARTS = 16
+"""Regions of about the same size are computed together, each bin with as many pixels as the largest of them needs."""
+
+
+@dataclass
+class Bags:
+    """The pixels of n regions' bins.
+
+    Attributes:
+        regions: `(n,)`, which regions these are.
+        index: `(n·size², K)` int32, rows of a table with one row a pixel.
+        weights: `(n·size², K)`.
+    """
+
+    regions: Tensor
+    index: Tensor
+    weights: Tensor
+
+
+def bag_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
+    """What `extract_region_features` returns, `(B, Q, size, size, C)`.
+
+    Args:
+        feature_map: `(B, H, W, C)`, float32 or float64.
+        corners: `(B, Q, 4)`, x1, y1, x2, y2 in pixels of the map.
+        size: height and width of the regions.
+    """
+    batch_size, height, width, channels = feature_map.shape
+    num_queries, corners = corners.shape[1], corners.flatten(0, 1)
+    first_rows = torch.arange(batch_size, dtype=torch.int32) * (height * width)
+    first_rows = first_rows.repeat_interleave(num_queries)  # of the map that a region lies in
+    bins = ((corners[:, 2:] - corners[:, :2]) / size).ceil().clamp(min=1) + 2  # as many pixels or fewer, in x and y
+    parts = []
+    for regions in bins.prod(-1).argsort().chunk(PARTS):
+        x1, y1, x2, y2 = corners[regions].unbind(-1)
+        x_index, x_weights = covered_pixels(x1, x2, size, width)
+        y_index, y_weights = covered_pixels(y1, y2, size, height)  # (n, size, K_y)
+        rows = first_rows[regions].view(-1, 1, 1) + y_index * width
+        index = rows[:, :, None, :, None] + x_index[:, None, :, None, :]  # (n, size, size, K_y, K_x)
+        weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
+        parts.append(Bags(regions, index.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)))
+    regions = RegionBags.apply(feature_map.flatten(0, 2), parts, len(corners))
+    return regions.view(batch_size, num_queries, size, size, channels)
+
+
+def covered_pixels(starts: Tensor, ends: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
+    """The weights of `region_features.sampling_weights`, without the zeros beside each bin.
+
+    Args:
+        starts, ends: `(n,)`, in pixels; 0 and `length` are the outer edges of the line.
+        size: number of bins.
+        length: number of pixels.
+
+    Returns:
+        Pixels `(n, size, K)`, int32, and how much each counts, K being what the longest bin needs.
+    """
+    starts, ends = starts - 0.5, ends - 0.5  # now 0 is the center of the first pixel
+    bin_length = ((ends - starts) / size)[:, None, None]
+    count = bin_length.ceil()
+    step = 1 / count.clamp(min=1)
+    sample = torch.arange(max(1, int(count.nan_to_num(0).max())), dtype=starts.dtype)
+    bins = torch.arange(size, dtype=starts.dtype)[:, None]
+    places = starts[:, None, None] + (bins + (sample + 0.5) * step) * bin_length  # (n, size, samples)
+    share = ((sample < count) & (places >= -1) & (places <= length)) * step
+    places = places.clamp(0, length - 1)  # what is not a number stays so, and ends in the regions
+    first, last = places[..., :1].nan_to_num(0).floor(), places[..., -1:].nan_to_num(0).floor()
+    pixels = first + torch.arange(int((last - first).max()) + 2, dtype=starts.dtype)  # (n, size, K)
+    distance = (places[..., None] - pixels[..., None, :]).abs()
+    weights = ((1 - distance).clamp(min=0) * share[..., None]).sum(-2)
+    return pixels.clamp(max=length - 1).int(), weights
+
+
+class RegionBags(torch.autograd.Function):
+    """Sums of a table's rows; its gradient is sums of the regions' gradients, sorted by the rows they were made of."""
+
+    @staticmethod
+    def forward(ctx, table: Tensor, parts: list[Bags], num_regions: int) -> Tensor:
+        """`(T, C)` to `(regions, size², C)`."""
+        ctx.parts, ctx.num_rows = parts, len(table)
+        output = None
+        for part in parts:
+            sums = weighted_sums(table, part.index, part.weights).unflatten(0, (len(part.regions), -1))
+            if output is None:
+                output = sums.new_empty(num_regions, *sums.shape[1:])
+            output[part.regions] = sums
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        num_bins = gradient.shape[1]
+        index = torch.cat([part.index.flatten() for part in ctx.parts])
+        weights = torch.cat([part.weights.flatten() for part in ctx.parts])
+        bins = torch.cat([_bins_of(part, num_bins) for part in ctx.parts])
+        order, offsets = rows_in_order(index, ctx.num_rows)
+        return weighted_sums(gradient.flatten(0, 1).contiguous(), bins[order], weights[order], offsets), None, None
+
+
+def _bins_of(part: Bags, num_bins: int) -> Tensor:
+    """For each entry of the index, flat, the bin that it belongs to: `region · bins + bin`, int32."""
+    bins = part.regions.int()[:, None] * num_bins + torch.arange(num_bins, dtype=torch.int32)
+    return bins.view(-1, 1).expand_as(part.index).flatten()
