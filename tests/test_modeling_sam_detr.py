@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoBackbone
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.backbone import SamDetrBackbone
+from transformers_samdetr.frozen_batch_norm import freeze_batch_norms
 from transformers_samdetr.modeling_sam_detr import SamDetrClassHead
 
 from .models import MULTI_SCALE, VARIANTS, targets, tiny_model
@@ -216,6 +218,29 @@ def test_stages_up_to_stride_4_are_not_trained(backbone, last_frozen, first_trai
     assert not any(parameter.requires_grad for _, parameter in parameters[:count])
     assert parameters[count - 1][0].rpartition(".")[0] == f"_backbone.{last_frozen}"
     assert parameters[count][0].rpartition(".")[0] == f"_backbone.{first_trained}"
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [3]},
+        {"model_type": "timm_backbone", "backbone": "mobilenetv3_small_050", "out_indices": [1, 2, 3]},
+        {"model_type": "timm_backbone", "backbone": "test_resnet", "out_indices": [3]},
+        {"model_type": "resnet", "layer_type": "basic", "depths": [1] * 4, "out_indices": [1, 2, 3]},
+    ],
+    ids=str,
+)
+def test_stages_that_nothing_reads_are_dropped(backbone):
+    config = SamDetrConfig(backbone_config=backbone, num_feature_levels=len(backbone["out_indices"]))
+    extractor = SamDetrBackbone(config).feature_extractor
+    whole = freeze_batch_norms(AutoBackbone.from_config(config.backbone_config))
+    assert not whole.load_state_dict(extractor.state_dict(), strict=False).unexpected_keys
+    pixels = torch.randn(1, 3, 64, 64)
+    levels = extractor(pixels).feature_maps
+    for level, same in zip(levels, whole(pixels).feature_maps, strict=True):
+        torch.testing.assert_close(level, same)
+    sum(level.square().mean() for level in levels).backward()
+    assert [name for name, p in extractor.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_fixed_reference_boxes_are_not_trained():

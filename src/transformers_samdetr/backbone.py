@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
-from transformers import AutoBackbone
+from transformers import AutoBackbone, ResNetBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
@@ -42,6 +44,21 @@ def valid_ratio(mask: Tensor) -> Tensor:
     return torch.stack([mask[:, 0].float().sum(-1) / width, mask[:, :, 0].float().sum(-1) / height], dim=-1)
 
 
+def drop_unread_stages(extractor: nn.Module) -> nn.Module:
+    """Drops the stages after the last one that is read, in place: they cost time and never get a gradient.
+
+    timm does so for most of its models, but not for EfficientNets and MobileNets, and Transformers not for its ResNet.
+    Weights without a gradient also end training on several processes, which wait for the gradients of all.
+    """
+    if isinstance(extractor, ResNetBackbone):
+        read = [index for index, name in enumerate(extractor.stage_names) if name in extractor.out_features]
+        del extractor.encoder.stages[read[-1] :]  # the first name is the stem's
+    wrapped = getattr(extractor, "_backbone", None)
+    if isinstance(wrapped, (EfficientNetFeatures, MobileNetV3Features)):
+        del wrapped.blocks[max(feature["stage"] for feature in wrapped.feature_info.get_dicts()) :]  # counted from 1
+    return extractor
+
+
 class SamDetrInputProjection(nn.Module):
     """1x1 convolution to C channels, then GroupNorm with 32 groups where the config says so."""
 
@@ -64,7 +81,9 @@ class SamDetrBackbone(nn.Module):
     def __init__(self, config: SamDetrConfig):
         super().__init__()
         self.d_model = config.d_model
-        self.feature_extractor = freeze_batch_norms(AutoBackbone.from_config(config.backbone_config))
+        self.feature_extractor = freeze_batch_norms(
+            drop_unread_stages(AutoBackbone.from_config(config.backbone_config))
+        )
         self.input_projections = nn.ModuleList(
             SamDetrInputProjection(config, channels) for channels in self.feature_extractor.channels
         )
@@ -113,7 +132,7 @@ class SamDetrBackbone(nn.Module):
             prefixes = tuple(f"_backbone.{form}." for module in early for form in (module, module.replace(".", "_")))
             last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
             return set(names[: last + 1])
-        if type(self.feature_extractor).__name__ == "ResNetBackbone":
+        if isinstance(self.feature_extractor, ResNetBackbone):
             return {name for name in names if name.startswith(("embedder.", "encoder.stages.0."))}
         return set()
 
