@@ -8,12 +8,12 @@ Prints the table and writes metrics.json and pictures to --output_dir; with --re
 
 import argparse
 
-from accelerate import PartialState
 from rich.console import Console
 
 from transformers_samdetr.data.arguments import add_data_arguments
 from transformers_samdetr.evaluation.run import METRICS_FILE, evaluate_saved_model
 from transformers_samdetr.evaluation.tables import result_tables
+from transformers_samdetr.training.process_group import start_processes
 
 
 def main() -> None:
@@ -31,11 +31,12 @@ def main() -> None:
     args = parser.parse_args()
     args.columns = dict(args.columns) if args.columns else None
 
+    state = start_processes()
     try:
         result = evaluate_saved_model(**vars(args))
     except ValueError as error:
         parser.error(str(error))
-    if PartialState().is_main_process:
+    if state.is_main_process:
         Console().print(result_tables(result))
         print(f"Written: {args.output_dir}/{METRICS_FILE}" + (f" and {args.report}" if args.report else ""))
 

@@ -20,12 +20,13 @@ from typing import get_args, get_type_hints
 from transformers_samdetr.data.arguments import add_data_arguments, add_streaming_arguments, checked_data_from
 from transformers_samdetr.training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
 from transformers_samdetr.training.interruption import (
+    LostProcess,
     explain_lost_process,
     how_to_go_on,
     on_stop_signal,
-    start_processes,
     stop_at_once_on_interrupt,
 )
+from transformers_samdetr.training.process_group import PEER_TIMEOUT, start_processes
 
 
 def optional(kind: type) -> Callable[[str], object]:
@@ -47,7 +48,12 @@ def parse() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument("--save_every", type=int, default=500, help="optimizer steps between checkpoints; 0: epochs")
     parser.add_argument("--keep_checkpoints", type=int, default=2, help="newest that are kept, beside the best")
-    parser.add_argument("--peer_timeout", type=float, default=60, help="seconds until a silent process counts as lost")
+    parser.add_argument(
+        "--peer_timeout",
+        type=float,
+        default=PEER_TIMEOUT,
+        help="seconds in training until a silent process counts as lost; default: %(default)g",
+    )
     parser.add_argument("--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE")
     for name, hint in get_type_hints(Recipe).items():
         kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
@@ -62,7 +68,9 @@ def parse() -> tuple[argparse.Namespace, Recipe]:
 
 def main() -> None:
     args, recipe = parse()
-    start_processes()
+    state = start_processes()
+    if state.num_processes > 1:
+        state.print(f"{state.num_processes} processes train together, on {state.device.type}", flush=True)
     with stop_at_once_on_interrupt(args.output_dir):
         train(args, recipe)
 
@@ -75,15 +83,20 @@ def train(args: argparse.Namespace, recipe: Recipe) -> None:
     trainer = Trainer(
         model, processor, data.train, data.evaluation, recipe, args.output_dir, (saving,), args.peer_timeout
     )
-    with explain_lost_process(args.output_dir), on_stop_signal(trainer.request_stop) as received:
-        saving.start(trainer, args.resume)
-        metrics = trainer.train()
+    with on_stop_signal(trainer.request_stop) as received:
+        try:
+            with explain_lost_process(args.output_dir):
+                saving.start(trainer, args.resume)
+                metrics = trainer.train()
+        except LostProcess as error:
+            # here, since a launcher ends this process too, and outside its SIGTERM would come before the words
+            print(f"{error}\n({error.__cause__})", file=sys.stderr, flush=True)
+            sys.exit(1)
     if trainer.stopped:
         trainer.accelerator.print(f"Stopped as asked, and saved. {how_to_go_on(args.output_dir)}", flush=True)
         sys.exit(received.exit_code)
-    print(
-        "COCO AP on the evaluation set: " + "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
-    )
+    values = "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
+    trainer.accelerator.print(f"COCO AP on the evaluation set: {values}")
 
 
 if __name__ == "__main__":

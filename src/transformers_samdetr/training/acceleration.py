@@ -1,14 +1,16 @@
 """What Accelerate is asked for: precision, accumulation, compilation, trackers."""
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import KwargsHandler, TorchDynamoPlugin, is_tensorboard_available
+from accelerate.utils import TorchDynamoPlugin, is_tensorboard_available
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from .process_group import start_processes
 from .recipes import Recipe
 
 EVERY_PARAMETER_EVERYWHERE = {
@@ -21,12 +23,16 @@ EVERY_PARAMETER_EVERYWHERE = {
 """Launches in which each process holds the whole model."""
 
 
-def make_accelerator(recipe: Recipe, output_dir: Path, *handlers: KwargsHandler) -> Accelerator:
-    """An Accelerator for a recipe, with trackers that write into `output_dir`; `handlers` are passed on.
+def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
+    """An Accelerator for a recipe, with trackers that write into `output_dir`.
 
     Raises:
         ValueError: fp16 without an accelerator, or an average of weights that are sharded.
+        RuntimeError: see `start_processes`.
     """
+    start_processes()
+    # gradients of convolutions are channels last, and the buckets that several processes exchange are not: a cheap copy
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     compiled = None
     if recipe.compile:
         # the layers of encoder, decoder and backbone one by one: the matching between them runs on the host
@@ -37,7 +43,6 @@ def make_accelerator(recipe: Recipe, output_dir: Path, *handlers: KwargsHandler)
         dynamo_plugin=compiled,
         log_with=tracker_names(recipe.trackers) or None,
         project_dir=output_dir,
-        kwargs_handlers=list(handlers),
     )
     if recipe.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate trains in float32
         raise ValueError(

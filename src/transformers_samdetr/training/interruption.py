@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 from accelerate import PartialState
-from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 
 EXIT_REQUEUE = 75
 """Exit code of a run that was told to stop and saved where it stood: EX_TEMPFAIL, "try again later"."""
@@ -24,8 +22,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What schedulers send before they kill, SIGTERM or with SLURM's `--signal=USR1` the other; and Ctrl-C."""
 SAME_PRESS = 1.0
 """A launcher hands on the SIGINT that the terminal sends to all: within so many seconds it is one press of Ctrl-C."""
-PEER_TIMEOUT = 60.0
-"""Seconds that a process waits for the others before it takes them for lost."""
 LOST = re.compile(r"peer|timed? ?out|gloo|nccl|socket|store->|process group", re.IGNORECASE)
 
 
@@ -108,26 +104,6 @@ def stop_at_once_on_interrupt(output_dir: str | Path) -> Iterator[None]:
 def how_to_go_on(output_dir: str | Path) -> str:
     """What to type after a stop."""
     return f"Go on with the same command and --resume (--output_dir {output_dir})."
-
-
-def process_group_options(seconds: float = PEER_TIMEOUT) -> InitProcessGroupKwargs:
-    """Makes Accelerate's processes wait for each other no longer than this.
-
-    A process that was killed closes its connections and is missed at once; the time is for a machine or a network that
-    falls silent. It must be longer than what one process does alone: writing a checkpoint above all.
-    """
-    # backend=None leaves the choice to Accelerate; the default, "nccl", is refused where there is none
-    return InitProcessGroupKwargs(backend=None, timeout=timedelta(seconds=seconds))
-
-
-def start_processes() -> PartialState:
-    """Joins the processes of the run; the first that a script does.
-
-    Who asks Accelerate for them first decides whether `ACCELERATE_USE_CPU` counts: without it each of several processes
-    on CPUs would take itself for the only one. They wait for each other as long as torch lets them, since one of them
-    may have to download or convert the data first.
-    """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from .display import Display
 from .epoch_log import EpochLog, summary
 from .examples import training_examples
 from .hooks import TrainingHook
-from .interruption import PEER_TIMEOUT, process_group_options
 from .loss_sums import LossSums, weighted_terms
 from .optimizer import make_optimizer, make_schedule
 from .order import ProcessBatches, position_seed
+from .process_group import PEER_TIMEOUT, limit_waiting
 from .progress import TrainingProgress
 from .recipes import Recipe
 from .saving import saving_beside
@@ -45,7 +45,7 @@ class Trainer:
         recipe: how to train.
         output_dir: where the model and the log are written.
         hooks: see `TrainingHook`; called in this order.
-        peer_timeout: seconds that processes wait for each other before they take one for lost.
+        peer_timeout: seconds that processes wait for each other in training before they take one for lost.
 
     Attributes:
         progress: where the run stands.
@@ -65,9 +65,9 @@ class Trainer:
         hooks: tuple[TrainingHook, ...] = (),
         peer_timeout: float = PEER_TIMEOUT,
     ):
-        self.recipe, self.processor, self.hooks = recipe, processor, hooks
+        self.recipe, self.processor, self.hooks, self.peer_timeout = recipe, processor, hooks, peer_timeout
         self.output_dir = Path(output_dir)
-        self.accelerator = make_accelerator(recipe, self.output_dir, process_group_options(peer_timeout))
+        self.accelerator = make_accelerator(recipe, self.output_dir)
         self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         self.train_set, self.order = training_examples(train, recipe, processor, self.accelerator.num_processes)
@@ -114,6 +114,7 @@ class Trainer:
         Raises:
             FloatingPointError: the loss or the gradient is not finite; on every process, with the ids of the images.
         """
+        limit_waiting(self.peer_timeout)
         metrics: dict[str, float] = {}
         self.stopped = False
         while self.progress.epoch < self.recipe.epochs and not self._is_patience_over():
