@@ -30,6 +30,7 @@ FLOORS = (
         "attention",
         "backbone_weights",
         "outputs",
+        "padding_masks",
         "post_processing",
         "pretrained_model",
         "region_bags",

@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
 from .frozen_batch_norm import FoldedConv2d, authors_order, freeze_batch_norms, is_frozen_batch_norm
+from .padding_masks import extract_features, group_norm, keep_padding_out
 from .position_encoding import embed_map
 from .resnet_in_strips import save_memory
 
@@ -67,8 +68,12 @@ class SamDetrInputProjection(nn.Module):
         self.convolution = nn.Conv2d(in_channels, config.d_model, kernel_size=1)
         self.norm = nn.GroupNorm(32, config.d_model) if config.input_projection_norm else nn.Identity()
 
-    def forward(self, feature_map: Tensor) -> Tensor:
-        return self.norm(self.convolution(feature_map))
+    def forward(self, feature_map: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(B, channels, H, W)` to `(B, C, H, W)`; with a `(B, H, W)` mask the norm sees valid positions alone."""
+        projected = self.convolution(feature_map)
+        if mask is None or isinstance(self.norm, nn.Identity):
+            return self.norm(projected)
+        return group_norm(projected, mask, self.norm)
 
 
 class SamDetrBackbone(nn.Module):
@@ -87,10 +92,12 @@ class SamDetrBackbone(nn.Module):
         self.input_projections = nn.ModuleList(
             SamDetrInputProjection(config, channels) for channels in self.feature_extractor.channels
         )
+        # with mask_padding, the stride of each level
+        self.strides = keep_padding_out(self.feature_extractor) if config.mask_padding else None
         self.level_embeddings = None
         if config.num_feature_levels > 1:
             self.level_embeddings = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
-        save_memory(self.feature_extractor)
+        save_memory(self.feature_extractor, in_strips=not config.mask_padding)  # masks are those of whole maps
         self._reset_batch_norms()
         self.unfreeze()
 
@@ -149,14 +156,25 @@ class SamDetrBackbone(nn.Module):
         # a folded stem brings them about itself
         if not authors_order(self) and not self._stem_is_folded:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        feature_maps = self.feature_extractor(pixel_values).feature_maps
+        if self.strides is None:
+            feature_maps = self.feature_extractor(pixel_values).feature_maps
+            masks = [_resized_mask(pixel_mask, feature_map) for feature_map in feature_maps]
+            norm_masks = [None] * len(masks)  # as the authors' code, which normalises padding too
+        else:
+            pixel_mask = pixel_mask.bool()
+            feature_maps = extract_features(self.feature_extractor, pixel_values, pixel_mask)
+            norm_masks = masks = [pixel_mask[:, ::stride, ::stride] for stride in self.strides]
         levels = []
         for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):
-            features = projection(feature_map).flatten(2).transpose(1, 2)  # (B, H·W, C)
-            size = tuple(feature_map.shape[-2:])
-            mask = nn.functional.interpolate(pixel_mask[:, None].float(), size=size)[:, 0] > 0.5
+            mask, size = masks[index], tuple(feature_map.shape[-2:])
+            features = projection(feature_map, norm_masks[index]).flatten(2).transpose(1, 2)  # (B, H·W, C)
             positions = embed_map(mask, self.d_model).flatten(1, 2)
             if self.level_embeddings is not None:
                 positions = positions + self.level_embeddings[index]
             levels.append(FeatureLevel(features, positions.to(features.dtype), mask, valid_ratio(mask), size))
         return levels
+
+
+def _resized_mask(pixel_mask: Tensor, feature_map: Tensor) -> Tensor:
+    """The `(B, H, W)` mask of a feature map, by nearest-neighbour interpolation."""
+    return nn.functional.interpolate(pixel_mask[:, None].float(), size=feature_map.shape[-2:])[:, 0] > 0.5

@@ -29,6 +29,10 @@ class SamDetrConfig(PreTrainedConfig):
         is downloaded). Loading a checkpoint with `from_pretrained` never does.
     dilation (`bool`, *optional*, defaults to `False`):
         DC5: the last backbone stage keeps stride 16 and is dilated instead. Needs a timm backbone.
+    mask_padding (`bool`, *optional*, defaults to `False`):
+        Whether padding is kept out of all features, so that a picture has the same predictions in every batch, those of
+        the picture alone. Otherwise convolutions, GroupNorm and region features see it, as the authors' do. For timm's
+        plain ResNets and EfficientNet-Lites; weights serve both.
     num_queries (`int`, *optional*, defaults to 300):
         Number of object queries, the most objects found in one image.
     num_feature_levels (`int`, *optional*, defaults to 1):
@@ -92,6 +96,7 @@ class SamDetrConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     use_pretrained_backbone: bool = False
     dilation: bool = False
+    mask_padding: bool = False
     num_channels: int = 3
     num_feature_levels: int = 1
     decoder_feature_levels: list[int] | tuple[int, ...] | None = None
@@ -277,6 +282,12 @@ class SamDetrConfig(PreTrainedConfig):
         is_timm = self.backbone_config.model_type == "timm_backbone"
         if self.dilation and not is_timm:
             self._refuse("dilation", f"the backbone {self.backbone_config.model_type!r} cannot be dilated; use timm's")
+        if self.mask_padding and not is_timm:
+            self._refuse(
+                "mask_padding",
+                f"how the backbone {self.backbone_config.model_type!r} reads padding is not known; use a timm ResNet "
+                "or EfficientNet-Lite, or pad all pictures to one size with the image processor's pad_size",
+            )
         if self.use_pretrained_backbone and not is_timm:
             self._refuse(
                 "use_pretrained_backbone",

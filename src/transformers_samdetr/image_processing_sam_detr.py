@@ -28,7 +28,8 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
     normalised by ImageNet's mean and deviation; the pictures of a batch are padded at the bottom and right.
 
     Predictions depend on how far a picture is padded, as in the authors' code: convolutions and GroupNorm see the
-    padding. With a `pad_size`, such as `{"height": 1333, "width": 1333}`, they do not depend on the batch.
+    padding. With a `pad_size`, such as `{"height": 1333, "width": 1333}`, they do not depend on the batch. Neither do
+    those of a model with `mask_padding=True`.
 
     Label boxes are normalised by the picture without its padding, as the model predicts them and unlike the labels of
     Transformers' DETR processors: a picture has the same labels in every batch.

@@ -32,24 +32,28 @@ class Bags:
     weights: Tensor
 
 
-def bag_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
+def bag_regions(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Tensor:
     """What `extract_region_features` returns, `(B, Q, size, size, C)`.
 
     Args:
         feature_map: `(B, H, W, C)`, float32 or float64.
         corners: `(B, Q, 4)`, x1, y1, x2, y2 in pixels of the map.
         size: height and width of the regions.
+        valid_size: `(B, 2)`, width and height at which the map of each image ends; by default none ends early.
     """
     batch_size, height, width, channels = feature_map.shape
     num_queries, corners = corners.shape[1], corners.flatten(0, 1)
     first_rows = torch.arange(batch_size, dtype=torch.int32) * (height * width)
     first_rows = first_rows.repeat_interleave(num_queries)  # of the map that a region lies in
     bins = ((corners[:, 2:] - corners[:, :2]) / size).ceil().clamp(min=1) + 2  # as many pixels or fewer, in x and y
+    if valid_size is not None:
+        valid_size = valid_size.repeat_interleave(num_queries, dim=0)  # (B·Q, 2)
     parts = []
     for regions in bins.prod(-1).argsort().chunk(PARTS):
         x1, y1, x2, y2 = corners[regions].unbind(-1)
-        x_index, x_weights = covered_pixels(x1, x2, size, width)
-        y_index, y_weights = covered_pixels(y1, y2, size, height)  # (n, size, K_y)
+        valid_width, valid_height = (None, None) if valid_size is None else valid_size[regions].unbind(-1)
+        x_index, x_weights = covered_pixels(x1, x2, size, width, valid_width)
+        y_index, y_weights = covered_pixels(y1, y2, size, height, valid_height)  # (n, size, K_y)
         rows = first_rows[regions].view(-1, 1, 1) + y_index * width
         index = rows[:, :, None, :, None] + x_index[:, None, :, None, :]  # (n, size, size, K_y, K_x)
         weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
@@ -58,13 +62,16 @@ def bag_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
     return regions.view(batch_size, num_queries, size, size, channels)
 
 
-def covered_pixels(starts: Tensor, ends: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
+def covered_pixels(
+    starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The weights of `region_features.sampling_weights`, without the zeros beside each bin.
 
     Args:
         starts, ends: `(n,)`, in pixels; 0 and `length` are the outer edges of the line.
         size: number of bins.
         length: number of pixels.
+        valid_length: `(n,)`, where the line ends instead.
 
     Returns:
         Pixels `(n, size, K)`, int32, and how much each counts, K being what the longest bin needs.
@@ -73,11 +80,12 @@ def covered_pixels(starts: Tensor, ends: Tensor, size: int, length: int) -> tupl
     bin_length = ((ends - starts) / size)[:, None, None]
     count = bin_length.ceil()
     step = 1 / count.clamp(min=1)
+    end = length if valid_length is None else valid_length[:, None, None]
     sample = torch.arange(max(1, int(count.nan_to_num(0).max())), dtype=starts.dtype)
     bins = torch.arange(size, dtype=starts.dtype)[:, None]
     places = starts[:, None, None] + (bins + (sample + 0.5) * step) * bin_length  # (n, size, samples)
-    share = ((sample < count) & (places >= -1) & (places <= length)) * step
-    places = places.clamp(0, length - 1)  # what is not a number stays so, and ends in the regions
+    share = ((sample < count) & (places >= -1) & (places <= end)) * step
+    places = places.clamp(max=end - 1).clamp(min=0)  # what is not a number stays so, and ends in the regions
     first, last = places[..., :1].nan_to_num(0).floor(), places[..., -1:].nan_to_num(0).floor()
     pixels = first + torch.arange(int((last - first).max()) + 2, dtype=starts.dtype)  # (n, size, K)
     distance = (places[..., None] - pixels[..., None, :]).abs()

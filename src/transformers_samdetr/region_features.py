@@ -14,16 +14,19 @@ CHUNK = 32 * 2**20
 """Numbers in the intermediate of one pass: 128 MiB."""
 
 
-def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tensor, size: int) -> Tensor:
+def extract_region_features(
+    feature_map: Tensor, boxes: Tensor, valid_size: Tensor, size: int, ends_at_valid: bool = False
+) -> Tensor:
     """RoIAlign of every query's box (equation 2), with half-pixel alignment and as many samples as a bin has pixels.
 
     The boxes get no gradient. Regions are computed in float32 where the map has half precision, autocast or not.
 
     Args:
-        feature_map: `(B, H, W, C)`; padded positions are read as they are.
+        feature_map: `(B, H, W, C)`; padded positions are read as they are, unless it `ends_at_valid`.
         boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
         valid_size: `(B, 2)`, width and height of the valid part of the map, in its pixels.
         size: height and width of the regions.
+        ends_at_valid: whether the map of each image ends where its valid part ends, as if there were no padding.
 
     Returns:
         `(B, Q, size, size, C)`, rows before columns.
@@ -31,16 +34,18 @@ def extract_region_features(feature_map: Tensor, boxes: Tensor, valid_size: Tens
     if feature_map.dtype in (torch.float16, torch.bfloat16):
         feature_map = feature_map.float()
     corners = box_to_pixel_corners(boxes.detach().to(valid_size.dtype), valid_size).to(feature_map.dtype)
+    valid_size = valid_size.to(corners.dtype) if ends_at_valid else None
     if feature_map.device.type == "cpu" and not torch.compiler.is_compiling():
-        return bag_regions(feature_map, corners, size)
-    return multiply_regions(feature_map, corners, size)
+        return bag_regions(feature_map, corners, size, valid_size)
+    return multiply_regions(feature_map, corners, size, valid_size)
 
 
-def multiply_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
+def multiply_regions(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Tensor:
     """`region_bags.bag_regions` on any device and in compiled code, by matrix products."""
     batch_size, height, width, channels = feature_map.shape
-    x_weights = sampling_weights(corners[..., 0], corners[..., 2], size, width)  # (B, Q, size, W)
-    y_weights = sampling_weights(corners[..., 1], corners[..., 3], size, height)  # (B, Q, size, H)
+    valid_width, valid_height = (None, None) if valid_size is None else valid_size[..., None].unbind(1)  # (B, 1) each
+    x_weights = sampling_weights(corners[..., 0], corners[..., 2], size, width, valid_width)  # (B, Q, size, W)
+    y_weights = sampling_weights(corners[..., 1], corners[..., 3], size, height, valid_height)  # (B, Q, size, H)
     queries_at_once = max(1, CHUNK // (batch_size * size * width * channels))
     if torch.compiler.is_compiling():
         queries_at_once = corners.shape[1]  # a number of passes that depends on the map would be compiled for each size
@@ -55,7 +60,9 @@ def multiply_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
     return torch.cat(regions, dim=1) if len(regions) > 1 else regions[0]
 
 
-def sampling_weights(starts: Tensor, ends: Tensor, size: int, length: int) -> Tensor:
+def sampling_weights(
+    starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None
+) -> Tensor:
     """How much each pixel of a line counts in each bin of a region.
 
     A bin takes the mean of n equally spaced samples, n being its length rounded up; without length, it is 0. A sample
@@ -65,6 +72,7 @@ def sampling_weights(starts: Tensor, ends: Tensor, size: int, length: int) -> Te
         starts, ends: `(…)`, in pixels; 0 and `length` are the outer edges of the line.
         size: number of bins.
         length: number of pixels.
+        valid_length: where the line ends instead, in pixels, of a shape that broadcasts with `starts`.
 
     Returns:
         `(…, size, length)`.
@@ -73,10 +81,11 @@ def sampling_weights(starts: Tensor, ends: Tensor, size: int, length: int) -> Te
     bin_length = ((ends - starts) / size)[..., None, None]
     count = bin_length.ceil()
     step = 1 / count.clamp(min=1)
+    end = length if valid_length is None else valid_length[..., None, None]
     sample = torch.arange(-(-length // size) + 1, dtype=starts.dtype, device=starts.device)
     bins = torch.arange(size, dtype=starts.dtype, device=starts.device)[:, None]
     places = starts[..., None, None] + (bins + (sample + 0.5) * step) * bin_length  # (…, size, samples)
-    share = ((sample < count) & (places >= -1) & (places <= length)) * step
+    share = ((sample < count) & (places >= -1) & (places <= end)) * step
     pixels = torch.arange(length, dtype=starts.dtype, device=starts.device)
-    distance = (places.clamp(0, length - 1)[..., None] - pixels).abs()
+    distance = (places.clamp(max=end - 1).clamp(min=0)[..., None] - pixels).abs()
     return ((1 - distance).clamp(min=0) * share[..., None]).sum(-2)

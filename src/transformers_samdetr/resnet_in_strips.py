@@ -88,13 +88,13 @@ def _needs_maps() -> bool:
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
-def save_memory(module: nn.Module):
-    """Makes blocks add in place and features come in strips wherever `module` has those of timm; names stay."""
+def save_memory(module: nn.Module, in_strips: bool = True):
+    """Makes blocks add in place and features come `in_strips` wherever `module` has those of timm; names stay."""
     for part in list(module.modules()):
         if type(part) is Bottleneck and type(part.conv3) is FoldedConv2d and not _has_more(part):
             part.__class__ = InPlaceBottleneck  # the same parts, computed otherwise
     for part in list(module.modules()):
-        if type(part) is FeatureListNet and _has_plain_start(part):
+        if in_strips and type(part) is FeatureListNet and _has_plain_start(part):
             part.__class__ = FeaturesInStrips
 
 

@@ -64,6 +64,7 @@ class SemanticsAligner(nn.Module):
     def __init__(self, config: SamDetrConfig):
         super().__init__()
         self.resampling = config.query_resampling
+        self.mask_padding = config.mask_padding
         self.search_in_image = config.keypoint_search_range == "image"
         self.num_heads = config.decoder_attention_heads
         self.num_points = config.num_keypoints
@@ -92,7 +93,13 @@ class SemanticsAligner(nn.Module):
         feature_map = level.features.unflatten(1, level.size)  # (B, H, W, C)
         height, width = level.size
         valid_size = torch.stack([level.valid_ratio[:, 0] * width, level.valid_ratio[:, 1] * height], dim=-1)
-        regions = extract_region_features(feature_map, reference_boxes, valid_size, self.roi_size)
+        if self.mask_padding:
+            valid_size = valid_size.round()  # to the last bit what it is alone: the number of samples hangs on it
+            if self.search_in_image:
+                feature_map = torch.where(level.mask[..., None], feature_map, 0.0)  # points there find what is outside
+        regions = extract_region_features(
+            feature_map, reference_boxes, valid_size, self.roi_size, ends_at_valid=self.mask_padding
+        )
         regions = regions.flatten(2, 3)  # (B, Q, roi², C)
 
         salient_points = attention_bias = None

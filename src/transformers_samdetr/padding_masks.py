@@ -1,0 +1,175 @@
+"""A backbone that computes of a padded picture what it computes of the picture alone (`mask_padding=True`).
+
+Alone, a picture ends where convolutions and poolings see their own border. In a batch something stands there: pixels of
+padding, and soon features, for frozen norms and biases make them of zeros too. So each layer that looks beyond its own
+position is given a border in its place. Layers that do not are left to compute whatever they like in padding.
+
+A layer with odd kernel, padded by half of it, makes ⌈h / s⌉ rows of h, as taking every s-th row does; so the mask
+of a map with stride s is `pixel_mask[:, ::s, ::s]`, whatever the size.
+"""
+
+import torch
+from timm.layers import Conv2dSame, FrozenBatchNormAct2d, to_2tuple
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from timm.models._features import FeatureListNet
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+from transformers.utils.output_capturing import CompileableContextVar
+
+from .configuration_errors import SamDetrConfigError
+from .frozen_batch_norm import FoldedBatchNorm2d, FoldedConv2d
+
+POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, FoldedBatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
+CONTAINERS = (
+    FeatureListNet,
+    EfficientNetFeatures,
+    nn.Sequential,
+    BasicBlock,
+    Bottleneck,
+    DepthwiseSeparableConv,
+    InvertedResidual,
+)
+"""Modules whose forward computes with their children alone, in their order, and adds positions to positions."""
+BRANCH = "downsample"
+"""The child that reads what its block reads, beside the others."""
+
+_PIXEL_MASK = CompileableContextVar("pixel_mask")  # each thread its own, as data-parallel replicas need it
+
+
+def keep_padding_out(extractor: nn.Module) -> list[int]:
+    """Prepares a backbone for `extract_features`, which it is to be called through from now on.
+
+    Returns:
+        The stride of each of its feature maps.
+
+    Raises:
+        SamDetrConfigError: a layer is not known to leave the picture alone; the message names it.
+    """
+    backbone = getattr(extractor, "_backbone", extractor)  # timm's model within Transformers' wrapper
+    _prepare(backbone, "", 1)
+    return list(backbone.feature_info.reduction())
+
+
+def _prepare(module: nn.Module, name: str, stride: int) -> int:
+    """Hooks what looks beyond its position; `stride` is that of the map it reads, the result that of the one it makes.
+
+    Types are compared exactly: whoever inherits may compute anything.
+    """
+    if type(module) in POINTWISE:
+        return stride
+    if type(module) in CONTAINERS:
+        out = stride
+        for child_name, child in module.named_children():
+            made = _prepare(child, f"{name}.{child_name}".lstrip("."), stride if child_name == BRANCH else out)
+            out = out if child_name == BRANCH else made
+        return out
+    if not (_is_centered(module) or _halves_by_mean(module)):
+        place = f"layer {name!r} of the backbone" if name else "the backbone as a whole"
+        kind = str(module).partition("\n")[0].rstrip("(")  # of a block its type alone
+        raise SamDetrConfigError(
+            f"`mask_padding=True` is not possible: {place}, {kind}, may read padding in ways that cannot be taken out; "
+            "choose one of timm's plain ResNets or EfficientNet-Lites, such as resnet50, or leave mask_padding=False "
+            "and pad all pictures to one size with the image processor's pad_size."
+        )
+    if max(to_2tuple(module.kernel_size)) > 1:
+        module.input_stride = stride
+        module.register_forward_pre_hook(_give_border)
+    return stride * to_2tuple(module.stride)[0]
+
+
+def _halves_by_mean(module: nn.Module) -> bool:
+    """Whether a layer is the pooling of ResNet-D's downsampling: means over what there is of 2 x 2 positions."""
+    if type(module) is not nn.AvgPool2d:
+        return False
+    sizes = (*to_2tuple(module.kernel_size), *to_2tuple(module.stride))
+    return (
+        sizes == (2, 2, 2, 2)
+        and to_2tuple(module.padding) == (0, 0)
+        and module.ceil_mode
+        and not module.divisor_override
+    )
+
+
+def _is_centered(module: nn.Module) -> bool:
+    """Whether a layer makes ⌈h / stride⌉ rows of h, from zeros or, in max pooling, nothing beyond the border."""
+    if type(module) not in (nn.Conv2d, FoldedConv2d, Conv2dSame, nn.MaxPool2d):
+        return False
+    kernel, dilation, stride = (to_2tuple(getattr(module, name)) for name in ("kernel_size", "dilation", "stride"))
+    spans = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
+    if any(span % 2 for span in spans) or stride[0] != stride[1]:
+        return False
+    if type(module) is Conv2dSame:
+        return stride[0] == 2
+    if type(module) is nn.MaxPool2d and (module.ceil_mode or module.return_indices):
+        return False
+    return getattr(module, "padding_mode", "zeros") == "zeros" and (
+        not isinstance(module.padding, str) and list(to_2tuple(module.padding)) == [span // 2 for span in spans]
+    )
+
+
+def extract_features(extractor: nn.Module, pixel_values: Tensor, pixel_mask: Tensor) -> list[Tensor]:
+    """The feature maps of a backbone that `keep_padding_out` has prepared; what they hold in padding means nothing.
+
+    Args:
+        pixel_values: `(B, channels, height, width)`, whatever stands in the padding.
+        pixel_mask: `(B, height, width)`, True on real pixels, which fill a rectangle at the top left.
+    """
+    token = _PIXEL_MASK.set(pixel_mask[:, None])
+    try:
+        return extractor(pixel_values).feature_maps
+    finally:
+        _PIXEL_MASK.reset(token)
+
+
+def _give_border(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
+    """Forward pre-hook: what the layer would find around each picture alone, in place of its padding."""
+    pixel_mask = _PIXEL_MASK.get()
+    if pixel_mask is None:  # the extractor is called by itself, on whole pictures
+        return None
+    (x,) = inputs
+    mask = pixel_mask[..., :: layer.input_stride, :: layer.input_stride]
+    if isinstance(layer, nn.AvgPool2d):
+        return _repeat_edge(x, mask)
+    # max pooling passes over its own border: the lowest number wins nowhere, and unlike -inf stays harmless in padding
+    border = x.detach().amin() if isinstance(layer, nn.MaxPool2d) else 0.0
+    x = torch.where(mask, x, border)
+    return _align_same_padding(x, mask) if isinstance(layer, Conv2dSame) else x
+
+
+def _repeat_edge(x: Tensor, mask: Tensor) -> Tensor:
+    """Valid positions once more beyond the border: a mean over two of each is the mean over those that there are."""
+    x = torch.where(mask[..., :1], x, nn.functional.pad(x, (0, 0, 1, -1)))
+    return torch.where(mask[..., :1, :], x, nn.functional.pad(x, (1, -1, 0, 0)))
+
+
+def _align_same_padding(x: Tensor, mask: Tensor) -> Tensor:
+    """Moves pictures by the pixel by which TensorFlow's padding of a convolution with stride 2 differs for them.
+
+    It pads an odd length by one more than an even one, and at the start. So the map is made even, and pictures of odd
+    length move one pixel from the start: they end in padding, or the map would not be even.
+    """
+    nothing_below, nothing_right = x.shape[-2] % 2, x.shape[-1] % 2
+    x = nn.functional.pad(x, (0, nothing_right, 0, nothing_below))
+    odd_height = mask[..., :1].sum(-2, keepdim=True) % 2 == 1  # (B, 1, 1, 1)
+    odd_width = mask[..., :1, :].sum(-1, keepdim=True) % 2 == 1
+    x = torch.where(odd_height, nn.functional.pad(x, (0, 0, 1, -1)), x)
+    return torch.where(odd_width, nn.functional.pad(x, (1, -1, 0, 0)), x)
+
+
+def group_norm(x: Tensor, mask: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """A GroupNorm whose mean and variance are those of the valid positions.
+
+    Args:
+        x: `(B, C, H, W)`.
+        mask: `(B, H, W)`, True on valid positions.
+    """
+    numbers = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (norm.num_groups, -1))
+    mask = mask[:, None, None]  # (B, 1, 1, H, W), of (B, groups, C/groups, H, W)
+    count = (mask.sum((-2, -1), keepdim=True) * numbers.shape[2]).clamp(min=1)
+    mean = torch.where(mask, numbers, 0.0).sum((2, 3, 4), keepdim=True) / count
+    centered = torch.where(mask, numbers - mean, 0.0)
+    variance = centered.square().sum((2, 3, 4), keepdim=True) / count
+    normalised = (centered * (variance + norm.eps).rsqrt()).flatten(1, 2)
+    return (normalised * norm.weight[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
