@@ -94,13 +94,32 @@ def test_batch_equals_alone(name, weights):
     images, pixels, mask = batch()
     alone = [plain(image) for image in images]
     # whatever stands in the padding
-    largest = off(masking(pixels.where(mask[:, None] == 1, 1e3), mask), alone)
+    largest = off(masking(pixels.where(mask[:, None] == 1, float("nan")), mask), alone)
     print(f"\n{name}, weights {weights}: {largest['pred_boxes']:.1e} in boxes, {largest['logits']:.1e} in logits")
     assert largest["pred_boxes"] <= 1e-4 and largest["logits"] <= 1e-4
     # the field is what does it: with the authors' arithmetic the same comparison differs
     assert off(plain(pixels, mask), alone)["pred_boxes"] > 1e-3
     # which a picture alone is left to
     assert max(off(masking(images[1]), alone[1:2]).values()) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("part", "without", "fields"),
+    [
+        ("padding_masks._align_same_padding", lambda x, mask: x, small_preset("sam-detr-tiny")),
+        ("padding_masks._repeat_edge", lambda x, mask: x, SINGLE),
+        ("backbone.group_norm", lambda x, mask, norm: norm(x), SINGLE),
+        ("semantics_aligner.extract_region_features", lambda *a, ends_at_valid: extract_region_features(*a), MULTI),
+    ],
+    ids=["SAME padding", "mean pooling", "group norm", "regions"],
+)
+@torch.no_grad()
+def test_each_part_is_needed(part, without, fields, monkeypatch):
+    masking, plain = masking_and_plain(fields)
+    images, pixels, mask = batch()
+    alone = [plain(image) for image in images]
+    monkeypatch.setattr(f"transformers_samdetr.{part}", without)
+    assert off(masking(pixels, mask), alone)["pred_boxes"] > 1e-3
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])

@@ -116,7 +116,10 @@ def extract_features(extractor: nn.Module, pixel_values: Tensor, pixel_mask: Ten
         pixel_values: `(B, channels, height, width)`, whatever stands in the padding.
         pixel_mask: `(B, height, width)`, True on real pixels, which fill a rectangle at the top left.
     """
-    token = _PIXEL_MASK.set(pixel_mask[:, None])
+    pixel_mask = pixel_mask[:, None]
+    # from here on all numbers are finite, so that masks may be factors, several times as fast
+    pixel_values = torch.where(pixel_mask, pixel_values, 0.0)
+    token = _PIXEL_MASK.set(pixel_mask)
     try:
         return extractor(pixel_values).feature_maps
     finally:
@@ -132,10 +135,10 @@ def _give_border(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
     mask = pixel_mask[..., :: layer.input_stride, :: layer.input_stride]
     if isinstance(layer, nn.AvgPool2d):
         return _repeat_edge(x, mask)
-    # max pooling passes over its own border: the lowest number wins nowhere, and unlike -inf stays harmless in padding
-    border = x.detach().amin() if isinstance(layer, nn.MaxPool2d) else 0.0
-    x = torch.where(mask, x, border)
-    return _align_same_padding(x, mask) if isinstance(layer, Conv2dSame) else x
+    if isinstance(layer, nn.MaxPool2d):
+        # it passes over its own border: the lowest number wins nowhere, and unlike -inf stays harmless in padding
+        return torch.where(mask, x, x.detach().amin())
+    return _align_same_padding(x * mask, mask) if isinstance(layer, Conv2dSame) else x * mask
 
 
 def _repeat_edge(x: Tensor, mask: Tensor) -> Tensor:
@@ -150,12 +153,11 @@ def _align_same_padding(x: Tensor, mask: Tensor) -> Tensor:
     It pads an odd length by one more than an even one, and at the start. So the map is made even, and pictures of odd
     length move one pixel from the start: they end in padding, or the map would not be even.
     """
-    nothing_below, nothing_right = x.shape[-2] % 2, x.shape[-1] % 2
-    x = nn.functional.pad(x, (0, nothing_right, 0, nothing_below))
-    odd_height = mask[..., :1].sum(-2, keepdim=True) % 2 == 1  # (B, 1, 1, 1)
-    odd_width = mask[..., :1, :].sum(-1, keepdim=True) % 2 == 1
-    x = torch.where(odd_height, nn.functional.pad(x, (0, 0, 1, -1)), x)
-    return torch.where(odd_width, nn.functional.pad(x, (1, -1, 0, 0)), x)
+    x = nn.functional.pad(x, (1, x.shape[-1] % 2, 1, x.shape[-2] % 2))
+    odd_height = (mask[..., :1].sum(-2, keepdim=True) % 2).to(x.dtype)  # (B, 1, 1, 1), 0 or 1
+    odd_width = (mask[..., :1, :].sum(-1, keepdim=True) % 2).to(x.dtype)
+    x = x[..., 1:, :].lerp(x[..., :-1, :], odd_height)  # at 0 and 1 exactly the one or the other
+    return x[..., 1:].lerp(x[..., :-1], odd_width)
 
 
 def group_norm(x: Tensor, mask: Tensor, norm: nn.GroupNorm) -> Tensor:
