@@ -184,7 +184,7 @@ def test_export_finds_no_branch_on_data():
 
 
 @pytest.mark.slow
-@models
+@pytest.mark.parametrize("fields", [SINGLE, MULTI], ids=["single", "multi"])
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 def test_one_compilation_serves_all_sizes(fields, training):
     torch._dynamo.reset()
