@@ -97,6 +97,9 @@ class SamDetrBackbone(nn.Module):
         self.level_embeddings = None
         if config.num_feature_levels > 1:
             self.level_embeddings = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
+        # an attribute, for torch.compile does not enter a cached property
+        convolutions = (module for module in self.feature_extractor.modules() if isinstance(module, nn.Conv2d))
+        self.stem_is_folded = isinstance(next(convolutions, None), FoldedConv2d)
         save_memory(self.feature_extractor, in_strips=not config.mask_padding)  # masks are those of whole maps
         self._reset_batch_norms()
         self.unfreeze()
@@ -125,11 +128,6 @@ class SamDetrBackbone(nn.Module):
             parameter.requires_grad_(name not in self._early_parameters)
 
     @cached_property
-    def _stem_is_folded(self) -> bool:
-        convolutions = (module for module in self.feature_extractor.modules() if isinstance(module, nn.Conv2d))
-        return isinstance(next(convolutions, None), FoldedConv2d)
-
-    @cached_property
     def _early_parameters(self) -> set[str]:
         """Names of the parameters up to stride 4: general features, and the dearest ones to train."""
         names = [name for name, _ in self.feature_extractor.named_parameters()]
@@ -154,7 +152,7 @@ class SamDetrBackbone(nn.Module):
         """
         # channels last: what convolutions are fastest with, and what flattening to rows of channels needs no copy of;
         # a folded stem brings them about itself
-        if not authors_order(self) and not self._stem_is_folded:
+        if not authors_order(self) and not self.stem_is_folded:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if self.strides is None:
             feature_maps = self.feature_extractor(pixel_values).feature_maps
