@@ -7,7 +7,7 @@ import torch
 from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
-from transformers import AutoBackbone, ResNetBackbone
+from transformers import AutoBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
@@ -18,6 +18,8 @@ from .resnet_in_strips import save_memory
 
 EARLY_STRIDE = 4
 """Backbone stages up to this stride are not trained (SPEC: the stem and the first stage of a ResNet)."""
+RESNET = "ResNetBackbone"
+"""Transformers' own; known by its name, for an import would load it for those who never use it."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ def drop_unread_stages(extractor: nn.Module) -> nn.Module:
     timm does so for most of its models, but not for EfficientNets and MobileNets, and Transformers not for its ResNet.
     Weights without a gradient also end training on several processes, which wait for the gradients of all.
     """
-    if isinstance(extractor, ResNetBackbone):
+    if type(extractor).__name__ == RESNET:
         read = [index for index, name in enumerate(extractor.stage_names) if name in extractor.out_features]
         del extractor.encoder.stages[read[-1] :]  # the first name is the stem's
     wrapped = getattr(extractor, "_backbone", None)
@@ -137,7 +139,7 @@ class SamDetrBackbone(nn.Module):
             prefixes = tuple(f"_backbone.{form}." for module in early for form in (module, module.replace(".", "_")))
             last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
             return set(names[: last + 1])
-        if isinstance(self.feature_extractor, ResNetBackbone):
+        if type(self.feature_extractor).__name__ == RESNET:
             return {name for name in names if name.startswith(("embedder.", "encoder.stages.0."))}
         return set()
 
