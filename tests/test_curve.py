@@ -1,5 +1,8 @@
 """The picture of a training log shows what the log says."""
 
+import subprocess
+import sys
+
 import pytest
 from matplotlib.image import imread
 
@@ -52,3 +55,9 @@ def test_short_logs(lines, tmp_path):
 
 def test_a_line_without_a_training_loss():
     assert without_denoising({"epoch": 1, "train_dn_loss_ce": 1.0}) is None
+
+
+def test_training_waits_for_no_matplotlib():
+    """It takes longer to import than all of the package's own modules, and one process of many draws, once an epoch."""
+    code = "import sys, transformers_samdetr.training; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

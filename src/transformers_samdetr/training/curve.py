@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure  # a figure of its own needs no display
-from matplotlib.ticker import MaxNLocator
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVE_FILE = "curve.png"
 COLORS = {"training": "#0072B2", "evaluation": "#D55E00", "AP50": "#6BAED6", "AP75": "#2171B5", "AP": "#08306B"}
@@ -22,7 +23,7 @@ def draw_curve(lines: Sequence[Mapping], path: Path) -> None:
     curve_figure(lines).savefig(path, dpi=120)
 
 
-def curve_figure(lines: Sequence[Mapping]) -> Figure:
+def curve_figure(lines: Sequence[Mapping]) -> "Figure":
     """The losses left, the average precision right; the legends have the values of the last epoch.
 
     The training loss is drawn without its denoising part, which an evaluation does not have, so that the two lines can
@@ -31,6 +32,10 @@ def curve_figure(lines: Sequence[Mapping]) -> Figure:
     Args:
         lines: as those of `draw_curve`.
     """
+    # here, since all processes import this file, and one of them draws
+    from matplotlib.figure import Figure  # a figure of its own needs no display
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, precision = figure.subplots(1, 2)
     epochs = [line["epoch"] for line in lines]
