@@ -119,8 +119,8 @@ def bars_picture(rows: list[dict[str, Any]], path: Path) -> None:
         axes.barh(place, row["ratio"], 0.62, color=VERDICT_COLOURS[row["verdict"]])
         axes.plot([row["bar"]] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
         axes.plot([row["aim"]] * 2, [place - 0.42, place + 0.42], color="black", linewidth=1, linestyle=":")
-        axes.text(row["ratio"] + limit * 0.01, place, f"{row['ratio']:.2f}", va="center", fontsize=8,
-                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
+        # in a column of their own, where no line crosses them
+        axes.text(1.01, place, f"{row['ratio']:.2f}", va="center", fontsize=8, transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(shown)), [f"{row['name']}\nagainst {row['against'].split()[0]}" for row in shown])
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlim(0, limit)
