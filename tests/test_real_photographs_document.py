@@ -1,6 +1,5 @@
 """docs/real_photographs.md: its recipe is the package's, its commands are understood, README repeats its figures."""
 
-import argparse
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from transformers_samdetr.presets import PRESET_IMAGE_SIZES, PRESETS
 from transformers_samdetr.training.recipes import TINY, Recipe
 
-from .test_tutorial import Parsed, load_script
+from .test_tutorial import check_understood
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "real_photographs.md").read_text(encoding="utf-8")
@@ -42,14 +41,7 @@ def test_the_recipe_is_what_the_package_trains_with():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_understood(command, monkeypatch):
-    script, parse = load_script(command, monkeypatch), argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(parser):
-        raise Parsed(parse(parser))
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    with pytest.raises(Parsed):
-        script.main()
+    check_understood(command, monkeypatch)
 
 
 def test_there_are_commands_for_both_sets():

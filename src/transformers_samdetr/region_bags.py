@@ -62,30 +62,51 @@ def bag_regions(feature_map: Tensor, corners: Tensor, size: int, valid_size: Ten
     return regions.view(batch_size, num_queries, size, size, channels)
 
 
+def sample_places(
+    starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None, samples: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where the samples of each bin lie, and how much each counts.
+
+    A bin takes the mean of n equally spaced samples, n being its length rounded up; without length, it is 0. A sample
+    in the outer one-pixel band takes the edge's value, and beyond it 0.
+
+    Args:
+        starts, ends: `(…)`, in pixels; 0 and `length` are the outer edges of the line.
+        size: number of bins.
+        length: number of pixels.
+        valid_length: where the line ends instead, in pixels, of a shape that broadcasts with `starts`.
+        samples: so many places for each bin, used or not; by default what the longest bin needs, which has to be waited
+            for on other devices than a CPU.
+
+    Returns:
+        `(…, size, samples)` both: places, moved onto the line and counted from the center of its first pixel, and
+        weights.
+    """
+    starts, ends = starts - 0.5, ends - 0.5
+    bin_length = ((ends - starts) / size)[..., None, None]
+    count = bin_length.ceil()
+    step = 1 / count.clamp(min=1)
+    end = length if valid_length is None else valid_length[..., None, None]
+    samples = max(1, int(count.nan_to_num(0).max())) if samples is None else samples
+    sample = torch.arange(samples, dtype=starts.dtype, device=starts.device)
+    bins = torch.arange(size, dtype=starts.dtype, device=starts.device)[:, None]
+    places = starts[..., None, None] + (bins + (sample + 0.5) * step) * bin_length
+    share = ((sample < count) & (places >= -1) & (places <= end)) * step
+    return places.clamp(max=end - 1).clamp(min=0), share  # what is not a number stays so, and ends in the regions
+
+
 def covered_pixels(
     starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The weights of `region_features.sampling_weights`, without the zeros beside each bin.
 
     Args:
-        starts, ends: `(n,)`, in pixels; 0 and `length` are the outer edges of the line.
-        size: number of bins.
-        length: number of pixels.
-        valid_length: `(n,)`, where the line ends instead.
+        starts, ends, size, length, valid_length: as in `sample_places`, of n regions.
 
     Returns:
         Pixels `(n, size, K)`, int32, and how much each counts, K being what the longest bin needs.
     """
-    starts, ends = starts - 0.5, ends - 0.5  # now 0 is the center of the first pixel
-    bin_length = ((ends - starts) / size)[:, None, None]
-    count = bin_length.ceil()
-    step = 1 / count.clamp(min=1)
-    end = length if valid_length is None else valid_length[:, None, None]
-    sample = torch.arange(max(1, int(count.nan_to_num(0).max())), dtype=starts.dtype)
-    bins = torch.arange(size, dtype=starts.dtype)[:, None]
-    places = starts[:, None, None] + (bins + (sample + 0.5) * step) * bin_length  # (n, size, samples)
-    share = ((sample < count) & (places >= -1) & (places <= end)) * step
-    places = places.clamp(max=end - 1).clamp(min=0)  # what is not a number stays so, and ends in the regions
+    places, share = sample_places(starts, ends, size, length, valid_length)  # (n, size, samples)
     first, last = places[..., :1].nan_to_num(0).floor(), places[..., -1:].nan_to_num(0).floor()
     pixels = first + torch.arange(int((last - first).max()) + 2, dtype=starts.dtype)  # (n, size, K)
     distance = (places[..., None] - pixels[..., None, :]).abs()

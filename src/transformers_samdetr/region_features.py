@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .box_ops import box_to_pixel_corners
-from .region_bags import bag_regions
+from .region_bags import bag_regions, sample_places
 
 CHUNK = 32 * 2**20
 """Numbers in the intermediate of one pass: 128 MiB."""
@@ -65,27 +65,13 @@ def sampling_weights(
 ) -> Tensor:
     """How much each pixel of a line counts in each bin of a region.
 
-    A bin takes the mean of n equally spaced samples, n being its length rounded up; without length, it is 0. A sample
-    in the outer one-pixel band takes the edge's value, and beyond it 0.
-
     Args:
-        starts, ends: `(…)`, in pixels; 0 and `length` are the outer edges of the line.
-        size: number of bins.
-        length: number of pixels.
-        valid_length: where the line ends instead, in pixels, of a shape that broadcasts with `starts`.
+        starts, ends, size, length, valid_length: as in `sample_places`.
 
     Returns:
         `(…, size, length)`.
     """
-    starts, ends = starts - 0.5, ends - 0.5  # now 0 is the center of the first pixel
-    bin_length = ((ends - starts) / size)[..., None, None]
-    count = bin_length.ceil()
-    step = 1 / count.clamp(min=1)
-    end = length if valid_length is None else valid_length[..., None, None]
-    sample = torch.arange(-(-length // size) + 1, dtype=starts.dtype, device=starts.device)
-    bins = torch.arange(size, dtype=starts.dtype, device=starts.device)[:, None]
-    places = starts[..., None, None] + (bins + (sample + 0.5) * step) * bin_length  # (…, size, samples)
-    share = ((sample < count) & (places >= -1) & (places <= end)) * step
+    places, share = sample_places(starts, ends, size, length, valid_length, samples=-(-length // size) + 1)
     pixels = torch.arange(length, dtype=starts.dtype, device=starts.device)
-    distance = (places.clamp(max=end - 1).clamp(min=0)[..., None] - pixels).abs()
+    distance = (places[..., None] - pixels).abs()
     return ((1 - distance).clamp(min=0) * share[..., None]).sum(-2)

@@ -46,8 +46,12 @@ def stored_picture(data: Dataset, row: int) -> Mapping[str, Any]:
     return data.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))[row]["image"]
 
 
-def example_name(data: Dataset, row: int) -> str:
-    """What messages call a picture: its id, and its path where it has one."""
-    path = stored_picture(data, row)["path"]
-    image_id = data.select_columns(["image_id"])[row]["image_id"]
+def picture_name(image_id: int, picture: Mapping[str, Any]) -> str:
+    """What messages call a picture: its id, and the path of `{"path", "bytes"}` where it has one."""
+    path = picture["path"]
     return f"image {image_id}" + (f" ({path})" if path else "")
+
+
+def example_name(data: Dataset, row: int) -> str:
+    """The `picture_name` of a row."""
+    return picture_name(data.select_columns(["image_id"])[row]["image_id"], stored_picture(data, row))

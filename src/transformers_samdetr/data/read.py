@@ -27,6 +27,7 @@ from .yolo_folder import find_yolo, read_yolo
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 TABLES = {".parquet": "parquet", ".arrow": "arrow"}
 PIECES = 64
+"""In which a map-style set is streamed: what the shuffling of files needs, where there are none."""
 
 
 def load_detection_data(

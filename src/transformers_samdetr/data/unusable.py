@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .examples import picture_name
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,8 +42,7 @@ class UnusablePictures:
             return
         self._ids[min(count, self.most)] = example["image_id"]
         self._count += 1
-        path = example["image"]["path"]
-        name = f"image {example['image_id']}" + (f" ({path})" if path else "")
+        name = picture_name(example["image_id"], example["image"])
         if len(self) > self.most:
             raise RuntimeError(
                 f"{len(self)} pictures cannot be used, more than max_corrupt={self.most}. The last: {name}: {error} "
