@@ -1,5 +1,6 @@
 """A run goes on from its checkpoint as if it had never stopped, or says why not."""
 
+import contextlib
 import json
 import os
 import re
@@ -182,9 +183,26 @@ def test_a_request_to_stop_is_remembered_and_handlers_are_restored():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_ctrl_c_stops_and_a_second_one_stops_at_once(monkeypatch, capfd):
+@pytest.fixture
+def interrupt_handler(request):
+    """Sets the handler of SIGINT that is the test's parameter; pytest itself may run in the background, without one."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("interrupt_handler", "second"),
+    [
+        (signal.default_int_handler, pytest.raises(KeyboardInterrupt)),
+        (signal.SIG_IGN, contextlib.nullcontext()),
+    ],
+    indirect=["interrupt_handler"],
+    ids=["foreground", "background"],
+)
+def test_ctrl_c_stops_and_a_second_one_stops_at_once(interrupt_handler, second, monkeypatch, capfd):
     requests = []
-    with pytest.raises(KeyboardInterrupt), on_stop_signal(lambda: requests.append(1)) as received:
+    with second, on_stop_signal(lambda: requests.append(1)) as received:
         assert received.exit_code == EXIT_REQUEUE
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # a launcher hands it on, at once
@@ -192,7 +210,7 @@ def test_ctrl_c_stops_and_a_second_one_stops_at_once(monkeypatch, capfd):
         assert capfd.readouterr().err.count("Ctrl-C: saves after the running step") == 1
         monkeypatch.setattr("transformers_samdetr.training.interruption.SAME_PRESS", 0.0)
         signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is interrupt_handler
 
 
 def leave_by_ctrl_c(folder):

@@ -49,7 +49,8 @@ class StopSignal:
 def on_stop_signal(stop: Callable[[], object]) -> Iterator[StopSignal]:
     """Calls `stop` when one of `SIGNALS` comes, in place of dying of it.
 
-    A second Ctrl-C does what one did before: `KeyboardInterrupt`, or see `stop_at_once_on_interrupt`.
+    A second Ctrl-C does what one did before: `KeyboardInterrupt`, or see `stop_at_once_on_interrupt`; nothing, in a
+    process that was started with SIGINT ignored, as shells start jobs in the background.
     Python runs signal handlers in the main thread alone; elsewhere nothing is caught.
     """
     received = StopSignal()
@@ -68,7 +69,7 @@ def on_stop_signal(stop: Callable[[], object]) -> Iterator[StopSignal]:
                 if PartialState().is_main_process:
                     text = "Ctrl-C: saves after the running step, then stops. Once more stops at once, without saving."
                     os.write(sys.stderr.fileno(), f"\n{text}\n".encode())  # print may be what was interrupted
-            elif now - received.interrupted_at > SAME_PRESS:
+            elif now - received.interrupted_at > SAME_PRESS and callable(before[number]):  # a shell's `&` ignores it
                 before[number](number, frame)
         stop()
 
