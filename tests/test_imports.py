@@ -49,6 +49,7 @@ FLOORS = (
     ("data",),
     ("evaluation",),
     ("benchmark", "prediction", "training"),
+    ("experiments",),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 ENTRY_FILES = (

@@ -1,0 +1,120 @@
+"""How stable the matching is: which objects have another query than an epoch before (DN-DETR, section 3)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..matcher import match
+from ..modeling_sam_detr import SamDetrForObjectDetection
+from ..outputs import SamDetrObjectDetectionOutput
+from ..targets import prepare_targets
+
+
+@dataclass
+class Assignment:
+    """Which query each of the N objects of a set is matched with, layer by layer.
+
+    Attributes:
+        query: `(layers, N)` int64, index of the query in its image; -1 where there were more objects than queries.
+        image: `(N,)` int64, index of the object's image in the set.
+        num_images: of the set, those without objects included.
+        num_queries: of an image.
+    """
+
+    query: Tensor
+    image: Tensor
+    num_images: int
+    num_queries: int
+
+    def check_comparable(self, other: "Assignment") -> None:
+        """
+        Raises:
+            ValueError: the other one is not of the same objects and as many queries.
+        """
+        mine, others = (
+            "{1} objects at {0} layers in {2} images of {3} queries".format(*a.query.shape, a.num_images, a.num_queries)
+            for a in (self, other)
+        )
+        if mine != others or not torch.equal(self.image, other.image):
+            raise ValueError(
+                f"The assignments cannot be compared: {mine}, and {others}. Take the same pictures in the same order, "
+                "and as many layers and queries."
+            )
+
+
+def predictions_by_layer(outputs: SamDetrObjectDetectionOutput) -> tuple[Tensor, Tensor]:
+    """Logits `(B, layers, Q, K)` and boxes `(B, layers, Q, 4)` of every decoder layer.
+
+    Raises:
+        ValueError: the model returns the last layer's alone.
+    """
+    if outputs.auxiliary_outputs is None:
+        raise ValueError("auxiliary_outputs=None: the model has to return every layer's, with auxiliary_loss=True.")
+    layers = [*outputs.auxiliary_outputs, {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes}]
+    return tuple(torch.stack([layer[name] for layer in layers], dim=1) for name in ("logits", "pred_boxes"))
+
+
+@torch.no_grad()
+def assign_queries(model: SamDetrForObjectDetection, batches: Iterable[Mapping[str, Any]]) -> Assignment:
+    """Matches the objects of a set as the training loss does, with the model as it stands, in evaluation mode.
+
+    Args:
+        model: its mode is restored.
+        batches: what the model takes, with `labels`.
+    """
+    queries, images, first = [], [], 0
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            labels = batch["labels"]
+            outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
+            logits, boxes = predictions_by_layer(outputs)
+            targets = prepare_targets(labels, len(logits), model.config.num_labels, logits.device)
+            matches = match(logits, boxes, targets, model.config)
+            counts = torch.tensor(targets.counts)
+            starts = counts.cumsum(0) - counts
+            found = torch.full((logits.shape[1], int(counts.sum())), -1)
+            # pairs come in the order of the queries: each goes to the place of its object
+            found.scatter_(1, starts[matches.image.cpu()] + matches.target.cpu(), matches.query.cpu())
+            queries.append(found)
+            images.append(first + torch.arange(len(counts)).repeat_interleave(counts))
+            first += len(counts)
+    finally:
+        model.train(was_training)
+    return Assignment(torch.cat(queries, dim=1), torch.cat(images), first, model.config.num_queries)
+
+
+def changed_objects(before: Assignment, after: Assignment) -> Tensor:
+    """`(layers,)`: the share of objects that have another query than before; 0 without objects.
+
+    Raises:
+        ValueError: the assignments are not of the same objects.
+    """
+    before.check_comparable(after)
+    return (before.query != after.query).double().sum(-1) / max(before.query.shape[1], 1)
+
+
+def instability(before: Assignment, after: Assignment) -> Tensor:
+    """`(layers,)`: DN-DETR's measure, the number of queries of an image that have another object, or none any more.
+
+    An object that moves to a free query counts twice, for the query that it leaves and for the one that it takes.
+
+    Raises:
+        ValueError: the assignments are not of the same objects.
+    """
+    before.check_comparable(after)
+    return (_objects_of_queries(before) != _objects_of_queries(after)).double().sum((1, 2)) / max(before.num_images, 1)
+
+
+def _objects_of_queries(assignment: Assignment) -> Tensor:
+    """`(layers, images, Q)`: the object of each query, -1 for none."""
+    layers, objects = assignment.query.shape
+    # a last column takes what has no query, and is cut off
+    found = torch.full((layers, assignment.num_images, assignment.num_queries + 1), -1)
+    columns = assignment.query.where(assignment.query >= 0, assignment.num_queries)
+    found[torch.arange(layers)[:, None], assignment.image, columns] = torch.arange(objects)
+    return found[..., :-1]
