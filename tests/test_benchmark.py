@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_samdetr.benchmark import Measurement, Work
 from transformers_samdetr.benchmark.bars import BARS, Bar, measure_bars
 from transformers_samdetr.benchmark.grid import GRIDS, Axis, growth_axes
 from transformers_samdetr.benchmark.precision import InAutocast
 from transformers_samdetr.benchmark.report import write_report
-from transformers_samdetr.benchmark.stages import REST, profile_stages
+from transformers_samdetr.benchmark.stages import REST, UNCOUNTED, profile_stages
 from transformers_samdetr.presets import PRESETS
 
 from .models import tiny_model
@@ -110,6 +111,14 @@ def test_stages_count_what_the_shapes_say(monkeypatch):
     assert stages[REST].multiply_adds >= 0
     with pytest.raises(ValueError, match="eager inference of ours"):
         profile_stages(PEER)
+
+
+def test_a_product_that_is_added_in_place_counts():
+    """As the last convolution of each block of a ResNet is at inference."""
+    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    with counter:
+        torch.zeros(5, 7).addmm_(torch.ones(5, 3), torch.ones(3, 7))
+    assert counter.get_total_flops() == 2 * 5 * 3 * 7
 
 
 def test_a_model_without_encoder_has_no_encoder_stages():
