@@ -23,6 +23,11 @@ def luminance(color: tuple[int, int, int]) -> float:
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
+def contrast(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
+    dark, bright = sorted((luminance(first), luminance(second)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
 def test_box_lies_on_its_pixels_and_the_input_is_unchanged():
     image = Image.new("RGB", (200, 100), GREY)
     drawn = draw_detections(image, [[20, 30, 120, 90]], ["cat"], [0.9])
@@ -33,6 +38,20 @@ def test_box_lies_on_its_pixels_and_the_input_is_unchanged():
     assert (columns.min(), columns.max(), rows.max() + 30) == (20, 119, 89)
     assert colored[89, 20:120].all() and colored[30:90, 20].all() and colored[30:90, 119].all()
     assert has_color(drawn, GREY)[45:75, 35:105].all()  # nothing inside
+
+
+@pytest.mark.parametrize("count", [7, 21, 49])  # all palettes' first tiers, the dark ones among them
+@pytest.mark.parametrize("ground", [0, 40, 90, 128, 180, 255])
+def test_boxes_show_on_every_ground(ground, count):
+    """Of the colour and its two edges one has a contrast of at least 3 to 1 with the ground (WCAG 2.2, 1.4.11)."""
+    for name, color in class_colors(map(str, range(count))).items():
+        picture = draw_detections(
+            Image.new("RGB", (90, 60), (ground,) * 3), [[20, 20, 70, 50]], [""], None, {"": color}
+        )
+        line = np.asarray(picture)[35, 15:30]  # across the box's left side
+        contrasts = [contrast(tuple(pixel), (ground,) * 3) for pixel in line]
+        assert max(contrasts) >= 3, f"class {name} {color} on {ground}: {max(contrasts):.2f}"
+        assert any(contrast(tuple(pixel), color) >= 3 for pixel in line), "no edge beside the line"
 
 
 def test_line_and_text_grow_with_the_picture():

@@ -16,6 +16,8 @@ LINE_WIDTH = 0.004
 FONT_SIZE = 0.024
 """Both of the geometric mean of the picture's width and height."""
 SMALLEST_FONT = 9
+DARK_EDGE, LIGHT_EDGE, EDGE_ALPHA = (0, 0, 0), (255, 255, 255), 200
+"""Beside every box line, so that no colour is lost on a ground of its own brightness."""
 
 
 def class_colors(names: Iterable[str]) -> dict[str, tuple[int, int, int]]:
@@ -121,9 +123,13 @@ def _area(box: tuple[int, int, int, int]) -> int:
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], color, line: int) -> None:
-    """A coloured line inside a thin dark one, which keeps it visible on its own colour."""
+    """A coloured line between a thin dark one outside and a thin light one inside: one of them shows on any ground."""
     x1, y1, x2, y2 = box
-    draw.rectangle((x1 - 1, y1 - 1, x2, y2), outline=(0, 0, 0, 110), width=line + 2)
+    edge = max(1, line // 3)
+    draw.rectangle((x1 - edge, y1 - edge, x2 - 1 + edge, y2 - 1 + edge), outline=(*DARK_EDGE, EDGE_ALPHA), width=edge)
+    inside = (x1 + line, y1 + line, x2 - 1 - line, y2 - 1 - line)
+    if inside[0] <= inside[2] and inside[1] <= inside[3]:
+        draw.rectangle(inside, outline=(*LIGHT_EDGE, EDGE_ALPHA), width=edge)
     draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=line)
 
 
