@@ -96,6 +96,8 @@ def test_thresholds_by_hand():
     assert precision.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6])
     assert recall.tolist() == [1 / 4] * 6 and f1[0] == pytest.approx(2 / 5)
     assert one_image(FOUND, TRUTH).result().best_threshold() == 0.9
+    assert one_image(FOUND, TRUTH).result().useful_threshold() == 0.899  # scores above it, 0.9 among them
+    assert one_image([], TRUTH).result().useful_threshold() is None
     assert one_image([], TRUTH).result().best_threshold() == one_image(FOUND[5:6], TRUTH).result().best_threshold() == 1
     equal = one_image([(CAT, 0.5, 0, 0, 10, 10), (CAT, 0.5, 90, 0, 99, 9)], TRUTH).result()
     assert [len(values) for values in equal.threshold_curves()] == [1] * 4 and equal.threshold_curves()[1][0] == 1 / 2

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from accelerate import Accelerator
+from transformers import AutoConfig
 
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
@@ -114,6 +115,19 @@ def test_the_mean_loss_is_that_of_one_large_batch(scenes, tmp_path):
     first, second = (trainer.state_dict()["loss_sums"] for trainer in trainers)
     assert first == pytest.approx(second, rel=1e-5)
     assert first["loss"] == pytest.approx(sum(value for name, value in first.items() if name != "loss"), rel=1e-5)
+
+
+def test_the_threshold_of_the_best_f1_is_saved_with_the_model(scenes, tmp_path, monkeypatch):
+    trainer = make_trainer(scenes, tmp_path)
+    trainer.evaluate()
+    assert trainer.detection_threshold is None or 0 <= trainer.detection_threshold < 1
+    for threshold in (0.36, None):  # None, too: a model that was fine-tuned has one of other data
+        trainer.detection_threshold = threshold
+        trainer.save()
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert saved["detection_threshold"] == threshold and saved["architectures"] == ["SamDetrForObjectDetection"]
+        assert AutoConfig.from_pretrained(tmp_path).detection_threshold == threshold
+    assert not hasattr(trainer.config, "detection_threshold"), "later checkpoints would depend on earlier evaluations"
 
 
 def test_logged_terms_add_up_to_the_loss(scenes):

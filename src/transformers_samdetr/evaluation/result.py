@@ -1,5 +1,6 @@
 """What an evaluation says, as numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,6 +112,11 @@ class EvaluationResult:
         """The score from which on detections have the highest F1 (see `threshold_curves`); 1 if none is right."""
         scores, _, _, f1 = self.threshold_curves()
         return float(scores[f1.argmax()]) if len(f1) and f1.max() > 0 else 1.0
+
+    def useful_threshold(self) -> float | None:
+        """The largest number of three digits below `best_threshold`, for "scores above"; None if nothing is right."""
+        best = self.best_threshold()
+        return (math.ceil(1000 * best) - 1) / 1000 if best < 1 else None
 
     def confusion(self, threshold: float) -> np.ndarray:
         """`(K + 1, K + 1)` counts: true class by row, detected class by column, the last of each is background.

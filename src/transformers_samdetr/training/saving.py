@@ -3,7 +3,10 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
+
+from transformers import PreTrainedConfig
 
 PARTIAL = ".partial-model"
 
@@ -23,3 +26,13 @@ def saving_beside(folder: Path) -> Iterator[Path]:
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_detection_threshold(folder: Path, config: PreTrainedConfig, threshold: float | None) -> None:
+    """Writes `config.json` again with `detection_threshold`, None where none is known.
+
+    The configuration itself stays as it is, and with it the checkpoints of a run that goes on.
+    """
+    config = copy(config)
+    config.detection_threshold = threshold
+    config.save_pretrained(folder)

@@ -26,7 +26,7 @@ from .order import ProcessBatches, position_seed
 from .process_group import PEER_TIMEOUT, limit_waiting
 from .progress import TrainingProgress
 from .recipes import Recipe
-from .saving import saving_beside
+from .saving import saving_beside, write_detection_threshold
 from .window import any_process, count_boxes, image_ids, loss_weights, stop_for_non_finite, without_objects
 
 
@@ -52,6 +52,8 @@ class Trainer:
         stop_requested: set it (from a signal handler, say) to stop all processes after the running step or batch of an
             evaluation.
         stopped: whether `train` returned because of that.
+        detection_threshold: of the last evaluation, the score from which on detections have the highest F1; saved with
+            the model, for pictures of its detections. None where there was none or nothing was right.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Trainer:
         self.gradient_norm: Tensor | None = None  # of the last step, on the device
         self._last_ids: list = []  # images of that step on this process
         self.stop_requested = self.stopped = False
+        self.detection_threshold: float | None = None
 
     def state_dict(self) -> dict:
         """The progress as plain numbers, for a checkpoint; all processes call it together.
@@ -288,7 +291,9 @@ class Trainer:
                 loss=loss,
                 progress=lambda batches: self._until_stopped(self.display.evaluation(batches)),
             )
-        return {"test_loss": loss.compute(), **evaluator.compute()}
+        result = evaluator.result()
+        self.detection_threshold = result.useful_threshold()
+        return {"test_loss": loss.compute(), **result.metrics()}
 
     def _until_stopped(self, batches: Iterable) -> Iterator:
         """The batches of an evaluation, which stops at the same one on every process."""
@@ -308,4 +313,5 @@ class Trainer:
             with saving_beside(self.output_dir) as folder:
                 model.save_pretrained(folder, state_dict=weights)
                 self.processor.save_pretrained(folder)
+                write_detection_threshold(folder, model.config, self.detection_threshold)
         self.accelerator.wait_for_everyone()
