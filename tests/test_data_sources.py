@@ -13,7 +13,7 @@ from transformers_samdetr.data.coco_folder import find_coco_files, read_coco_jso
 from transformers_samdetr.data.read import load_detection_data
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.data.stream_length import known_length
-from transformers_samdetr.prediction.predict import own_category_ids
+from transformers_samdetr.prediction.detector import own_category_ids
 from transformers_samdetr.training import Recipe, load_model_and_processor
 
 from .detection_folders import SIZE, write_coco

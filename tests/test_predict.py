@@ -1,7 +1,10 @@
 """Prediction on files, folders and videos: what is written, where, and what happens to damaged inputs."""
 
+import html
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,8 @@ import torch
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.prediction import predict_files
+from transformers_samdetr.prediction import NMS_THRESHOLD, about_duplicates, choose_threshold, predict_files
+from transformers_samdetr.prediction.report import Report
 from transformers_samdetr.prediction.sources import Source, find_sources, read_pictures
 
 from .models import TINY
@@ -38,7 +42,7 @@ def picture(path: Path, size=(60, 40), seed: int = 0, **options) -> Path:
 
 
 def predict(inputs, model_dir, output_dir, **options):
-    options = {"threshold": 0.0, "top_k": 3, "device": "cpu"} | options
+    options = {"threshold": 0.0, "top_k": 3, "device": "cpu", "nms_threshold": None} | options
     result = predict_files(inputs, model_dir, output_dir, **options)
     return result, json.loads((output_dir / PREDICTIONS).read_text())
 
@@ -85,6 +89,34 @@ def test_options(model_dir, tmp_path):
     for wrong in ({"threshold": 1.5}, {"threshold": float("nan")}, {"top_k": 0}, {"batch_size": 0}, {"frame_step": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             predict([source], model_dir, tmp_path / "out", **wrong)
+
+
+def test_the_threshold_is_chosen_and_explained(model_dir, tmp_path):
+    source = picture(tmp_path / "one.png")
+    result, rows = predict([source], model_dir, tmp_path / "out", threshold=None)
+    assert result.threshold.value == 0.3 and "default" in str(result.threshold)
+    assert all(row["score"] > 0.3 for row in rows)
+
+    config = SamDetrConfig.from_pretrained(model_dir)
+    for saved, used in ((0.004, 0.004), (None, 0.3), (1.0, 0.3), ("high", 0.3), (float("nan"), 0.3)):
+        config.detection_threshold = saved
+        assert choose_threshold(config).value == used
+    config.detection_threshold = 0.42
+    assert "best F1" in str(choose_threshold(config)) and str(choose_threshold(config, 0.1)) == (
+        "Scores above 0.1: as asked for."
+    )
+    assert type(config).from_dict(config.to_dict()).detection_threshold == 0.42
+
+
+def test_duplicates_are_shown_once_and_it_is_said(model_dir, tmp_path):
+    source = picture(tmp_path / "one.png")
+    _, all_of_them = predict([source], model_dir, tmp_path / "out", top_k=100)
+    _, once = predict([source], model_dir, tmp_path / "out", top_k=100, nms_threshold=0.01)
+    assert len(once) < len(all_of_them)
+    assert [row for row in all_of_them if row in once] == once  # nothing but left out
+    default = inspect.signature(predict_files).parameters["nms_threshold"].default
+    assert default == NMS_THRESHOLD == 0.7 and "0.7" in about_duplicates(default)
+    assert "all boxes" in about_duplicates(None)
 
 
 def test_boxes_belong_to_the_upright_picture(model_dir, tmp_path):
@@ -188,6 +220,66 @@ def test_video_frames(model_dir, tmp_path):
     assert all(path.is_file() for path in result.pictures)
 
 
+def test_explanations(model_dir, tmp_path):
+    sources = [picture(tmp_path / "in" / "explained" / "one.png"), picture(tmp_path / "in" / "two.jpg", seed=1)]
+    options = {"explain": ["heads", "boxes"], "explain_top": 2, "compare_with": model_dir}
+    result, _ = predict([tmp_path / "in"], model_dir, tmp_path / "out", **options)
+    names = [path.relative_to(tmp_path / "out").as_posix() for path in result.explanations]
+    kinds = ("heads-1", "heads-2", "boxes")
+    files = [f"explained/{name}.{kind}.png" for name in ("two.jpg", "explained/one.png") for kind in kinds]
+    assert sorted(names) == sorted(files) and len(sources) == len(result.pictures) == 2
+    assert all(np.asarray(Image.open(path)).std() > 20 for path in result.explanations)
+    nothing, _ = predict([tmp_path / "in"], model_dir, tmp_path / "out", threshold=1.0, explain=["overview"])
+    assert nothing.explanations == []
+    for wrong, message in (
+        ({"explain": ["heat"]}, "choose from overview, heads"),
+        ({"explain": ["heads"], "explain_top": 0}, "explain_top=0"),
+        ({"compare_with": model_dir}, "--explain heads"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict([tmp_path / "in"], model_dir, tmp_path / "out", **wrong)
+
+
+def test_explaining_a_model_without_aligner(model_dir, tmp_path):
+    torch.manual_seed(0)
+    SamDetrForObjectDetection(SamDetrConfig(**TINY, query_resampling="none")).save_pretrained(tmp_path / "plain")
+    SamDetrImageProcessor(size={"height": 96, "width": 96}).save_pretrained(tmp_path / "plain")
+    source = picture(tmp_path / "one.png")
+    options = {"explain": ["overview"], "explain_top": 1}
+    result, _ = predict([source], tmp_path / "plain", tmp_path / "out", **options)
+    assert len(result.explanations) == 1
+    with pytest.raises(ValueError, match="no aligner"):
+        predict([source], tmp_path / "plain", tmp_path / "out", explain=["alignment"])
+
+
+def test_report(model_dir, tmp_path):
+    picture(tmp_path / "in" / "one <b>.png")
+    picture(tmp_path / "in" / "two.jpg", (50, 90), 1)
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    page = tmp_path / "new" / "page.html"
+    predict([tmp_path / "in"], model_dir, tmp_path / "out", report=page, explain=["alignment"])
+    text = page.read_text(encoding="utf-8")
+    assert "one &lt;b&gt;.png" in text and "one <b>.png" not in text and "bad.png" in text
+    assert "Scores above 0" in text and "all boxes are shown" in text
+    assert text.count("data:image/jpeg;base64,") == 4  # two pictures, and why
+    outside = re.findall(r"""(?:src|href)=["'](?!data:)[^"']*|url\([^)]*\)|https?://[^"'\s<]*""", text)
+    assert outside == [], "the page must need no other file"
+    classes = [json.loads(html.unescape(found)) for found in re.findall(r'data-classes="([^"]*)"', text)]
+    assert len(classes) == 2 and all(
+        set(found) <= set("LABEL_0 LABEL_1 LABEL_2 LABEL_3 LABEL_4".split()) for found in classes
+    )
+
+
+def test_a_report_of_many_pictures_names_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers_samdetr.prediction.report.MOST_PICTURES", 2)
+    report = Report(tmp_path / "page.html", "model")
+    for index in range(4):
+        report.add(f"{index}.png", Image.new("RGB", (9, 9)), ["cat"] * index)
+    report.write([], {})
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<figure") == 2 and "2 more pictures" in text and "2.png (2), 3.png (3)" in " ".join(text.split())
+
+
 def test_script_and_its_exit_codes(model_dir, tmp_path):
     good, bad = picture(tmp_path / "good.png"), tmp_path / "bad.png"
     bad.write_bytes(b"")
@@ -198,8 +290,12 @@ def test_script_and_its_exit_codes(model_dir, tmp_path):
         command = [*script, "--output_dir", str(tmp_path / "out"), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
-    skipped = run("--threshold", "0", good, bad)
+    page = tmp_path / "page.html"
+    more = ("--nms_threshold", "none", "--explain", "--explain_top", "1", "--report", page)
+    skipped = run("--threshold", "0", *more, good, bad)
     assert skipped.returncode == 1 and "bad.png" in skipped.stderr and "in 1 pictures" in skipped.stdout
     assert "Detecting" in skipped.stderr  # the progress bar
+    assert "Scores above 0: as asked for." in skipped.stdout and "all boxes are shown" in skipped.stdout
+    assert "1 figures: " in skipped.stdout and page.is_file() and f"Report: {page}" in skipped.stdout
     wrong = run("--threshold", "2", good)
     assert wrong.returncode == 2 and "threshold=2.0" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -1,5 +1,18 @@
 """Detections for files, folders and videos."""
 
-from .predict import Prediction, predict_files
+from .detector import NMS_THRESHOLD, Detector, about_duplicates
+from .explain import KINDS
+from .predict import EXPLAINED, Prediction, predict_files
+from .threshold import Threshold, choose_threshold
 
-__all__ = ["Prediction", "predict_files"]
+__all__ = [
+    "EXPLAINED",
+    "KINDS",
+    "NMS_THRESHOLD",
+    "Detector",
+    "Prediction",
+    "Threshold",
+    "about_duplicates",
+    "choose_threshold",
+    "predict_files",
+]

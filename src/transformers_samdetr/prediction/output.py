@@ -1,0 +1,55 @@
+"""The folder that drawn pictures and their list go to."""
+
+import itertools
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+PREDICTIONS_FILE = "predictions.json"
+WRITABLE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .tif .tiff .webp".split())
+
+
+class Output:
+    """Writes pictures in one folder, each under a name of its own, and never outside of it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.taken = {PREDICTIONS_FILE}
+
+    def write(self, image: Image.Image, name: str) -> str:
+        """Writes the picture and returns its path below the folder: `name`, or `name-2` where that is taken.
+
+        The suffix stays where Pillow writes such files without loss of colour; otherwise `.png` is added.
+        """
+        file_name = self._own_name(PurePosixPath(name))
+        path = self._parent(file_name) / PurePosixPath(file_name).name
+        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        image.save(partial, quality=92)
+        os.replace(partial, path)  # a link that stands there is replaced, not followed
+        return file_name
+
+    def write_json(self, detections: list[dict]) -> None:
+        path = self._parent(PREDICTIONS_FILE) / PREDICTIONS_FILE
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(detections, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    def _own_name(self, name: PurePosixPath) -> str:
+        name = name if name.suffix.lower() in WRITABLE_SUFFIXES else name.with_name(name.name + ".png")
+        candidates = (name.with_stem(f"{name.stem}-{number}") for number in itertools.count(2))
+        for candidate in itertools.chain([name], candidates):
+            key = str(candidate).casefold()  # some file systems do not tell upper from lower case
+            if key not in self.taken:
+                self.taken.add(key)
+                return str(candidate)
+
+    def _parent(self, file_name: str) -> Path:
+        """The existing folder for the file."""
+        folder = self.folder.resolve()
+        parent = (folder / file_name).parent
+        if not parent.resolve().is_relative_to(folder):
+            raise ValueError(f"{file_name} would be written outside of output_dir={self.folder}.")
+        parent.mkdir(parents=True, exist_ok=True)
+        return parent

@@ -1,0 +1,85 @@
+"""One HTML page of a folder's pictures with their detections, with everything inside."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from PIL import Image
+
+from ..visualization.page import picture_url, write_page
+
+LONGEST_SIDE = 640
+"""Of a picture on the page, in pixels."""
+SHORTEST_SIDE = 400
+"""A smaller picture is enlarged before its boxes are drawn, if that is at least twice."""
+MOST_PICTURES = 500
+"""On a page, which has about 60 kB for each; the others are counted and named."""
+QUALITY = 85
+
+
+@dataclass
+class Report:
+    """Collects pictures, then writes the page.
+
+    Attributes:
+        path: of the page; its folder is made if need be.
+        model: name of the model.
+        pictures: file name, URL of the drawn picture or None beyond `MOST_PICTURES`, counts by class, and URLs of
+            figures that explain it.
+    """
+
+    path: Path
+    model: str
+    pictures: list[dict] = field(default_factory=list)
+
+    def add(
+        self, file_name: str, drawn: Image.Image, names: Sequence[str], figures: Sequence[Image.Image] = ()
+    ) -> None:
+        """Adds a picture.
+
+        Args:
+            file_name: as the user knows it.
+            drawn: with its boxes.
+            names: the class of each detection.
+            figures: that explain it.
+        """
+        shown = len(self.pictures) < MOST_PICTURES
+        self.pictures.append(
+            {
+                "file_name": file_name,
+                "url": picture_url(_thumbnail(drawn, LONGEST_SIDE), QUALITY) if shown else None,
+                "counts": Counter(names).most_common(),
+                "figures": [picture_url(_thumbnail(figure, 2 * LONGEST_SIDE), QUALITY) for figure in figures if shown],
+            }
+        )
+
+    def write(self, statements: Sequence[str], unreadable: dict[str, str]) -> None:
+        """Writes the page.
+
+        Args:
+            statements: what a reader has to know, such as the threshold.
+            unreadable: reason by file.
+        """
+        classes = Counter()
+        for picture in self.pictures:
+            classes.update(dict(picture["counts"]))
+        values = {
+            "title": f"{self.model} on {len(self.pictures)} picture{'s' * (len(self.pictures) != 1)}",
+            "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
+            "statements": statements,
+            "pictures": self.pictures,
+            "classes": classes.most_common(),
+            "empty": sum(not picture["counts"] for picture in self.pictures),
+            "left_out": sum(picture["url"] is None for picture in self.pictures),
+            "unreadable": unreadable,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_page(self.path, "transformers_samdetr.prediction", "report.html", values)
+
+
+def _thumbnail(image: Image.Image, longest_side: int) -> Image.Image:
+    image = image.copy()
+    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+    return image
