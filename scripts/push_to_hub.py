@@ -1,4 +1,4 @@
-"""Write the model card and the code that a saved model needs on the Hub, check the folder, and upload it.
+r"""Write the model card and the code that a saved model needs on the Hub, check the folder, and upload it.
 
     python scripts/push_to_hub.py --model outputs/model --repo_id USER/NAME --licence apache-2.0 \
         --training_data "COCO train2017" --metric "COCO AP=41.9" --evaluation_data "COCO val2017"
@@ -6,46 +6,7 @@
 What is not given reads "not stated" in the card. `--dry_run` writes and checks without uploading.
 """
 
-import argparse
-
-from transformers import AutoImageProcessor
-
-from transformers_samdetr import SamDetrForObjectDetection
-from transformers_samdetr.hub import push_to_hub, save_for_hub
-from transformers_samdetr.model_card import ModelCard, parse_metric
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a saved model")
-    parser.add_argument("--repo_id", required=True, help="Hub repository, USER/NAME")
-    parser.add_argument("--output_dir", help="folder to upload from (default: the model's own)")
-    parser.add_argument("--name", help="heading of the card (default: the repository's name)")
-    parser.add_argument("--source", help="where the weights come from")
-    parser.add_argument("--training_data", help="in words")
-    parser.add_argument("--dataset_id", help="of the training data on the Hub")
-    parser.add_argument("--metric", action="append", type=parse_metric, default=[], metavar="NAME=VALUE")
-    parser.add_argument("--evaluation_data", help="what the metrics were measured on")
-    parser.add_argument("--licence", help="of the weights, such as apache-2.0")
-    parser.add_argument("--private", action="store_true")
-    parser.add_argument("--dry_run", action="store_true")
-    args = parser.parse_args()
-    card = ModelCard(
-        name=args.name or args.repo_id.split("/")[-1],
-        source=args.source,
-        training_data=args.training_data,
-        dataset_id=args.dataset_id,
-        metrics=dict(args.metric),
-        evaluation_data=args.evaluation_data,
-        licence=args.licence,
-        repo_id=args.repo_id,
-    )
-    model = SamDetrForObjectDetection.from_pretrained(args.model)
-    folder = save_for_hub(model, AutoImageProcessor.from_pretrained(args.model), args.output_dir or args.model, card)
-    print(f"Written and checked: {folder}")
-    if not args.dry_run:
-        print(f"Uploaded: {push_to_hub(folder, args.repo_id, private=args.private)}")
-
+from transformers_samdetr.commands.push import main
 
 if __name__ == "__main__":
-    main()
+    main(__doc__)

@@ -126,7 +126,7 @@ def wait_for_checkpoint(folder, is_alive, seconds=120):
         time.sleep(0.02)
 
 
-def launch(folder, *more):
+def launch(folder, *more, program=("scripts/train.py",)):
     """`accelerate launch` in a session of its own, as a terminal would start it; its output goes to `folder`.txt."""
     environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
     if torch.accelerator.is_available():
@@ -135,7 +135,7 @@ def launch(folder, *more):
     command += ["--config_file", "examples/accelerate_configs/multi_cpu.yaml", "--num_processes", "2"]
     with open(folder.with_suffix(".txt"), "a") as output:
         return subprocess.Popen(
-            [*command, "scripts/train.py", *arguments(folder, *more)],
+            [*command, *program, *arguments(folder, *more)],
             **{"cwd": REPOSITORY, "env": {**environment, "OMP_NUM_THREADS": "1"}, "start_new_session": True},
             **{"stdout": output, "stderr": subprocess.STDOUT},
         )
@@ -182,4 +182,12 @@ def test_a_launched_run_ends_and_goes_on(alone, end):
         assert printed.count(f"Stopped as asked, and saved. {how_to_go_on(folder)}") == 1
         assert printed.count("Ctrl-C: saves") == (end is press_ctrl_c)
     assert launch(folder, "--resume").wait(120) == 0
+    check_result(folder, alone)
+
+
+@pytest.mark.slow
+def test_an_installed_package_is_launched_as_a_module(alone):
+    folder = alone.parent / "module"
+    assert launch(folder, program=("-m", "transformers_samdetr.commands.train")).wait(300) == 0
+    assert "2 processes train together, on cpu" in folder.with_suffix(".txt").read_text()
     check_result(folder, alone)

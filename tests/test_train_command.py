@@ -1,24 +1,16 @@
-"""`scripts/train.py` parses, and nothing else."""
-
-import importlib.util
-from pathlib import Path
+"""`samdetr-train` and `scripts/train.py` parse, and nothing else."""
 
 import pytest
 
+from transformers_samdetr.commands.train import parse as parse_arguments
 from transformers_samdetr.training import RECIPES
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 
 
 @pytest.fixture
 def parse(monkeypatch):
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["train.py", "--output_dir", "out", *arguments])
-        return module.parse()
+        return parse_arguments()
 
     return run
 

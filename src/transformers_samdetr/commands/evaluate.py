@@ -1,0 +1,45 @@
+"""Measures a model on the evaluation set of a data set: AP, errors, confusion, pictures.
+
+    samdetr-evaluate --model outputs/digits --data digits --report outputs/digits/evaluation.html
+    accelerate launch --num_processes 2 -m transformers_samdetr.commands.evaluate --model FOLDER --data FOLDER
+
+Prints the table and writes metrics.json and pictures to --output_dir; with --report also one page with all of it.
+"""
+
+import argparse
+
+from rich.console import Console
+
+from ..data.arguments import add_data_arguments
+from ..evaluation.run import METRICS_FILE, evaluate_saved_model
+from ..evaluation.tables import result_tables
+from ..training.process_group import start_processes
+
+
+def main(description: str | None = __doc__) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name")
+    add_data_arguments(parser, required=True)
+    parser.add_argument("--output_dir", default="outputs/evaluation", help="default: %(default)s")
+    parser.add_argument("--report", metavar="PAGE.html", help="write a page with all numbers and pictures")
+    parser.add_argument("--batch_size", type=int, default=1, help="pictures of a step on each process")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load pictures, for each process")
+    parser.add_argument("--image_size", type=int, help="fixed height and width in pixels; default: as saved")
+    parser.add_argument("--max_detections", type=int, nargs=3, default=(1, 10, 100), help="default: 1 10 100")
+    parser.add_argument("--threshold", type=float, help="score for the confusion matrix; default: of the highest F1")
+    parser.add_argument("--worst", type=int, default=4, help="pictures of each kind of error in the report")
+    args = parser.parse_args()
+    args.columns = dict(args.columns) if args.columns else None
+
+    state = start_processes()
+    try:
+        result = evaluate_saved_model(**vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    if state.is_main_process:
+        Console().print(result_tables(result))
+        print(f"Written: {args.output_dir}/{METRICS_FILE}" + (f" and {args.report}" if args.report else ""))
+
+
+if __name__ == "__main__":
+    main()
