@@ -32,5 +32,6 @@ def run(command: str) -> int | None:
 check = partial(run, "check")
 convert = partial(run, "convert")
 evaluate = partial(run, "evaluate")
+predict = partial(run, "predict")
 push = partial(run, "push")
 train = partial(run, "train")
