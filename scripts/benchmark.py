@@ -7,6 +7,7 @@ python scripts/benchmark.py --preset full                        # everything; h
 python scripts/benchmark.py --models sam-detr-r50 conditional-detr-r50 --sizes 480x640 800x1066 --threads 1 2
 python scripts/benchmark.py --growth sam-detr-r50                # time over pixels, queries, keypoints, objects
 python scripts/benchmark.py --stages sam-detr-r50                # multiply-adds and time of each stage
+python scripts/benchmark.py --lines sam-detr-r50                 # the slowest lines of the package
 python scripts/benchmark.py --bf16_ap outputs/digits --data digits
 """
 
@@ -17,10 +18,12 @@ from pathlib import Path
 
 from transformers_samdetr.benchmark import BARS, TASKS, Work, interleave, measure_bars
 from transformers_samdetr.benchmark.grid import GRIDS, Grid, growth_axes
+from transformers_samdetr.benchmark.lines import lines_report
 from transformers_samdetr.benchmark.machine import describe_machine
 from transformers_samdetr.benchmark.report import (
     bars_table,
     growth_table,
+    lines_table,
     measurements_table,
     stages_table,
     write_report,
@@ -40,6 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", nargs="+", choices=tuple(BARS), default=tuple(BARS), help="of --preset bars")
     parser.add_argument("--growth", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--stages", nargs="+", metavar="MODEL", default=[])
+    parser.add_argument("--lines", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each work")
     parser.add_argument("--output_dir", type=Path, default=Path("docs"))
     grid = parser.add_argument_group("a grid of your own, or in place of the preset's values")
@@ -88,6 +92,9 @@ def main() -> None:
     for model in args.stages:
         results.setdefault("stages", []).append(stage_report(Work(model), args.rounds))
         print(stages_table(results["stages"]))
+    for model in args.lines:
+        results.setdefault("lines", []).append(lines_report(Work(model, threads=1), args.rounds))
+        print(lines_table(results["lines"]))
     if args.bf16_ap:
         from transformers_samdetr.benchmark.precision import compare_precision  # needs the data extras
 

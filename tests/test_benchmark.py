@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers_samdetr.benchmark import Measurement, Work
 from transformers_samdetr.benchmark.bars import BARS, Bar, measure_bars
 from transformers_samdetr.benchmark.grid import GRIDS, Axis, growth_axes
+from transformers_samdetr.benchmark.lines import profile_lines
 from transformers_samdetr.benchmark.precision import InAutocast
 from transformers_samdetr.benchmark.report import write_report
 from transformers_samdetr.benchmark.stages import REST, UNCOUNTED, profile_stages
@@ -111,6 +112,20 @@ def test_stages_count_what_the_shapes_say(monkeypatch):
     assert stages[REST].multiply_adds >= 0
     with pytest.raises(ValueError, match="eager inference of ours"):
         profile_stages(PEER)
+
+
+def test_lines_are_those_of_the_package(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # the tests after it keep theirs
+    work = Work("sam-detr-tiny", height=64, width=64, threads=1)
+    *lines, others = profile_lines(work, repetitions=1, most=12)
+    assert len({line.place for line in lines}) == 12
+    assert [line.seconds for line in lines] == sorted((line.seconds for line in lines), reverse=True)
+    assert others.place == "others" and others.seconds > 0
+    *everything, _ = profile_lines(work, repetitions=1, most=10_000)
+    convolution = next(line for line in everything if "convolution" in line.operators)
+    assert "conv" in convolution.code or "feature_extractor" in convolution.code
+    with pytest.raises(ValueError, match="eager inference"):
+        profile_lines(PEER)
 
 
 def test_a_product_that_is_added_in_place_counts():

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.integrations import use_kernel_forward_from_hub
 
 from .bilinear_bags import sample_bags
 from .configuration_sam_detr import SamDetrConfig
@@ -54,6 +55,38 @@ def sample_grids(
     return output.view(batch_size, -1, num_queries).transpose(1, 2)
 
 
+@use_kernel_forward_from_hub("MultiScaleDeformableAttention")
+class MultiScaleDeformableAttention(nn.Module):
+    """`sample_levels` under the name and with the arguments of Transformers' deformable detectors.
+
+    So `from_pretrained(..., use_kernels=True)` puts their CUDA kernel in its place where `kernels` is installed.
+    Without it, and on other devices, this is what runs.
+    """
+
+    def forward(
+        self,
+        value: Tensor,
+        value_spatial_shapes: Tensor,
+        value_spatial_shapes_list: list[tuple[int, int]],
+        level_start_index: Tensor,
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+        im2col_step: int,
+    ) -> Tensor:
+        """
+        Args:
+            value, sampling_locations, attention_weights: as in `sample_levels`.
+            value_spatial_shapes: `(L, 2)` int64, height and width of each level, for the kernel.
+            value_spatial_shapes_list: the same on the host.
+            level_start_index: `(L,)` int64, where each level begins in `value`, for the kernel.
+            im2col_step: images that the kernel takes together.
+
+        Returns:
+            `(B, S_q, M·D)`.
+        """
+        return sample_levels(value, value_spatial_shapes_list, sampling_locations, attention_weights)
+
+
 class SamplingOffsets(nn.Linear):
     """Offsets of all heads, levels and points, (x, y) in pixels of the level.
 
@@ -88,6 +121,7 @@ class SamDetrDeformableAttention(nn.Module):
         self.attention_weights = ZeroLinear(config.d_model, num_samples)
         self.value_proj = nn.Linear(config.d_model, config.d_model)
         self.output_proj = nn.Linear(config.d_model, config.d_model)
+        self.sampling = MultiScaleDeformableAttention()
 
     def forward(
         self,
@@ -108,19 +142,26 @@ class SamDetrDeformableAttention(nn.Module):
         Returns:
             `(B, S, C)` and the attention weights `(B, S, M, L, P)`.
         """
-        value = self.value_proj(hidden_states).masked_fill(~mask[..., None], 0)
+        value = self.value_proj(hidden_states).masked_fill(~mask[..., None], 0).unflatten(-1, (self.num_heads, -1))
         queries = hidden_states + positions
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
         weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(-1)
         weights = weights.unflatten(-1, (self.num_levels, self.num_points))
-        locations = reference_points[:, :, None, :, None] + offsets / self._level_scale(level_sizes, offsets.device)
-        output = sample_levels(value.unflatten(-1, (self.num_heads, -1)), level_sizes, locations, weights)
-        return self.output_proj(output), weights
+        level_shapes = _numbers(level_sizes, hidden_states.device)  # (L, 2)
+        locations = reference_points[:, :, None, :, None] + offsets / level_shapes.flip(-1)[:, None].float()
+        output = self.sampling(
+            value.to(locations.dtype),  # places are float32, and a kernel wants one kind of numbers
+            level_shapes,
+            level_sizes,
+            level_shapes.prod(-1).cumsum(0) - level_shapes.prod(-1),
+            locations,
+            weights.to(locations.dtype),
+            im2col_step=len(value),
+        )
+        return self.output_proj(output.to(value.dtype)), weights
 
-    @staticmethod
-    def _level_scale(level_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
-        """`(L, 1, 2)`: width and height of each level, filled in on the device so that nothing waits for a copy."""
-        numbers = [
-            torch.full((), n, dtype=torch.float32, device=device) for size in level_sizes for n in reversed(size)
-        ]
-        return torch.stack(numbers).view(-1, 1, 2)
+
+def _numbers(level_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
+    """`(L, 2)` int64: the sizes, filled in on the device so that nothing waits for a copy."""
+    numbers = [torch.full((), n, dtype=torch.int64, device=device) for size in level_sizes for n in size]
+    return torch.stack(numbers).view(-1, 2)

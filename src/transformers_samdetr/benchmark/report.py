@@ -109,6 +109,24 @@ def stages_table(reports: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def lines_table(reports: list[dict[str, Any]]) -> str:
+    parts = []
+    for report in reports:
+        body = [
+            [
+                row["place"],
+                f"`{row['code']}`" if row["code"] else "",
+                ", ".join(row["operators"]),
+                seconds(row["seconds"]),
+                f"{row['share']:.0%}",
+            ]
+            for row in report["lines"]
+        ]
+        header = ["line", "code", "operators", "time", "share"]
+        parts.append(f"{report['label']}:\n\n{table(header, body)}")
+    return "\n\n".join(parts)
+
+
 def bars_picture(rows: list[dict[str, Any]], path: Path) -> None:
     """Each ratio beside its bar and its aim."""
     shown = [row for row in rows if row["ratio"] is not None and row["bar"] is not None][::-1]
@@ -135,7 +153,13 @@ def bars_picture(rows: list[dict[str, Any]], path: Path) -> None:
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The old results with the new ones in place of those of the same work, row or axis."""
-    keys = {"bars": ("name",), "measurements": ("label",), "stages": ("label",), "growth": ("model", "name")}
+    keys = {
+        "bars": ("name",),
+        "measurements": ("label",),
+        "stages": ("label",),
+        "lines": ("label",),
+        "growth": ("model", "name"),
+    }
     merged = {**old, **new}
     for section, names in keys.items():
         entries: dict[tuple, dict] = {}
@@ -163,7 +187,7 @@ def write_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Merges the results into `performance.json` and renews the page's tables and picture from all there is.
 
     Args:
-        results: any of `machine`, `bars`, `measurements`, `growth`, `stages`.
+        results: any of `machine`, `bars`, `measurements`, `growth`, `stages`, `lines`.
         folder: gets `performance.json`, `performance.md` and `performance.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +204,7 @@ def write_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
         "measurements": measurements_table,
         "growth": growth_table,
         "stages": stages_table,
+        "lines": lines_table,
     }
     for name, make in makers.items():
         if name in results:

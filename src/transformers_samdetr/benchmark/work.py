@@ -79,7 +79,8 @@ class Work:
         }[self.task].format(**vars(self))
         compiled = ", compiled" if self.compiled else ""
         overrides = "".join(f", {name} {value}" for name, value in self.overrides)
-        return f"{self.model} {self.task} {place}{self.threads} threads, {self.dtype}{compiled}{overrides}"
+        threads = "thread" if self.threads == 1 else "threads"
+        return f"{self.model} {self.task} {place}{self.threads} {threads}, {self.dtype}{compiled}{overrides}"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
