@@ -1,0 +1,69 @@
+"""The detectors that the paper's tables and figures compare, each as the switches it differs by.
+
+A variant is trained once in a setting, however many tables it stands in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DROPOUT = {"dropout": 0.1}
+PLAIN = {"feature_reweighting": False, **DROPOUT}
+"""Without the two additions that Table 3 adds last: reweighting, and removing dropout."""
+MULTI_SCALE = {"num_feature_levels": 3}
+SMCA = {"smca": True}
+DENOISING = {"num_denoising_groups": 5}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A detector of a comparison.
+
+    Attributes:
+        name: in the ledger and on the command line.
+        fields: of `SamDetrConfig`, beside what a setting gives to all.
+        boxes_of: a variant whose learned reference boxes this one starts from (Table 5), or None.
+        peer: name of another library's detector in `peers`, or None for one of ours.
+    """
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    boxes_of: str | None = None
+    peer: str | None = None
+
+
+def _ours() -> list[Variant]:
+    pp_smca = {**MULTI_SCALE, **SMCA}
+    fixed = {"reference_boxes": "fixed"}
+    return [
+        # Table 3, from top to bottom; the first is also DETR with 300 queries and focal loss in Tables 1 and 2
+        Variant("detr", {"query_resampling": "none", **DROPOUT}),
+        Variant("average", {"query_resampling": "average", **PLAIN}),
+        Variant("max", {"query_resampling": "max", **PLAIN}),
+        Variant("keypoint-1", {"num_keypoints": 1, **PLAIN}),
+        Variant("keypoints-8", PLAIN),
+        Variant("keypoint-1-reweighted", {"num_keypoints": 1, **DROPOUT}),
+        Variant("keypoints-8-reweighted", DROPOUT),
+        Variant("sam-detr"),
+        Variant("detr-multi-scale", {"query_resampling": "none", **MULTI_SCALE}),
+        Variant("sam-detr-pp", MULTI_SCALE),
+        # Fig. 7 and Table 4, both with reweighting and dropout
+        Variant("keypoints-2-reweighted", {"num_keypoints": 2, **DROPOUT}),
+        Variant("keypoints-4-reweighted", {"num_keypoints": 4, **DROPOUT}),
+        Variant("image-range", {"keypoint_search_range": "image", **DROPOUT}),
+        # Tables 1 and 2
+        Variant("sam-detr-smca", SMCA),
+        Variant("sam-detr-dn", DENOISING),
+        Variant("sam-detr-smca-dn", {**SMCA, **DENOISING}),
+        Variant("sam-detr-pp-smca", pp_smca),
+        Variant("sam-detr-pp-smca-dn", {**pp_smca, **DENOISING}),
+        # Table 5, beside sam-detr-pp-smca itself
+        Variant("boxes-of-another-set", {**pp_smca, **fixed}, boxes_of="sam-detr-pp-smca"),
+        Variant("boxes-at-random", {**pp_smca, **fixed}),
+    ]
+
+
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ours()}
+"""All variants by name."""
+REFERENCE = "sam-detr"
+"""Whose initial weights the others share where names and shapes agree, and whose time is 1 in comparisons."""

@@ -1,0 +1,109 @@
+"""Trains one run in a process of its own and writes its ledger entry.
+
+python -m transformers_samdetr.experiments.worker digits sam-detr 0.001 0 --output_dir outputs/experiments
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..benchmark.machine import describe_machine
+from ..data.detection_data import DetectionData
+from ..training import Checkpointing, Trainer
+from ..training.epoch_log import LOG_FILE, read_log
+from ..training.interruption import on_stop_signal
+from .ledger import LEDGER, Ledger
+from .models import build_model, reference_boxes
+from .runs import Run
+from .training_clock import TrainingClock
+from .work_count import multiply_adds, trained_parameters
+
+
+def train_run(run: Run, data: DetectionData, ledger: Ledger, folder: Path) -> int:
+    """Trains a run to its end, from where it stands, and writes it into the ledger.
+
+    Args:
+        run: not in the ledger yet.
+        data: of its setting.
+        ledger: gets the entry.
+        folder: of this run alone: checkpoints while it runs, log and model at its end.
+
+    Returns:
+        The exit code: 0, or that of a run that was told to stop and saved where it stood.
+    """
+    model, processor = build_model(run, data, ledger)
+    work = {
+        "parameters": trained_parameters(model),
+        "multiply_adds": multiply_adds(model, processor.size["height"], processor.size["width"]),
+    }
+    clock, saving = TrainingClock(), Checkpointing(data.fingerprint, every=0)
+    trainer = Trainer(model, processor, data.train, data.evaluation, run.recipe(), folder, (clock, saving))
+    clock.start(trainer)
+    saving.start(trainer, "auto")
+    with on_stop_signal(trainer.request_stop) as received:
+        clock.begin()
+        trainer.train()
+    if trainer.stopped:
+        return received.exit_code
+    ledger.write(run, entry_of(run, data, trainer.accelerator.unwrap_model(trainer.model), work, clock, folder))
+    shutil.rmtree(folder / "checkpoints")
+    return 0
+
+
+def entry_of(
+    run: Run, data: DetectionData, model: nn.Module, work: dict[str, int], clock: TrainingClock, folder: Path
+) -> dict[str, Any]:
+    """The ledger entry of a run that has just finished."""
+    machine = describe_machine()
+    software = machine.pop("versions")
+    machine.pop("load")  # of this moment alone
+    lines = read_log(folder / LOG_FILE)
+    return {
+        "identity": run.identity(),
+        "data": {
+            "fingerprint": data.fingerprint,
+            "training images": len(data.train),
+            "evaluation images": len(data.evaluation),
+            "classes": len(data.names),
+        },
+        "software": software,
+        "machine": {**machine, "threads": torch.get_num_threads()},
+        **work,
+        "epochs": [_epoch(line, seconds) for line, seconds in zip(lines, clock.seconds, strict=True)],
+        **({"reference_boxes": reference_boxes(model)} if run.gives_boxes else {}),
+    }
+
+
+def _epoch(line: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
+    """A line of the log without what all lines share and without the losses of single layers but the last."""
+    kept = {
+        name: value
+        for name, value in line.items()
+        if name not in ("variant", "parameters") and not name[-1:].isdigit() or name in ("AP50", "AP75")
+    }
+    return {**kept, "cpu_seconds": round(cpu_seconds, 3)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting")
+    parser.add_argument("variant")
+    parser.add_argument("learning_rate", type=float)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--ledger", type=Path, default=LEDGER)
+    parser.add_argument("--output_dir", type=Path, required=True, help="of all runs; each has a folder in it")
+    parser.add_argument("--data_dir", type=Path, help="folder with the real sets")
+    args = parser.parse_args(arguments)
+    run = Run(args.setting, args.variant, args.learning_rate, args.seed)
+    data = run.parts[0].load_data(args.data_dir)
+    sys.exit(train_run(run, data, Ledger(args.ledger), args.output_dir / run.name))
+
+
+if __name__ == "__main__":
+    main()
