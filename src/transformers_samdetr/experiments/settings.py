@@ -67,19 +67,19 @@ def _small_recipe(name: str, **fields: Any) -> Recipe:
 
 def _at_128(name: str, **fields: Any) -> Recipe:
     """Small enough for a run of some minutes on one core."""
-    overrides = {**SMALL, "encoder_layers": 1, "num_queries": 30}
+    overrides = {**SMALL, "num_queries": 30}
     return _small_recipe(name, model_overrides=overrides, image_size=128, **fields)
 
 
 DIGITS = Setting(
     "digits",
-    _at_128("digits", epochs=6, augmentation="none"),
+    _at_128("digits", epochs=8, augmentation="none"),
     learning_rates=(1e-3,),
     scenes=(1000, 150),
     boxes_from="cards-at-128",
 )
 """Digit scenes, on which the ablations are run."""
-OTHER_OBJECTS = Setting("cards-at-128", _at_128("cards-at-128", epochs=18), (1e-3,), folder="cards")
+OTHER_OBJECTS = Setting("cards-at-128", _at_128("cards-at-128", epochs=24), (1e-3,), folder="cards")
 """Where Table 5's reference boxes of another set come from: fewer and larger objects."""
 
 
