@@ -4,7 +4,8 @@ Everything here is NumPy on a handful of numbers, so that both image processors 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -12,6 +13,10 @@ import numpy as np
 from transformers.image_utils import AnnotationFormat
 
 FORMAT = AnnotationFormat.COCO_DETECTION.value
+LARGEST_INTEGER = 2**63 - 1
+"""That a tensor holds."""
+LARGEST_AREA = 2.0**63
+"""In pixels: far beyond any picture, and far from the end of float32."""
 
 
 def check_format(format: str) -> None:
@@ -41,9 +46,9 @@ def integer_keys(name: str, mapping: Mapping | None, integer_values: bool = Fals
         return None
     try:
         return {int(key): int(value) if integer_values else value for key, value in mapping.items()}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         values = "integer labels" if integer_values else "names"
-        raise ValueError(f"{name}={_short(mapping)} must be a dict of integer ids to {values}.") from error
+        raise ValueError(f"{name}={shown(mapping)} must be a dict of integer ids to {values}.") from error
 
 
 def check_batch(annotations: Any, num_images: int) -> list[Mapping]:
@@ -63,7 +68,7 @@ def check_batch(annotations: Any, num_images: int) -> list[Mapping]:
     for index, target in enumerate(batch):
         if not isinstance(target, Mapping):
             raise ValueError(
-                f"The annotation of the image at position {index} is {_kind(target)} ({_short(target)}), expected "
+                f"The annotation of the image at position {index} is {_kind(target)} ({shown(target)}), expected "
                 "{'image_id': int, 'annotations': [{'bbox': [x, y, width, height], 'category_id': int, ...}, ...]}."
             )
     return list(batch)
@@ -141,11 +146,14 @@ def labels_from_coco(
 
 def _image_id(target: Mapping) -> int:
     if "image_id" not in target:
-        raise ValueError(f"An annotation has no 'image_id', only {list(target)}: add the integer id of its image.")
+        raise ValueError(
+            f"An annotation has no 'image_id', only {shown(list(target))}: add the integer id of its image."
+        )
     image_id = _integer(target["image_id"])
     if image_id is None:
         raise ValueError(
-            f"image_id={target['image_id']!r} must be an integer: number the images, and keep their names."
+            f"image_id={shown(target['image_id'], repr)} must be an integer of at most 64 bits: number the images, and "
+            "keep their names."
         )
     return image_id
 
@@ -154,10 +162,12 @@ def _objects(target: Mapping) -> Sequence:
     where = f"Image {target['image_id']}"
     if "annotations" not in target:
         hint = "; 'objects' of a Hub data set hold lists, make one dict per object" if "objects" in target else ""
-        raise ValueError(f"{where}: no key 'annotations', only {list(target)}: give the list of its objects{hint}.")
+        raise ValueError(
+            f"{where}: no key 'annotations', only {shown(list(target))}: give the list of its objects{hint}."
+        )
     objects = target["annotations"]
     if not isinstance(objects, Sequence) or isinstance(objects, str):
-        raise ValueError(f"{where}: 'annotations' is {_kind(objects)} ({_short(objects)}), expected a list of dicts.")
+        raise ValueError(f"{where}: 'annotations' is {_kind(objects)} ({shown(objects)}), expected a list of dicts.")
     return objects
 
 
@@ -166,22 +176,26 @@ def _read_object(
 ) -> dict[str, Any]:
     """Checked `bbox`, `label`, `area` (NaN where missing), `iscrowd` and `id` (None where missing) of one object."""
     if not isinstance(obj, Mapping):
-        _refuse(where, f"is {_kind(obj)} ({_short(obj)})", "give the annotation's dict itself, not its id")
+        _refuse(where, f"is {_kind(obj)} ({shown(obj)})", "give the annotation's dict itself, not its id")
     if "bbox" in obj:
-        where = f"{where} (bbox {_short(obj['bbox'])})"
+        where = f"{where} (bbox {shown(obj['bbox'])})"
     for key in ("bbox", "category_id"):
         if obj.get(key) is None:
-            _refuse(where, f"has no {key!r}, only {list(obj)}", f"add its {key!r} or leave the object out")
+            _refuse(where, f"has no {key!r}, only {shown(list(obj))}", f"add its {key!r} or leave the object out")
     area, crowd = obj.get("area"), obj.get("iscrowd")
     if area is not None:
         area = _number(area)
-        if area is None or not math.isfinite(area) or area < 0:
-            _refuse(where, f"has area {obj['area']!r}", "give a number of pixels >= 0, or no area for that of the box")
+        if area is None or not 0 <= area <= LARGEST_AREA:  # so that NaN fails too
+            _refuse(
+                where,
+                f"has area {shown(obj['area'], repr)}",
+                "give a number of pixels >= 0, or no area for that of the box",
+            )
     if (0 if crowd is None else _integer(crowd, allow_bool=True)) not in (0, 1):
-        _refuse(where, f"has iscrowd {crowd!r}", "give 0 for one object, 1 for a crowd region")
+        _refuse(where, f"has iscrowd {shown(crowd, repr)}", "give 0 for one object, 1 for a crowd region")
     identity = obj.get("id")
     if identity is not None and _integer(identity) is None:
-        _refuse(where, f"has id {identity!r}", "give an integer or no id")
+        _refuse(where, f"has id {shown(identity, repr)}", "give an integer of at most 64 bits or no id")
     return {
         "bbox": _box(obj["bbox"], where),
         "label": _label(obj["category_id"], where, category_id_to_label, id2label),
@@ -212,19 +226,20 @@ def _label(
 ) -> int:
     label = _integer(category_id)
     if label is None:
-        _refuse(where, f"has category_id {category_id!r}", "give the integer id, not the name of the category")
+        remedy = "give the integer id (of at most 64 bits), not the name of the category"
+        _refuse(where, f"has category_id {shown(category_id, repr)}", remedy)
     if category_id_to_label is not None:
         if label not in category_id_to_label:
-            known = _short(sorted(category_id_to_label))
+            known = shown(sorted(category_id_to_label))
             _refuse(
                 where, f"has category_id {label}, which is not in category_id_to_label {known}", "add it or drop it"
             )
         label = category_id_to_label[label]
     if label < 0:
-        _refuse(where, f"has category_id {category_id!r}", "labels start at 0: set category_id_to_label")
+        _refuse(where, f"has category_id {shown(category_id, repr)}", "labels start at 0: set category_id_to_label")
     if id2label is not None and label not in id2label:
         remedy = "set category_id_to_label if category ids are not the model's labels"
-        _refuse(where, f"has label {label}, which is not in id2label {_short(sorted(id2label))}", remedy)
+        _refuse(where, f"has label {label}, which is not in id2label {shown(sorted(id2label))}", remedy)
     return label
 
 
@@ -234,12 +249,20 @@ def _refuse(where: str, problem: str, remedy: str) -> NoReturn:
 
 def _number(value: Any) -> float | None:
     value = _unwrapped(value)
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
 
 
 def _integer(value: Any, allow_bool: bool = False) -> int | None:
+    """None for what is no integer, or none that a tensor holds."""
     value = _unwrapped(value)
-    return int(value) if isinstance(value, Integral) and (allow_bool or not isinstance(value, bool)) else None
+    if not isinstance(value, Integral) or isinstance(value, bool) and not allow_bool:
+        return None
+    return int(value) if -LARGEST_INTEGER - 1 <= value <= LARGEST_INTEGER else None
 
 
 def _unwrapped(value: Any) -> Any:
@@ -251,6 +274,19 @@ def _kind(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
-def _short(value: Any, limit: int = 120) -> str:
-    text = str(value)
+def shown(value: Any, text_of: Callable[[Any], str] = str, limit: int = 120) -> str:
+    """A value for a message, cut where it is long.
+
+    Of containers the first entries and levels only: a few lines of YAML can make one whose whole text fills the memory.
+    """
+    containers = (list, tuple, dict, set, frozenset)
+    try:
+        text = _SHORT.repr(value) if isinstance(value, containers) else text_of(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"of type {type(value).__name__}, too large to show"
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 20
+_SHORT.maxstring = _SHORT.maxother = 80

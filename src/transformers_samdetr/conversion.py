@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .annotations import shown
 from .configuration_sam_detr import SamDetrConfig
 from .modeling_sam_detr import SamDetrForObjectDetection
 from .presets import PRESETS, preset_fields
@@ -118,6 +119,8 @@ def config_from_checkpoint(
         )
     num_queries = _shape(state_dict, "query_embed.weight")[0]
     num_labels, d_model = _shape(state_dict, "class_embed.0.weight")
+    if d_model < 4:
+        raise ValueError(f"class_embed.0.weight has the shape {(num_labels, d_model)}: a model is at least 4 wide.")
     heads = _shape(state_dict, "transformer.decoder.layers.0.attn1.weight")[0] // d_model
     point_outputs = _shape(state_dict, "transformer.decoder.layers.0.point2.6.weight")[0]
     region_inputs = _shape(state_dict, "transformer.decoder.layers.0.point2.0.weight")[1]
@@ -134,6 +137,8 @@ def config_from_checkpoint(
     else:
         fields["num_labels"] = num_labels
     num_levels = _shape(state_dict, "transformer.level_embed")[0] if is_multi_scale else 1
+    if num_levels > 4:
+        raise ValueError(f"transformer.level_embed has {num_levels} levels; a ResNet has 4 stages.")
     return SamDetrConfig(
         backbone_config={
             "model_type": "timm_backbone",
@@ -164,6 +169,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: SamDetrConfig) 
     Raises:
         ValueError: tensors are unknown, missing, or of another shape than the configuration asks for; all are listed.
     """
+    not_float = [name for name, tensor in state_dict.items() if _is_number_of_another_kind(name, tensor)]
+    if not_float:
+        raise ValueError(f"Tensors are not of floating type: {shown(', '.join(not_float))}.")
     converted, origin, unknown = {}, {}, []
     for name, tensor in state_dict.items():
         try:
@@ -193,6 +201,10 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: SamDetrConfig) 
         listed = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names]
         raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted. Tensors {'; '.join(listed)}.")
     return converted
+
+
+def _is_number_of_another_kind(name: str, tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() and not name.endswith("num_batches_tracked")
 
 
 def translate(name: str) -> tuple[str, ...]:
@@ -238,7 +250,10 @@ def variant_name(config: SamDetrConfig) -> str | None:
 def training_epochs(config: SamDetrConfig, args: Mapping[str, Any] | None) -> int | None:
     """The length of the schedule in epochs: as stored, or as a single-scale model's GroupNorm tells, or None."""
     if args and args.get("epochs"):
-        return int(args["epochs"])
+        epochs = args["epochs"]
+        if not isinstance(epochs, int):
+            raise ValueError(f"The stored argument epochs={shown(epochs, repr)} is no number of epochs.")
+        return epochs
     if config.num_feature_levels == 1:
         return 12 if config.input_projection_norm else 50
     return None
@@ -247,7 +262,10 @@ def training_epochs(config: SamDetrConfig, args: Mapping[str, Any] | None) -> in
 def _shape(state_dict: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     if name not in state_dict:
         raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted. Tensors missing: {name}.")
-    return tuple(state_dict[name].shape)
+    shape = tuple(state_dict[name].shape)
+    if len(shape) != 2:  # as all have that tell the architecture
+        raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted: {name} has the shape {shape}.")
+    return shape
 
 
 def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:

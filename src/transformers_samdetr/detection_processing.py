@@ -22,8 +22,12 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .annotations import check_batch, check_format, integer_keys, labels_from_coco
-from .pictures import open_picture
+from .pictures import UnreadablePictureError, open_picture
 from .post_processing import detections_from_outputs
+
+MOST_PIXELS = 178_956_970
+"""A picture may have so many after resizing, as many as Pillow opens: without a `longest_edge`, a strip of one by
+20 000 pixels would become 800 by 16 million."""
 
 
 class SamDetrImageProcessorKwargs(ImagesKwargs, total=False):
@@ -142,7 +146,13 @@ class DetectionProcessingMixin:
                 "An image must be a PIL image, an array, a tensor, a path, a URL or a base64 string, not of type "
                 f"{type(image_url_or_urls).__name__}."
             )
-        return image_url_or_urls[None] if getattr(image_url_or_urls, "ndim", 3) == 2 else image_url_or_urls
+        dimensions = getattr(image_url_or_urls, "ndim", 3)
+        if dimensions not in (2, 3, 4):
+            shape = tuple(image_url_or_urls.shape)
+            raise UnreadablePictureError(
+                f"An array of shape {shape} is no picture: give (C, H, W), (H, W, C) or (H, W)."
+            )
+        return image_url_or_urls[None] if dimensions == 2 else image_url_or_urls
 
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
@@ -198,7 +208,7 @@ def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]
     (800, 1066)
 
     Raises:
-        ValueError: `size` has none of these.
+        ValueError: `size` has none of these, or the picture would have more than `MOST_PIXELS`.
     """
     if size.shortest_edge:
         new_size = get_size_with_aspect_ratio(image_size, size.shortest_edge, size.longest_edge)
@@ -213,4 +223,10 @@ def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]
             f"size={dict(size)} is not supported: give shortest_edge and longest_edge, max_height and max_width, "
             "or height and width."
         )
-    return max(new_size[0], 1), max(new_size[1], 1)
+    height, width = max(new_size[0], 1), max(new_size[1], 1)
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"A picture of {image_size[0]}x{image_size[1]} (height x width, in pixels) becomes {height}x{width} with "
+            f"size={dict(size)}: give less, and with shortest_edge a longest_edge too."
+        )
+    return height, width

@@ -14,7 +14,7 @@ from transformers.image_utils import (
 from transformers.utils import TensorType, is_torch_tensor
 
 from .detection_processing import DetectionProcessingMixin, SamDetrImageProcessorKwargs, resized_size
-from .pictures import picture_to_array, sixteen_to_eight_bits
+from .pictures import check_pixels, picture_to_array, sixteen_to_eight_bits
 
 
 class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
@@ -39,6 +39,7 @@ class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
             image = image[None] if image.ndim == 2 else image
         elif is_torch_tensor(image):
             image = image.detach().cpu()
+        check_pixels(image)
         return super().process_image(sixteen_to_eight_bits(image), do_convert_rgb, input_data_format, **kwargs)
 
     def resize(

@@ -18,7 +18,7 @@ from transformers.image_utils import (
 from transformers.utils import TensorType
 
 from .detection_processing import DetectionProcessingMixin, SamDetrImageProcessorKwargs, resized_size
-from .pictures import picture_to_array, sixteen_to_eight_bits
+from .pictures import check_pixels, picture_to_array, sixteen_to_eight_bits
 
 
 class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
@@ -49,6 +49,7 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
         if is_pil_image(image):
             image = picture_to_array(image, to_rgb=do_convert_rgb)
             input_data_format = ChannelDimension.LAST
+        check_pixels(image)
         image = sixteen_to_eight_bits(image)
         if isinstance(image, np.ndarray) and not image.dtype.isnative:
             image = image.astype(image.dtype.newbyteorder("="))  # torch reads the machine's byte order only

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .annotations import shown
 from .conversion import config_from_checkpoint, convert_state_dict, training_epochs, variant_name
 from .hub import save_for_hub
 from .image_processing_sam_detr import SamDetrImageProcessor
@@ -38,12 +39,14 @@ def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file asks for anything else, is damaged, or holds no state dict.
+        ValueError: the file asks for anything else, is damaged, holds no state dict, or tensors that are not finite or
+            larger than the file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
+        _require_uncompressed(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -53,14 +56,43 @@ def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[
             f"{path} was refused: {asked}. Only tensors, plain containers and argparse.Namespace are read, since "
             "anything else in a pickle could run code."
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch's unpickler raises all kinds for damaged files
         raise ValueError(f"{path} is no PyTorch checkpoint, or damaged ({type(error).__name__}: {error}).") from error
 
     args = content.get("args") if isinstance(content, Mapping) else None
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    if args is not None and not isinstance(args, Mapping):
+        raise ValueError(f"{path} holds 'args' of type {type(args).__name__}: expected a Namespace or a dict.")
     state_dict = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(state_dict, Mapping) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+    named = isinstance(state_dict, Mapping) and all(isinstance(name, str) for name in state_dict)
+    if not named or not all(isinstance(value, Tensor) for value in state_dict.values()):
         raise ValueError(f"{path} holds no state dict: expected tensors by name, or a dict with them under 'model'.")
-    return dict(state_dict), vars(args) if isinstance(args, argparse.Namespace) else args
+    wrong = [name for name, tensor in state_dict.items() if not _is_plain(tensor)]
+    if wrong:
+        raise ValueError(
+            f"{path} holds tensors that no checkpoint of SAM-DETR has, not dense, larger than what is stored of them, "
+            f"or not finite: {shown(', '.join(wrong))}."
+        )
+    return dict(state_dict), args
+
+
+def _require_uncompressed(path: Path) -> None:
+    """Refuses archives that grow when they are read; torch writes none."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"compressed entries, such as {shown(packed[0])}")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is dense, no larger than its storage, which was read from the file, and finite."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        return False
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return False
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def convert_checkpoint(

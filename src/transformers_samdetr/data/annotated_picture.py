@@ -1,18 +1,18 @@
 """A picture with its objects as a source has them, and how it becomes an example of the package's one schema."""
 
 import hashlib
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features
-from PIL import Image, UnidentifiedImageError
 
-from ..pictures import EXIF_ORIENTATION
+from ..annotations import shown
+from ..pictures import UnreadablePictureError, exif_orientation, opened_picture
 from .box_formats import boxes_to_xywh
+from .plain_values import area_of, box_of, crowd_of, side_of
 
 CHUNK = 1000
 SIDEWAYS = (5, 6, 7, 8)
@@ -45,7 +45,7 @@ class AnnotatedPicture:
     @property
     def name(self) -> str:
         """What errors call the picture."""
-        return f"image {self.image_id}" + (f" ({self.image})" if self.image else "")
+        return f"image {shown(self.image_id)}" + (f" ({shown(self.image)})" if self.image else "")
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,12 @@ def picture_size(content: str | bytes) -> tuple[int, int]:
         content: path or bytes of a file.
 
     Returns:
-        (0, 0) where the file is none that PIL knows.
+        (0, 0) where the file is no picture, is missing, or is larger than Pillow opens.
     """
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            sideways = image.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS
-            return image.size[::-1] if sideways else image.size
-    except (UnidentifiedImageError, OSError, SyntaxError):
+        with opened_picture(content, "") as image:
+            return image.size[::-1] if exif_orientation(image) in SIDEWAYS else image.size
+    except (UnreadablePictureError, OSError):
         return 0, 0
 
 
@@ -94,35 +93,40 @@ def canonical_example(
         box_format: of the picture's boxes.
 
     Raises:
-        ValueError: a category is none of `labels`, or the lists are of different lengths; the message names the image.
+        ValueError: a category is none of `labels`, the lists are of different lengths, or a value is no number or none
+            that the schema holds; the message names the image. A box may still be not finite or lie anywhere: what is
+            wrong with it, the checks of the whole set say.
     """
     count = len(picture.boxes)
     for name in ("categories", "areas", "crowds", "ids"):
         values = getattr(picture, name)
         if values is not None and len(values) != count:
             raise ValueError(f"{picture.name} has {count} boxes but {len(values)} {name}: give one for each box.")
-    unknown = [category for category in picture.categories if category not in labels]
-    if unknown:
-        known = list(labels)[:20]
-        raise ValueError(f"{picture.name} has the category {unknown[0]!r}, which is none of the set's {known}.")
-    if any(len(box) != 4 for box in picture.boxes):
-        wrong = next(box for box in picture.boxes if len(box) != 4)
-        raise ValueError(f"{picture.name} has the box {list(wrong)}, which is not four numbers.")
-    size = np.array([[picture.width, picture.height]], dtype=np.float64)
-    boxes = boxes_to_xywh(np.array(picture.boxes, dtype=np.float64), box_format, size)
-    areas = boxes[:, 2] * boxes[:, 3]
+    for category in picture.categories:
+        if not isinstance(category, Hashable) or category not in labels:
+            known = list(labels)[:20]
+            raise ValueError(
+                f"{picture.name} has the category {shown(category, repr)}, which is none of the set's {known}."
+            )
+    width, height = side_of(picture.width, "width", picture.name), side_of(picture.height, "height", picture.name)
+    boxes = np.array([box_of(box, picture.name) for box in picture.boxes], dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite, which are found later
+        boxes = boxes_to_xywh(boxes, box_format, np.array([[width, height]], dtype=np.float64))
+        areas = (boxes[:, 2] * boxes[:, 3]).tolist()
     if picture.areas is not None:
-        areas = [own if area is None else area for own, area in zip(areas, picture.areas, strict=True)]
+        given = zip(areas, picture.areas, strict=True)
+        areas = [own if area is None else area_of(area, picture.name) for own, area in given]
+    crowds = [None] * count if picture.crowds is None else picture.crowds
     return {
         "image_id": image_id,
-        "width": picture.width,
-        "height": picture.height,
+        "width": width,
+        "height": height,
         "objects": {
             "id": [0 if i is None else i for i in picture.ids] if picture.ids is not None else list(range(count)),
-            "area": np.array(areas, dtype=np.float64).tolist(),
+            "area": areas,
             "bbox": boxes.tolist(),
             "category": [labels[category] for category in picture.categories],
-            "iscrowd": [0] * count if picture.crowds is None else [int(bool(crowd)) for crowd in picture.crowds],
+            "iscrowd": [crowd_of(crowd, picture.name) for crowd in crowds],
         },
     }
 

@@ -1,13 +1,14 @@
 """From what a source holds to `DetectionData`: splits chosen, classes numbered, boxes in one format."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import IterableDataset
 
 from .annotated_picture import (
+    AnnotatedPicture,
     FolderContent,
     canonical_example,
     content_fingerprint,
@@ -33,6 +34,7 @@ class Wishes:
 
 def from_folder(source: str, content: FolderContent, wishes: Wishes) -> DetectionData:
     """Data of a folder of pictures with annotation files."""
+    _check_paths(picture for split in content.splits.values() for picture in split)
     notes = list(content.notes)
     train_name, eval_name = choose_splits(content.splits, wishes.train_split, wishes.eval_split, source)
     train = content.splits[train_name]
@@ -71,6 +73,15 @@ def from_folder(source: str, content: FolderContent, wishes: Wishes) -> Detectio
         fingerprint=content_fingerprint(*sets, names=names),
         notes=notes,
     )
+
+
+def _check_paths(pictures: Iterable[AnnotatedPicture]) -> None:
+    """Refuses names that a set cannot hold, because they are not UTF-8."""
+    for picture in pictures:
+        try:
+            (picture.image or "").encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"The name of {ascii(picture.image)} is not UTF-8: rename the file.") from None
 
 
 def from_sets(

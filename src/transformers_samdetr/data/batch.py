@@ -9,7 +9,7 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .augment import SIZE_IS_FINAL, Annotations, Augmentation
-from .examples import UNUSABLE, example_name, read_example
+from .examples import UNUSABLE, example_name, read_example, undecoded
 from .seeds import example_seed
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class DetectionDataset(torch.utils.data.Dataset):
         if not isinstance(data, Dataset):
             raise TypeError(f"data is of type {type(data).__name__}: streams go into DetectionStream.")
         self.data = data
+        self._stored = undecoded(data)
         self.augmentation = augmentation
         self.seed = seed
         self.epoch = 0
@@ -76,7 +77,7 @@ class DetectionDataset(torch.utils.data.Dataset):
             if self._unusable[row]:
                 continue
             try:
-                return read_example(self.data[row])
+                return read_example(self._stored[row])
             except UNUSABLE as error:
                 self._unusable[row] = True
                 self._report(row, error)

@@ -12,7 +12,7 @@ from ..visualization.page import picture_url, write_page
 from .annotation_table import AnnotationTable
 from .augment import Augmentation
 from .detection_data import DetectionData
-from .examples import UNUSABLE, read_example, stored_picture
+from .examples import UNUSABLE, decode_picture, read_example, stored_picture, undecoded
 from .findings import SHOWN, Findings, Severity
 from .picture_checks import PictureFacts
 from .seeds import example_seed
@@ -77,7 +77,7 @@ class _Painter:
         self.colors = class_colors(data.names)
 
     def example(self, split: str, row: int) -> tuple[Image.Image, dict]:
-        return read_example((self.data.train if split == "train" else self.data.evaluation)[row])
+        return read_example(undecoded(self.data.train if split == "train" else self.data.evaluation)[row])
 
     def draw(self, split: str, row: int) -> dict[str, str]:
         """URL and caption; a picture that cannot be used is drawn without its boxes, or as a grey field."""
@@ -86,11 +86,11 @@ class _Painter:
         name = Path(stored_picture(data, row)["path"] or "").name
         caption += f", {name}" if name else ""
         try:
-            return self.paint(*read_example(data[row]), caption)
+            return self.paint(*self.example(split, row), caption)
         except UNUSABLE as error:
             caption = f"{caption}: {error}"
         try:
-            image = data[row]["image"]
+            image = decode_picture(stored_picture(data, row))
         except UNUSABLE:
             image = Image.new("RGB", (320, 240), (214, 219, 227))
         return {"url": _url(image.convert("RGB")), "caption": caption}

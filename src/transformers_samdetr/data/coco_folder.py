@@ -1,13 +1,15 @@
 """Folders with COCO's JSON files, in any of the layouts that tools export."""
 
-import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+from ..annotations import shown
 from .annotated_picture import AnnotatedPicture, FolderContent, picture_size
+from .coco_json import KEYS, is_id, read_coco_json
+from .plain_values import box_of, side_of
 
-KEYS = ("images", "annotations", "categories")
 OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 SPLIT = re.compile(r"(?:^|[^a-z])(training|train|validation|valid|val|dev|testing|test)(?:[^a-z]|$)", re.IGNORECASE)
 JSON_BYTES = 4096
@@ -29,7 +31,7 @@ def find_coco_files(source: Path) -> dict[str, Path]:
         files = [
             path
             for path in sorted(source.glob(pattern))
-            if not path.stem.startswith(OTHER_TASKS) and _looks_like_coco(path)
+            if not path.stem.startswith(OTHER_TASKS) and path.is_file() and _looks_like_coco(path)
         ]
         instances = [path for path in files if path.stem.startswith("instances")]
         files = instances or files
@@ -81,55 +83,52 @@ def read_coco(source: Path, files: dict[str, Path]) -> FolderContent:
         for category in content["categories"]:
             name = categories.setdefault(category["id"], category["name"])
             if name != category["name"]:
-                raise ValueError(f"{path} calls category {category['id']} {category['name']!r}, another file {name!r}.")
+                raise ValueError(
+                    f"{path} calls category {category['id']} {category['name']!r}, elsewhere it is {name!r}."
+                )
         splits[split] = _pictures(content, path, folder, split)
+    if len({isinstance(category_id, str) for category_id in categories}) > 1:
+        raise ValueError(f"The categories of {source} have ids of both kinds, {shown(list(categories))}: number them.")
     ordered = {category_id: categories[category_id] for category_id in sorted(categories)}
     return FolderContent(splits, ordered, "xywh", [])
-
-
-def read_coco_json(path: Path) -> dict[str, Any]:
-    """The file's content, with the keys that detection needs."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}. Export it again.") from error
-    for key in KEYS:
-        if key not in content:
-            raise ValueError(f"{path} has no {key!r}; it holds {sorted(content)}.")
-    return content
 
 
 def _pictures(content: dict[str, Any], path: Path, folder: Path, split: str) -> list[AnnotatedPicture]:
     """In the order of the file."""
     known = {category["id"] for category in content["categories"]}
     objects: dict[Any, list[dict]] = {image["id"]: [] for image in content["images"]}
-    if len(objects) < len(content["images"]):
-        ids = [image["id"] for image in content["images"]]
-        raise ValueError(f"{path} has several images with the id {next(i for i in ids if ids.count(i) > 1)}.")
     for annotation in content["annotations"]:
-        where = f"{path}: annotation {annotation.get('id')} of image {annotation.get('image_id')}"
-        if annotation.get("image_id") not in objects:
-            raise ValueError(f"{where}: the file lists no such image.")
-        if annotation.get("category_id") not in known:
+        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
+        # the name is made where something is wrong: there may be a million annotations
+        if not is_id(image_id) or image_id not in objects:
+            raise ValueError(f"{_where(annotation, path)}: the file lists no such image.")
+        if not is_id(category_id) or category_id not in known:
+            listed = shown(sorted(known, key=lambda i: (str(type(i)), i)))
             raise ValueError(
-                f"{where} has category_id {annotation.get('category_id')}, which is none of the file's {sorted(known)}."
+                f"{_where(annotation, path)} has category_id {shown(category_id, repr)}, which is none of the file's "
+                f"{listed}."
             )
-        if len(annotation.get("bbox") or ()) != 4:
-            raise ValueError(f"{where} has bbox {annotation.get('bbox')}: give [x, y, width, height] in pixels.")
-        objects[annotation["image_id"]].append(annotation)
+        if annotation.get("bbox") is None:
+            raise ValueError(f"{_where(annotation, path)} has bbox None: give [x, y, width, height] in pixels.")
+        objects[image_id].append(annotation)
 
     find = PictureFinder(path, folder, split)
     files = {image["id"]: find(image["file_name"]) for image in content["images"]}
     missing = [image["file_name"] for image in content["images"] if files[image["id"]] is None]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(files)} pictures in {path} do not exist, such as {', '.join(missing[:3])}; "
-            f"looked in {', '.join(map(str, find.folders))}. Put them there, or leave them out of the file."
+            f"{len(missing)} of the {len(files)} pictures in {path} do not exist, such as "
+            f"{', '.join(map(shown, missing[:3]))}; looked in {', '.join(map(str, find.folders))}. Put them there, or "
+            "leave them out of the file."
         )
-    return [_picture(image, files[image["id"]], objects[image["id"]]) for image in content["images"]]
+    return [_picture(image, files[image["id"]], objects[image["id"]], path) for image in content["images"]]
 
 
-def _picture(image: dict[str, Any], file: Path, objects: list[dict]) -> AnnotatedPicture:
+def _where(annotation: dict[str, Any], path: Path) -> str:
+    return f"{path}: annotation {shown(annotation.get('id'))} of image {shown(annotation.get('image_id'))}"
+
+
+def _picture(image: dict[str, Any], file: Path, objects: list[dict], path: Path) -> AnnotatedPicture:
     width, height = image.get("width"), image.get("height")
     if not width or not height:
         width, height = picture_size(str(file))
@@ -137,13 +136,13 @@ def _picture(image: dict[str, Any], file: Path, objects: list[dict]) -> Annotate
     return AnnotatedPicture(
         image=str(file),
         image_id=image["id"],
-        width=int(width),
-        height=int(height),
-        boxes=[annotation["bbox"] for annotation in objects],
+        width=side_of(width, "width", f"{path}: image {image['id']}"),
+        height=side_of(height, "height", f"{path}: image {image['id']}"),
+        boxes=[box_of(annotation["bbox"], _where(annotation, path)) for annotation in objects],
         categories=[annotation["category_id"] for annotation in objects],
         areas=[annotation.get("area") for annotation in objects],
-        crowds=[annotation.get("iscrowd") or 0 for annotation in objects],
-        ids=ids if all(isinstance(i, int) for i in ids) else None,
+        crowds=[annotation.get("iscrowd") for annotation in objects],
+        ids=ids if all(is_id(i) and not isinstance(i, str) for i in ids) else None,
     )
 
 
@@ -161,24 +160,48 @@ class PictureFinder:
         # those of the split first: another split may have files of the same names
         names = [name for s in {split: 0, plain: 0} if s for name in (s, f"images/{s}", f"{s}/images")]
         names += [".", "images", "data"]
+        is_part = folder == path.parent and folder.name in ("annotations", "labels")
+        self.root = folder.parent if is_part else folder
         folders = [path.parent, path.parent / "images", *(folder / name for name in names), path.parent.parent]
-        self.folders = list(dict.fromkeys(Path(f) for f in folders if f.is_dir()))
-        self._listed: dict[Path, set[str]] = {}
+        within = (Path(f) for f in folders if f.is_dir() and f.is_relative_to(self.root))
+        self.folders = list(dict.fromkeys(within))
+        self._listed: dict[str, set[str]] = {}
 
     def __call__(self, file_name: str) -> Path | None:
-        """The existing file, or None; folders in the name are optional."""
+        """The existing file, or None; folders in the name are optional.
+
+        A name that leads out of the set, such as `../../other/x.jpg` or `/other/x.jpg`, finds the file
+        of that name in the set, if there is one: a file from elsewhere cannot have a set read what is not its own.
+        """
         relative = Path(file_name.replace("\\", "/"))
         for name in (relative, Path(relative.name)):
             for folder in self.folders:
-                if self._exists(folder / name):
+                file = self._within(folder, name)
+                if file is not None and self._exists(file):
                     # what held this one likely holds the next
                     self.folders.remove(folder)
                     self.folders.insert(0, folder)
-                    return folder / name
+                    return file
         return None
 
+    def _within(self, folder: Path, name: Path) -> Path | None:
+        """The file's path without `..`, or None where it would lie outside of the set."""
+        if not name.is_absolute() and ".." not in name.parts:
+            return folder / name
+        file = Path(os.path.normpath(folder / name))
+        return file if file.is_relative_to(os.path.normpath(self.root)) else None
+
     def _exists(self, file: Path) -> bool:
-        parent = file.parent
+        parent = str(file.parent)
         if parent not in self._listed:
-            self._listed[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
+            self._listed[parent] = _files_in(parent)
         return file.name in self._listed[parent]
+
+
+def _files_in(folder: str) -> set[str]:
+    """Names of the regular files, links followed; none for what is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (OSError, ValueError):  # the latter for a name that no file system allows
+        return set()

@@ -109,8 +109,12 @@ def value_at(example: Mapping[str, Any], path: str) -> Any:
     """
     value: Any = example
     for name in path.split("."):
-        value = [item[name] for item in value] if isinstance(value, list) else value[name]
+        value = [_field(item, name) for item in value] if isinstance(value, list) else _field(value, name)
     return value
+
+
+def _field(value: Mapping[str, Any] | None, name: str) -> Any:
+    return None if value is None else value[name]
 
 
 def class_names_of(feature: Any) -> list[str] | None:

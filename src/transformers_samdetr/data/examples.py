@@ -3,15 +3,18 @@
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from ..pictures import picture_to_array, upright
+from ..pictures import UnreadablePictureError, picture_to_array, read_picture, upright
 from .schema import coco_annotations
 
+AnySet = TypeVar("AnySet", Dataset, IterableDataset)
+NO_PICTURE = {"path": None, "bytes": None}
+"""Stored in a row without a picture."""
 UNUSABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """What PIL and its decoders raise for files that they cannot read, and `read_example` for wrong sizes."""
 
@@ -24,12 +27,11 @@ def read_example(example: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any
 
     Raises:
         ValueError: the picture is not of the annotated width and height, so its boxes lie elsewhere.
-        OSError: the picture cannot be read; or another of `UNUSABLE`.
+        UnreadablePictureError: the picture cannot be read.
+        OSError: its file is missing; or another of `UNUSABLE`.
     """
     image = example["image"]
-    if isinstance(image, Mapping):
-        image = ImageFeature().decode_example(image)
-    image = upright(image)
+    image = upright(image) if isinstance(image, Image.Image) else decode_picture(image)
     if image.mode != "RGB":
         image = Image.fromarray(picture_to_array(image))
     annotated = (example["width"], example["height"])
@@ -41,9 +43,32 @@ def read_example(example: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any
     return image, coco_annotations(example)
 
 
+def decode_picture(stored: Mapping[str, Any] | None) -> Image.Image:
+    """The upright picture of `{"path", "bytes"}`, or of the None that stands for a picture in a row without one.
+
+    Raises:
+        UnreadablePictureError: it cannot be read, or there is nothing to read.
+        OSError: its file is missing; or another of `UNUSABLE`, from reading over the network.
+    """
+    content, path = (stored or NO_PICTURE)["bytes"], (stored or NO_PICTURE)["path"]
+    if content is None and path is None:
+        raise UnreadablePictureError("the set has neither bytes nor a path of the picture")
+    if content is None and "://" in path:  # within an archive or on the Hub, where the datasets library reads
+        return upright(ImageFeature().decode_example(dict(stored)))
+    return read_picture(path if content is None else content, path or "the picture")
+
+
+def undecoded(data: AnySet) -> AnySet:
+    """The set or stream with pictures as they are stored, `{"path", "bytes"}`: `read_example` decodes them.
+
+    So who shuffles or skips holds files, not pixels, and broken pictures raise the same errors everywhere.
+    """
+    return data.cast_column("image", ImageFeature(decode=False))
+
+
 def stored_picture(data: Dataset, row: int) -> Mapping[str, Any]:
     """`{"path", "bytes"}` of a picture, not decoded."""
-    return data.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))[row]["image"]
+    return undecoded(data.select_columns(["image"]))[row]["image"] or NO_PICTURE
 
 
 def picture_name(image_id: int, picture: Mapping[str, Any]) -> str:

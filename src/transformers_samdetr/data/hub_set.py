@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Image, IterableDataset, concatenate_datasets
 
+from ..annotations import shown
 from .annotated_picture import AnnotatedPicture, canonical_example, picture_size, to_dataset
 from .box_formats import FormatGuess, detect_box_format
-from .columns import class_names_of, innermost, leaf_paths, value_at
+from .columns import OBJECT_ALIASES, class_names_of, innermost, leaf_paths, value_at
+from .plain_values import box_of
 from .schema import annotation_features, detection_features
 
 SAMPLE = 300
@@ -63,9 +65,16 @@ def read_categories(splits: Sequence[AnySet], path: str, class_names: ClassNames
     for split in splits:
         for batch in split.select_columns([path.split(".")[0]]).with_format(None).iter(batch_size=1000):
             rows = value_at(batch, path) if "." not in path else _nested(batch, path)
-            found.update(category for row in rows for category in row or ())
+            if not all(isinstance(row, list | None) for row in rows):
+                raise ValueError(f"{source} has no list of categories in {path}, but one for each picture.")
+            categories = [category for row in rows for category in row or ()]
+            if not all(isinstance(category, int | str | None) for category in categories):
+                raise ValueError(f"{source} has categories in {path} that are neither integers nor texts.")
+            found.update(categories)
     if None in found:
         raise ValueError(f"{source} has objects without a category in {path}: give each one, or leave the object out.")
+    if len({isinstance(category, str) for category in found}) > 1:
+        raise ValueError(f"{source} has categories of several kinds in {path}: {shown(list(found))}.")
     ids = sorted(found)
     return Categories([i if isinstance(i, str) else f"class {i}" for i in ids], ids)
 
@@ -96,17 +105,26 @@ def read_picture(example: Mapping[str, Any], columns: Mapping[str, str]) -> Anno
         width, height = value["width"], value["height"]
     else:
         width, height = picture_size(content if content is not None else name)
+    objects = {key: _objects(value.get(key), key, value.get("image_id")) for key in OBJECT_ALIASES}
     return AnnotatedPicture(
         image=name,
         image_id=value.get("image_id"),
         width=width,
         height=height,
-        boxes=value["bbox"] or [],
-        categories=value["category"] or [],
-        areas=value.get("area"),
-        crowds=value.get("iscrowd"),
-        ids=value.get("id") if _integers(value.get("id")) else None,
+        boxes=objects["bbox"] or [],
+        categories=objects["category"] or [],
+        areas=objects["area"],
+        crowds=objects["iscrowd"],
+        ids=objects["id"] if _integers(objects["id"]) else None,
     )
+
+
+def _objects(values: Any, name: str, image_id: Any) -> Sequence | None:
+    if values is not None and not isinstance(values, list):
+        raise ValueError(
+            f"image {shown(image_id)} has for {name} {shown(values, repr)}: give a list, one for each object."
+        )
+    return values
 
 
 def _integers(values: Sequence | None) -> bool:
@@ -124,7 +142,7 @@ def guess_box_format(data: AnySet, columns: Mapping[str, str], source: str) -> F
     else:
         sample = data.select(np.unique(np.linspace(0, len(data) - 1, SAMPLE).astype(int))) if len(data) else data
     pictures = list(read_pictures(sample, columns))
-    boxes = [box for picture in pictures for box in picture.boxes]
+    boxes = [box_of(box, picture.name) for picture in pictures for box in picture.boxes]
     sizes = [(picture.width, picture.height) for picture in pictures for _ in picture.boxes]
     areas = [area for picture in pictures for area in picture.areas or ()]
     usable = len(areas) == len(boxes) and None not in areas

@@ -4,7 +4,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from ..pictures import EXIF_ORIENTATION, upright
+from ..pictures import UnreadablePictureError, exif_orientation, opened_picture, require_file, upright
 from .annotated_picture import SIDEWAYS
-from .examples import UNUSABLE
+from .examples import NO_PICTURE
 from .findings import Findings, Severity
 
 THUMBNAIL = 12
@@ -69,7 +68,8 @@ def look_at_pictures(
     facts = {}
     for row in progress(rows):
         example = stored[int(row)]
-        path, content = example["image"]["path"], example["image"]["bytes"]
+        picture = example["image"] or NO_PICTURE
+        path, content = picture["path"], picture["bytes"]
         name = f"image {example['image_id']}" + (f" ({path})" if path else "")
         facts[int(row)] = _look_at(name, path, content)
     return facts
@@ -77,9 +77,11 @@ def look_at_pictures(
 
 def _look_at(name: str, path: str | None, content: bytes | None) -> PictureFacts:
     try:
-        content = Path(path or "").read_bytes() if content is None else content
-        with Image.open(BytesIO(content)) as image:
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        if content is None:
+            require_file(path or "")
+            content = Path(path or "").read_bytes()
+        with opened_picture(content, name) as image:
+            orientation = exif_orientation(image)
             size = image.size
             image.draft("RGB", (THUMBNAIL * 8, THUMBNAIL * 8))  # JPEG then decodes a fraction of the pixels
             image.load()
@@ -87,8 +89,10 @@ def _look_at(name: str, path: str | None, content: bytes | None) -> PictureFacts
         return PictureFacts(
             name, None, hashlib.sha256(content).digest(), size, orientation, np.asarray(small).reshape(-1)
         )
-    except UNUSABLE as error:
-        return PictureFacts(name, str(error) or type(error).__name__)
+    except UnreadablePictureError as error:
+        return PictureFacts(name, error.reason)
+    except OSError as error:
+        return PictureFacts(name, str(error))
 
 
 def check_pictures(

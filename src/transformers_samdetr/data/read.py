@@ -1,5 +1,6 @@
 """Where detection data come from: folders of several layouts, the Hub, sets in memory; all in one schema."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,13 +80,13 @@ def load_detection_data(
             f"source is of type {type(source).__name__}: give a folder, a Hub name, 'digits' or a datasets.Dataset "
             "(datasets.Dataset.from_generator makes one of anything that yields examples)."
         )
-    name, path = str(source), Path(source).expanduser()
+    name, path = str(source), Path(os.path.expanduser(source))
     if name == "digits":
         scenes = _streams(build_digit_scenes(seed=seed), streaming)
         return from_sets(name, scenes, columns, class_names, Wishes(train_split, eval_split, "xywh", stream_length))
-    if not path.exists() and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
+    if not os.path.exists(path) and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
         raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
-    content = _read_folder(path) if path.exists() else None
+    content = _read_folder(path) if os.path.exists(path) else None
     if content is not None:
         if streaming or stream_length or columns or class_names:
             raise ValueError(
@@ -93,7 +94,15 @@ def load_detection_data(
                 "a folder of pictures, read when they are used, with annotation files, which have them all."
             )
         return from_folder(name, content, wishes)
-    return from_sets(name, _load_sets(path, name, streaming, wishes), columns, class_names, wishes)
+    if not os.path.exists(path):
+        return from_sets(name, _load_sets(path, name, streaming, wishes), columns, class_names, wishes)
+    _require_known_layout(path)
+    try:
+        sets = _load_sets(path, name, streaming, wishes)
+    except Exception as error:  # the datasets library raises all kinds for damaged files
+        reason = error.__cause__ or error
+        raise ValueError(f"{path} cannot be read as a data set: {type(reason).__name__}: {reason}") from error
+    return from_sets(name, sets, columns, class_names, wishes)
 
 
 def _read_folder(path: Path) -> FolderContent | None:
@@ -114,6 +123,18 @@ def _is_saved_to_disk(path: Path) -> bool:
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
+def _require_known_layout(path: Path) -> None:
+    readable = ("*.parquet", "*.arrow", "metadata.jsonl", "metadata.csv", "metadata.parquet")
+    if not path.is_dir() or _is_saved_to_disk(path) or any(any(path.rglob(pattern)) for pattern in readable):
+        return
+    held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
+    raise ValueError(
+        f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
+        "with images and labels, VOC's XML files, parquet or arrow files, metadata.jsonl beside pictures, or a "
+        "folder of save_to_disk."
+    )
+
+
 def _load_sets(path: Path, name: str, streaming: bool, wishes: Wishes) -> Mapping[str, AnySet]:
     if path.is_file():
         kind, files = TABLES[path.suffix], str(path)
@@ -121,14 +142,6 @@ def _load_sets(path: Path, name: str, streaming: bool, wishes: Wishes) -> Mappin
     if _is_saved_to_disk(path):
         sets = load_from_disk(path)
         return _streams(sets if isinstance(sets, dict) else {"train": sets}, streaming)
-    readable = ("*.parquet", "*.arrow", "metadata.jsonl", "metadata.csv", "metadata.parquet")
-    if path.is_dir() and not any(any(path.rglob(pattern)) for pattern in readable):
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
-        raise ValueError(
-            f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
-            "with images and labels, VOC's XML files, parquet or arrow files, metadata.jsonl beside pictures, or a "
-            "folder of save_to_disk."
-        )
     source = str(path) if path.is_dir() else name
     sliced = [split for split in (wishes.train_split, wishes.eval_split) if split and "[" in split]
     if sliced and not streaming:  # such as train[:90%], which only the loader understands

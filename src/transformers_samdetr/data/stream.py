@@ -6,19 +6,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from datasets import Image as ImageFeature
 from PIL import Image
 
 from .augment import Annotations, Augmentation
 from .batch import MAX_CORRUPT, DetectionDataset
-from .examples import UNUSABLE, read_example
+from .examples import UNUSABLE, read_example, undecoded
 from .seeds import example_seed
 from .unusable import UnusablePictures
-
-
-def undecoded(data: IterableDataset) -> IterableDataset:
-    """The stream with pictures as they are stored, so that who shuffles or skips holds files, not pixels."""
-    return data.cast_column("image", ImageFeature(decode=False))
 
 
 class DetectionStream(torch.utils.data.IterableDataset):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .examples import picture_name
+from .examples import NO_PICTURE, picture_name
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class UnusablePictures:
             return
         self._ids[min(count, self.most)] = example["image_id"]
         self._count += 1
-        name = picture_name(example["image_id"], example["image"])
+        name = picture_name(example["image_id"], example["image"] or NO_PICTURE)
         if len(self) > self.most:
             raise RuntimeError(
                 f"{len(self)} pictures cannot be used, more than max_corrupt={self.most}. The last: {name}: {error} "

@@ -1,12 +1,15 @@
 """Folders in the layout of PASCAL VOC: an XML file for each picture."""
 
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
+from ..annotations import shown
+from ..pictures import PICTURE_SUFFIXES
 from .annotated_picture import AnnotatedPicture, FolderContent, picture_size
+from .plain_values import side_of
+from .text_files import read_text
 
 SPLITS = ("train", "val", "valid", "validation", "test", "trainval")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -40,8 +43,8 @@ def read_voc(source: Path) -> FolderContent:
     """
     files = _files(source)
     found = {split: [_read(path) for path in paths] for split, paths in files.items()}
-    starts = [min(box[:2]) for pictures in found.values() for _, boxes in pictures for box in boxes]
-    from_one = bool(starts) and min(starts) >= 1
+    starts = [side for pictures in found.values() for _, boxes in pictures for box in boxes for side in box[:2]]
+    from_one = bool(starts) and all(not side < 1 for side in starts)  # what is not a number tells nothing
     splits = {
         split: [
             AnnotatedPicture(
@@ -78,19 +81,23 @@ def _files(source: Path) -> dict[str, list[Path]]:
 
 
 def _listed(path: Path, annotations: Path) -> Iterator[Path]:
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in read_text(path).split("\n"):
         if line.strip():
             file = annotations / f"{line.split()[0]}.xml"
-            if not file.is_file():
-                raise ValueError(f"{path} lists {line.split()[0]!r}, but there is no {file}.")
+            # a file's name alone: a list is no way out of the folder
+            if file.parent != annotations or not os.path.isfile(file):
+                name, missing = shown(line.split()[0], repr), shown(file.name)
+                raise ValueError(f"{path} lists {name}, but there is no {missing} in {annotations}.")
             yield file
 
 
 def _read(path: Path) -> tuple[AnnotatedPicture, list[tuple[float, float, float, float]]]:
     """The picture without boxes, and its boxes as they stand in the file."""
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device, not a file.")
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two of an encoding that is not known
         raise ValueError(f"{path} is not valid XML: {error}.") from error
     names, boxes = [], []
     for number, entry in enumerate(root.iter("object"), 1):
@@ -101,23 +108,32 @@ def _read(path: Path) -> tuple[AnnotatedPicture, list[tuple[float, float, float,
             raise ValueError(
                 f"{path}: object {number} needs a bndbox with numbers for {', '.join(CORNERS)}."
             ) from error
+        name = (name or "").strip()
         if not name:
             raise ValueError(f"{path}: object {number} has no name.")
-        names.append(name.strip())
+        names.append(name)
         boxes.append(corners)
     image = _image_of(path, root.findtext("filename"))
-    width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
+    width, height = (_side(root, side, path) for side in ("width", "height"))
     if not width or not height:
         width, height = picture_size(str(image))
     return AnnotatedPicture(str(image), None, width, height, [], names), boxes
+
+
+def _side(root: ElementTree.Element, name: str, path: Path) -> int:
+    text = root.findtext(f"size/{name}") or 0
+    try:
+        return side_of(float(text), name, str(path))
+    except ValueError:
+        return side_of(text, name, str(path))  # which says what stands there
 
 
 def _image_of(path: Path, file_name: str | None) -> Path:
     folders = [path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images"]
     folders = [folder for folder in folders if folder.is_dir()]
     stems = [file_name.replace("\\", "/").rsplit("/", 1)[-1]] if file_name else []
-    stems += [path.stem + suffix for suffix in (".jpg", ".jpeg", ".png", ".JPG", *Image.registered_extensions())]
-    found = next((folder / stem for folder in folders for stem in stems if (folder / stem).is_file()), None)
+    stems += [path.stem + suffix for suffix in (".jpg", ".jpeg", ".png", ".JPG", *sorted(PICTURE_SUFFIXES))]
+    found = next((folder / stem for folder in folders for stem in stems if os.path.isfile(folder / stem)), None)
     if found is None:
-        raise ValueError(f"{path} belongs to {stems[0]}, which is in none of {', '.join(map(str, folders))}.")
+        raise ValueError(f"{path} belongs to {shown(stems[0])}, which is in none of {', '.join(map(str, folders))}.")
     return found

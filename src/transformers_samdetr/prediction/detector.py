@@ -16,6 +16,10 @@ NMS_THRESHOLD = 0.7
 but small models, trained for an hour, still put two queries on some; boxes of two objects rarely overlap so much."""
 
 
+LONGEST_SIDE = 4096
+"""Pixels up to which a picture is enlarged to be drawn."""
+
+
 class Detector:
     """Detects on pictures with a saved model.
 
@@ -71,7 +75,7 @@ class Detector:
             detections: of it.
             shortest_side: smaller pictures are enlarged, a whole number of times, so that names can be read.
         """
-        times = max(1, round(shortest_side / min(image.size)))
+        times = max(1, min(round(shortest_side / min(image.size)), LONGEST_SIDE // max(image.size)))
         image = image.resize((times * image.width, times * image.height), Image.Resampling.LANCZOS)
         labels = [self.names[label] for label in detections["labels"].tolist()]
         return draw_detections(image, times * detections["boxes"], labels, detections["scores"], self.colors)

@@ -25,7 +25,7 @@ class Output:
         """
         file_name = self._own_name(PurePosixPath(name))
         path = self._parent(file_name) / PurePosixPath(file_name).name
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        partial = path.with_name(f".partial{path.suffix}")  # short: the file's own name may be as long as names can be
         image.save(partial, quality=92)
         os.replace(partial, path)  # a link that stands there is replaced, not followed
         return file_name
@@ -33,7 +33,9 @@ class Output:
     def write_json(self, detections: list[dict]) -> None:
         path = self._parent(PREDICTIONS_FILE) / PREDICTIONS_FILE
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(detections, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(detections, indent=1, ensure_ascii=False) + "\n"
+        # the bytes of a file name that is not UTF-8 are written as JSON's escapes, and read back as they were
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(partial, path)
 
     def _own_name(self, name: PurePosixPath) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..pictures import UnreadablePictureError
 from .coco_rows import coco_rows
 from .detector import NMS_THRESHOLD, Detector, about_duplicates
 from .explain import Explainer
@@ -128,4 +129,5 @@ def _readable(sources: list[Source], frame_step: int, unreadable: dict[str, str]
         try:
             yield from read_pictures(source, frame_step)
         except Exception as error:  # decoders raise all kinds for broken files, and the other files are still good
-            unreadable[str(source.path)] = str(error) or type(error).__name__
+            reason = error.reason if isinstance(error, UnreadablePictureError) else str(error)
+            unreadable[str(source.path)] = reason or type(error).__name__

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..pictures import open_picture, picture_to_array
+from ..pictures import PICTURE_SUFFIXES, open_picture, picture_to_array
 
-PICTURE_SUFFIXES = frozenset(".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .avif .jp2".split())
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".split())
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from datasets import IterableDataset
 
-from ..data.stream import Place, undecoded
+from ..data.examples import undecoded
+from ..data.stream import Place
 from .order import WindowOrder, position_seed
 
 FEW_FILES = 64
