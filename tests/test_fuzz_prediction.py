@@ -12,6 +12,7 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.prediction import predict_files
+from transformers_samdetr.prediction.detector import Detector
 from transformers_samdetr.prediction.output import Output
 from transformers_samdetr.prediction.sources import Source, find_sources, read_pictures
 
@@ -164,3 +165,10 @@ def test_pictures_of_any_shape_and_bombs(results):
     assert all("cannot be read" not in reason for reason in result.unreadable.values())  # said once, not twice
     assert [Image.open(path).size for path in result.pictures] == [(1, 1), (20000, 1), (1, 20000)]
     assert all(torch.tensor(row["bbox"]).isfinite().all() for row in result.detections)
+
+
+def test_a_strip_is_not_enlarged_beyond_bounds(model_dir):
+    detector = Detector(model_dir, device="cpu")
+    nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
+    assert detector.draw(Image.new("RGB", (20000, 1)), nothing, shortest_side=400).size == (20000, 1)
+    assert detector.draw(Image.new("RGB", (100, 50)), nothing, shortest_side=400).size == (800, 400)

@@ -34,7 +34,7 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
-    Path(path).write_text(environment.get_template(template).render(values), encoding="utf-8")
+    Path(path).write_text(environment.get_template(template).render(values), encoding="utf-8", errors="replace")
 
 
 def picture_url(image: Image.Image, quality: int) -> str:
