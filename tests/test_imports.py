@@ -50,6 +50,7 @@ FLOORS = (
     ("evaluation",),
     ("benchmark", "prediction", "training"),
     ("experiments",),
+    ("demo",),
     ("commands",),
 )
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

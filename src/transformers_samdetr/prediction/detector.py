@@ -75,10 +75,18 @@ class Detector:
             detections: of it.
             shortest_side: smaller pictures are enlarged, a whole number of times, so that names can be read.
         """
-        times = max(1, min(round(shortest_side / min(image.size)), LONGEST_SIDE // max(image.size)))
+        times = enlargement(image, shortest_side)
         image = image.resize((times * image.width, times * image.height), Image.Resampling.LANCZOS)
         labels = [self.names[label] for label in detections["labels"].tolist()]
         return draw_detections(image, times * detections["boxes"], labels, detections["scores"], self.colors)
+
+
+def enlargement(image: Image.Image, shortest_side: int) -> int:
+    """How many times a picture is enlarged, for its shorter side to be about `shortest_side` pixels at least.
+
+    Less where its longer side would come to more than `LONGEST_SIDE`.
+    """
+    return max(1, min(round(shortest_side / min(image.size)), LONGEST_SIDE // max(image.size)))
 
 
 def about_duplicates(nms_threshold: float | None) -> str:
