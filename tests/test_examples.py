@@ -1,6 +1,7 @@
 """Every script of examples/ runs, small, and does what it says; each is a page on public names alone."""
 
 import ast
+import io
 import runpy
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def run(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+def picture_of(color: str, size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def saved_model(folder: Path, names: list[str]) -> Path:
@@ -72,6 +79,25 @@ def test_detect(run, tmp_path):
     assert any(line.startswith(("cat  0.", "dog  0.")) for line in printed.splitlines())
     with Image.open(tmp_path / "drawn.png") as drawn:
         assert drawn.size == (80, 60) and len(set(drawn.get_flattened_data())) > 1
+
+
+def test_serve(run, tmp_path, monkeypatch):
+    testclient = pytest.importorskip("fastapi.testclient", reason="FastAPI, of the extra `serve`, is not installed")
+    content, answers = picture_of("red", (80, 60)), []
+
+    def serve(app, **options):
+        with testclient.TestClient(app) as client:
+            answers.append(client.post("/detect?threshold=0.1&top_k=3", content=content))
+            answers.append(client.post("/detect", content=b"no picture"))
+
+    monkeypatch.setattr("uvicorn.run", serve)
+    saved_model(tmp_path / "model", ["cat", "dog"])
+    run("serve.py", "--model", "model", "--device", "cpu")
+    found, refused = answers
+    assert found.status_code == 200 and (found.json()["width"], found.json()["height"]) == (80, 60)
+    assert 1 <= len(found.json()["detections"]) <= 3
+    assert {row["label"] for row in found.json()["detections"]} <= {"cat", "dog"}
+    assert refused.status_code == 400 and "cannot be read as a picture" in refused.json()["detail"]
 
 
 def test_own_training_loop(run, tmp_path):

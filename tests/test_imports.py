@@ -48,7 +48,7 @@ FLOORS = (
     ("visualization",),  # sub-packages
     ("data",),
     ("evaluation",),
-    ("benchmark", "prediction", "training"),
+    ("benchmark", "prediction", "serving", "training"),
     ("experiments",),
     ("demo",),
     ("commands",),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,6 +27,7 @@ class Detector:
     Args:
         model: folder or Hub repository.
         device: by default CUDA, else MPS, else the CPU.
+        options: of the model's `from_pretrained`, such as `mask_padding=True`.
 
     Attributes:
         short_name: a folder's own name; that of a Hub repository stays whole.
@@ -35,10 +37,11 @@ class Detector:
         category_ids: see `own_category_ids`.
     """
 
-    def __init__(self, model: str | os.PathLike, device: str | torch.device | None = None):
+    def __init__(self, model: str | os.PathLike, device: str | torch.device | None = None, **options: Any):
         self.short_name = Path(model).resolve().name if Path(model).exists() else str(model)
         self.processor = AutoImageProcessor.from_pretrained(model)
-        self.model = AutoModelForObjectDetection.from_pretrained(model).to(device or default_device()).eval()
+        self.model = AutoModelForObjectDetection.from_pretrained(model, **options)
+        self.model.to(device or default_device()).eval()
         self.names = [self.model.config.id2label[label] for label in range(self.model.config.num_labels)]
         self.colors = class_colors(self.names)
         self.category_ids = own_category_ids(self.model.config)
