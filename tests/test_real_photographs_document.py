@@ -4,12 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-import pytest
-
 from transformers_samdetr.presets import PRESET_IMAGE_SIZES, PRESETS
 from transformers_samdetr.training.recipes import TINY, Recipe
-
-from .test_tutorial import check_understood
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "real_photographs.md").read_text(encoding="utf-8")
@@ -37,11 +33,6 @@ def test_the_recipe_is_what_the_package_trains_with():
     assert shown == {name: expected.get(name) for name in shown}
     own = {field.name for field in fields(Recipe) if getattr(TINY, field.name) != getattr(Recipe(), field.name)}
     assert own - {"name"} | set(PRESETS[TINY.model]) <= set(shown), "a field that the recipe sets is not in the table"
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_understood(command, monkeypatch):
-    check_understood(command, monkeypatch)
 
 
 def test_there_are_commands_for_both_sets():

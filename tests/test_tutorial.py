@@ -1,6 +1,5 @@
 """docs/tutorial.md is walked: ten photographs and a JSON, then exactly its commands, in their order."""
 
-import argparse
 import importlib.util
 import json
 import os
@@ -82,10 +81,6 @@ def test_what_is_executed_and_what_is_only_shown():
     assert SHOWN == ['pip install -e ".[train,quickstart]"', COMMANDS[-1].removesuffix(" --dry_run")]
 
 
-class Parsed(Exception):
-    """A script has understood its arguments."""
-
-
 def load_script(command: str, monkeypatch) -> ModuleType:
     """The command's script as a module, with its arguments in place."""
     words = shlex.split(command)
@@ -95,24 +90,6 @@ def load_script(command: str, monkeypatch) -> ModuleType:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
-
-
-def check_understood(command: str, monkeypatch) -> None:
-    """The command's script takes its arguments; nothing is done with them."""
-    script, parse = load_script(command, monkeypatch), argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(parser):
-        raise Parsed(parse(parser))
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    with pytest.raises(Parsed):
-        script.main()
-
-
-@pytest.mark.parametrize("command", [*COMMANDS, SHOWN[-1]])
-def test_commands_are_understood(command, monkeypatch):
-    """Fast, where the walk is not."""
-    check_understood(command, monkeypatch)
 
 
 def test_the_check_prints_what_the_tutorial_shows(workplace, monkeypatch, capsys):
