@@ -7,8 +7,9 @@ import argparse
 from pathlib import Path
 
 from transformers_samdetr.data.arguments import add_data_arguments, data_from
-from transformers_samdetr.prediction import NMS_THRESHOLD, about_duplicates
+from transformers_samdetr.prediction import NMS_THRESHOLD, Detector, about_duplicates
 from transformers_samdetr.prediction.samples import draw_samples
+from transformers_samdetr.prediction.training_figures import draw_training
 
 
 def main() -> None:
@@ -21,11 +22,16 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="of the digit scenes")
+    parser.add_argument(
+        "--training_figures", action="store_true", help="also which query learns which object, and denoising queries"
+    )
     args, _ = parser.parse_known_args()  # quickstart.sh passes on the arguments of training
 
-    pictures = data_from(args, seed=args.seed).evaluation
-    threshold = draw_samples(pictures, args.model, args.output_dir, args.threshold, args.count)
+    pictures, detector = data_from(args, seed=args.seed).evaluation, Detector(args.model)
+    threshold = draw_samples(pictures, detector, args.output_dir, args.threshold, args.count)
     print(threshold, about_duplicates(NMS_THRESHOLD), sep="\n")
+    if args.training_figures:
+        print("Figures of training:", *draw_training(pictures, detector, args.output_dir, args.count))
     print(f"Pictures with predictions: {args.output_dir.resolve()}")
 
 

@@ -15,11 +15,15 @@ import torch
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
+from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.prediction import NMS_THRESHOLD, about_duplicates, choose_threshold, predict_files
+from transformers_samdetr.prediction.detector import Detector
 from transformers_samdetr.prediction.report import Report
+from transformers_samdetr.prediction.samples import draw_samples
 from transformers_samdetr.prediction.sources import Source, find_sources, read_pictures
+from transformers_samdetr.prediction.training_figures import draw_training
 
-from .models import TINY
+from .models import SMALL_BACKBONE, TINY, tiny_model
 
 ROOT = Path(__file__).parents[1]
 PREDICTIONS = "predictions.json"
@@ -278,6 +282,25 @@ def test_a_report_of_many_pictures_names_the_others(tmp_path, monkeypatch):
     report.write([], {})
     text = (tmp_path / "page.html").read_text()
     assert text.count("<figure") == 2 and "2 more pictures" in text and "2.png (2), 3.png (3)" in " ".join(text.split())
+
+
+def test_samples_of_a_set_and_what_training_makes_of_them(tmp_path):
+    scenes = build_digit_scenes(num_train=1, num_eval=3, size=96, seed=3)["validation"]
+    model = tiny_model(num_labels=10, num_denoising_groups=2, backbone_config=SMALL_BACKBONE)
+    model.save_pretrained(tmp_path / "model")
+    SamDetrImageProcessor(size={"height": 96, "width": 96}).save_pretrained(tmp_path / "model")
+    detector = Detector(tmp_path / "model", "cpu")
+    assert draw_samples(scenes, detector, tmp_path / "out", threshold=0.0, count=2).value == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000.png", "001.png", "overview.png"]
+    assert Image.open(tmp_path / "out" / "000.png").size == (480, 480)  # enlarged
+    state = torch.get_rng_state()
+    written = draw_training(scenes, detector, tmp_path / "out", count=2)
+    assert [path.name for path in written] == ["matches.png", "denoising.png"]
+    assert all(np.asarray(Image.open(path)).std() > 20 for path in written) and torch.equal(
+        state, torch.get_rng_state()
+    )
+    with pytest.raises(ValueError, match="count=0"):
+        draw_samples(scenes, detector, tmp_path / "out", count=0)
 
 
 def test_script_and_its_exit_codes(model_dir, tmp_path):

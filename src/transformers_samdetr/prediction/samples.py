@@ -1,6 +1,5 @@
 """A model's detections on some pictures of a set, on one sheet."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ SHORTEST_SIDE = 448
 
 def draw_samples(
     examples: Sequence[dict],
-    model: str | os.PathLike,
+    detector: Detector,
     output_dir: Path,
     threshold: float | None = None,
     count: int = 8,
@@ -23,7 +22,7 @@ def draw_samples(
 
     Args:
         examples: a set in the schema of `transformers_samdetr.data.schema`; its first pictures are drawn.
-        model: folder or Hub repository.
+        detector: a saved model.
         output_dir: made if need be.
         threshold: as in `predict_files`.
         count: of pictures, as many as there are at most.
@@ -36,7 +35,6 @@ def draw_samples(
     """
     if count < 1:
         raise ValueError(f"count={count} must be at least 1.")
-    detector = Detector(model)
     chosen = choose_threshold(detector.model.config, threshold)
     output_dir.mkdir(parents=True, exist_ok=True)
     pictures = []

@@ -1,5 +1,6 @@
 """Which query learns which object: the Hungarian matches of a training batch."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..contact_sheet import contact_sheet
 from ..detections import draw_detections
 
 OBJECT, PREDICTION = (0, 114, 178), (230, 159, 0)
+SHORTEST_LINE = 8
+"""Pixels between the centers of a pair from which on they are joined."""
 SHORTEST_SIDE = 400
 """Pixels that a picture is enlarged to at least, for its names."""
 
@@ -89,7 +92,7 @@ def _draw(image: Image.Image, objects, predictions, classes, scores, same, layer
     overlaps = box_iou(objects, predictions).diagonal() if len(objects) else objects.new_zeros(0)
     texts = [names[label] for label in classes.tolist()]
     about = [
-        f"{score:.2f}  IoU {overlap:.2f}  {count}/{layers}"
+        f"{score:.2f}, IoU {overlap:.2f}, {count}/{layers} layers"
         for score, overlap, count in zip(scores.tolist(), overlaps.tolist(), same.tolist(), strict=True)
     ]
     # a class may be called as a prediction's text is: a space at its end, which is not drawn, keeps the colours apart
@@ -99,6 +102,7 @@ def _draw(image: Image.Image, objects, predictions, classes, scores, same, layer
     pen = ImageDraw.Draw(joined)
     for box, other in zip(objects.tolist(), predictions.tolist(), strict=True):
         ends = [((one[0] + one[2]) / 2, (one[1] + one[3]) / 2) for one in (box, other)]
-        pen.line(ends, fill=(0, 0, 0), width=5)
-        pen.line(ends, fill=PREDICTION, width=2)
+        if math.dist(*ends) > SHORTEST_LINE:
+            pen.line(ends, fill=(0, 0, 0), width=5)
+            pen.line(ends, fill=PREDICTION, width=2)
     return draw_detections(joined, np.concatenate([objects, predictions]), texts + about, colors=colors)
