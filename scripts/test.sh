@@ -3,7 +3,7 @@
 # More arguments go to pytest: bash scripts/test.sh -m slow
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh train,quickstart,test
+. scripts/environment.sh train,quickstart,export,test
 ruff check .
 ruff format --check .
 # one thread a process: two workers share two cores

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from transformers_samdetr import bilinear_bags
-from transformers_samdetr.deformable_attention import sample_grids, sample_levels
+from transformers_samdetr.deformable_attention import sample_grids, sample_levels, sample_patches
 
 SIZES = [(7, 5), (4, 9), (1, 1)]
 
@@ -30,6 +30,15 @@ def test_equals_grid_sample():
     ours, theirs = (torch.autograd.grad(output, tensors, direction) for output in (bags, grids))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_what_programs_compute_equals_grid_sample():
+    value, locations, weights = inputs()
+    patches, grids = sample_patches(value, SIZES, locations, weights), sample_grids(value, SIZES, locations, weights)
+    torch.testing.assert_close(patches, grids, rtol=0, atol=1e-12)
+    locations[0, 1, 0, 1, 2, 0] = float("nan")  # ends in this sum alone, and is no place to read from
+    found = sample_patches(value, SIZES, locations, weights).isnan()
+    assert found[0, 1, :3].all() and found.sum() == 3
 
 
 @pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)], ids=str)

@@ -16,6 +16,7 @@ SCRIPTS = {
     "check_dataset": "check",
     "convert_original_checkpoint": "convert",
     "evaluate": "evaluate",
+    "export": "export",
     "predict": "predict",
     "push_to_hub": "push",
     "train": "train",

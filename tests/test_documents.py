@@ -21,7 +21,7 @@ from .original_shapes import VARIANTS
 GROUPS = [pytest.param(group, id=group[0].name) for page in PAGES for group in snippets(page)]
 COMMANDS = list(dict.fromkeys(tuple(words) for page in PAGES for words in commands(page)))
 LINKS = [(page, link) for page in PAGES for link in dict.fromkeys(links(page))]
-REASONS = ("needs a GPU", "needs the Hub")
+REASONS = ("needs a GPU", "needs the Hub", "needs an exported file")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.data.digit_scenes import DIGIT_NAMES
+from transformers_samdetr.exporting import export_detector
 
 from .detection_folders import CATEGORIES, write_coco
 from .models import SMALL_BACKBONE, TINY
@@ -98,6 +99,17 @@ def test_serve(run, tmp_path, monkeypatch):
     assert 1 <= len(found.json()["detections"]) <= 3
     assert {row["label"] for row in found.json()["detections"]} <= {"cat", "dog"}
     assert refused.status_code == 400 and "cannot be read as a picture" in refused.json()["detail"]
+
+
+@pytest.mark.slow
+def test_onnx_detect(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX files need the export extra")
+    Image.new("RGB", (80, 60), (90, 120, 30)).save(tmp_path / "picture.jpg")
+    export_detector(saved_model(tmp_path / "model", ["cat", "dog"]), tmp_path / "model.onnx", postprocess=True)
+    printed = run("onnx_detect.py", "picture.jpg", "--model", "model.onnx", "--threshold", "0.5").splitlines()
+    detected = run("detect.py", "picture.jpg", "--model", "model", "--threshold", "0.5", "--output", "drawn.png")
+    assert printed[0].startswith(("cat  0.", "dog  0."))
+    assert [line.split()[:2] for line in printed[:-1]] == [line.split()[:2] for line in detected.splitlines()[:-1]]
 
 
 def test_own_training_loop(run, tmp_path):

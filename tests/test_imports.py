@@ -48,7 +48,7 @@ FLOORS = (
     ("visualization",),  # sub-packages
     ("data",),
     ("evaluation",),
-    ("benchmark", "prediction", "serving", "training"),
+    ("benchmark", "exporting", "prediction", "serving", "training"),
     ("experiments",),
     ("demo",),
     ("commands",),

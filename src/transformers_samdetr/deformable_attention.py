@@ -26,6 +26,8 @@ def sample_levels(
     Returns:
         `(B, S_q, M·D)`.
     """
+    if torch.compiler.is_exporting():
+        return sample_patches(value, level_sizes, locations, attention_weights)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         # places and weights are never rounded to half precision, which cannot tell neighbouring pixels apart
         return sample_bags(value.to(locations.dtype), level_sizes, locations, attention_weights.to(locations.dtype)).to(
@@ -53,6 +55,35 @@ def sample_grids(
     weights = attention_weights.transpose(1, 2).reshape(batch_size * num_heads, 1, num_queries, -1)
     output = (torch.cat(samples, dim=-1) * weights).sum(-1)  # (B·M, D, S_q)
     return output.view(batch_size, -1, num_queries).transpose(1, 2)
+
+
+def sample_patches(
+    value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`sample_levels` in exported programs: of each sample the four pixels around it are one row of a table.
+
+    Other runtimes have no bags, and take many times as long for grids, channel by channel.
+    """
+    batch_size, _, num_heads, channels = value.shape
+    block = torch.arange(batch_size * num_heads, device=value.device).view(batch_size, 1, num_heads, 1)
+    maps = value.to(locations.dtype).transpose(1, 2).flatten(0, 1)  # (B·M, S, D); as with bags, nothing is rounded
+    output = 0.0
+    for level, (level_map, (height, width)) in enumerate(
+        zip(maps.split([h * w for h, w in level_sizes], dim=1), level_sizes, strict=True)
+    ):
+        bordered = nn.functional.pad(level_map.unflatten(1, (height, width)), (0, 0, 1, 1, 1, 1))
+        upper, lower = bordered[:, :-1], bordered[:, 1:]
+        patches = torch.cat([upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]], dim=-1)
+        x, y = locations[:, :, :, level].unbind(-1)  # (B, S_q, M, P) each
+        x, y = (x * width - 0.5).clamp(-1, width), (y * height - 0.5).clamp(-1, height)
+        left, top = x.floor().clamp(max=width - 1), y.floor().clamp(max=height - 1)
+        corner = (top.nan_to_num(0).long() + 1) * (width + 1) + left.nan_to_num(0).long() + 1
+        rows = nn.functional.embedding(block * ((height + 1) * (width + 1)) + corner, patches.flatten(0, 2))
+        x, y, weights = x - left, y - top, attention_weights[:, :, :, level]
+        weights = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], dim=-1) * weights[..., None]
+        samples = rows.unflatten(-1, (4, channels)).flatten(-3, -2)  # (B, S_q, M, P·4, D)
+        output = output + weights.flatten(-2)[..., None, :] @ samples
+    return output.flatten(2).to(value.dtype)
 
 
 @use_kernel_forward_from_hub("MultiScaleDeformableAttention")

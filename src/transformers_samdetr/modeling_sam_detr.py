@@ -157,7 +157,9 @@ class SamDetrModel(SamDetrPreTrainedModel):
         levels = self.backbone(pixel_values, pixel_mask)
         encoded = self.encoder(torch.cat([level.features for level in levels], dim=1), levels, **kwargs)
         levels = split_levels(encoded.last_hidden_state, levels)
-        queries, anchors, mask = self._prepare_queries(len(pixel_values), levels[0].features.dtype, denoising_queries)
+        queries, anchors, mask = self._prepare_queries(
+            pixel_values.shape[0], levels[0].features.dtype, denoising_queries
+        )
         decoded = self.decoder(queries, anchors, levels, mask, **kwargs)
         return SamDetrModelOutput(
             last_hidden_state=decoded.last_hidden_state,

@@ -138,7 +138,10 @@ def _give_border(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
     if isinstance(layer, nn.MaxPool2d):
         # it passes over its own border: the lowest number wins nowhere, and unlike -inf stays harmless in padding
         return torch.where(mask, x, x.detach().amin())
-    return _align_same_padding(x * mask, mask) if isinstance(layer, Conv2dSame) else x * mask
+    if isinstance(layer, Conv2dSame):
+        align = _align_same_padding if type(layer) is Conv2dSame else _align_in_room
+        return align(x * mask, mask)
+    return x * mask
 
 
 def _repeat_edge(x: Tensor, mask: Tensor) -> Tensor:
@@ -153,7 +156,16 @@ def _align_same_padding(x: Tensor, mask: Tensor) -> Tensor:
     It pads an odd length by one more than an even one, and at the start. So the map is made even, and pictures of odd
     length move one pixel from the start: they end in padding, or the map would not be even.
     """
-    x = nn.functional.pad(x, (1, x.shape[-1] % 2, 1, x.shape[-2] % 2))
+    return _move_odd(nn.functional.pad(x, (1, x.shape[-1] % 2, 1, x.shape[-2] % 2)), mask)
+
+
+def _align_in_room(x: Tensor, mask: Tensor) -> Tensor:
+    """The same for `exporting.program.OpenConv2d`, with room for both: a row and a column more than there were."""
+    return _move_odd(nn.functional.pad(x, (1, 1, 1, 1)), mask)
+
+
+def _move_odd(x: Tensor, mask: Tensor) -> Tensor:
+    """Takes the first row and column from pictures of even size, and the last from those of odd size."""
     odd_height = (mask[..., :1].sum(-2, keepdim=True) % 2).to(x.dtype)  # (B, 1, 1, 1), 0 or 1
     odd_width = (mask[..., :1, :].sum(-1, keepdim=True) % 2).to(x.dtype)
     x = x[..., 1:, :].lerp(x[..., :-1, :], odd_height)  # at 0 and 1 exactly the one or the other

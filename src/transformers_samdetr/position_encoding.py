@@ -6,13 +6,29 @@ import torch
 from torch import Tensor
 
 TEMPERATURE = 10000
+_KNOWN_WAVELENGTHS: dict[int, list[float]] = {}
+"""By number of features."""
+
+
+def _wavelengths(num_features: int, device: torch.device) -> Tensor:
+    """`(num_features,)`, each twice; where they are known, an exported program holds them as numbers."""
+    if torch.compiler.is_exporting() and num_features in _KNOWN_WAVELENGTHS:
+        return torch.tensor(_KNOWN_WAVELENGTHS[num_features], device=device)
+    pair = torch.arange(num_features, dtype=torch.float32, device=device) // 2
+    return TEMPERATURE ** (2 * pair / num_features)
+
+
+def remember_wavelengths(d_model: int):
+    """Makes programs that are exported from now on hold what PyTorch computes here.
+
+    Other runtimes round powers otherwise, and where `embed_map` divides by 1e-6 the last bit is a quarter of a radian.
+    """
+    _KNOWN_WAVELENGTHS[d_model // 2] = _wavelengths(d_model // 2, torch.device("cpu")).tolist()
 
 
 def _sine_features(angles: Tensor, num_features: int) -> Tensor:
     """`(...)` angles to `(..., num_features)`: sine on even, cosine on odd features, wavelengths growing by pairs."""
-    pair = torch.arange(num_features, dtype=torch.float32, device=angles.device) // 2
-    wavelengths = TEMPERATURE ** (2 * pair / num_features)
-    phases = angles[..., None] / wavelengths
+    phases = angles[..., None] / _wavelengths(num_features, angles.device)
     return torch.stack([phases[..., 0::2].sin(), phases[..., 1::2].cos()], dim=-1).flatten(-2)
 
 

@@ -37,6 +37,39 @@ def detections_from_outputs(
     Raises:
         ValueError: `target_sizes` is not one height and width per image, or `top_k` is below 1.
     """
+    if target_sizes is not None:
+        target_sizes = _target_sizes(target_sizes, batch_size=len(logits))
+    scores, labels, boxes = best_detections(logits, pred_boxes, top_k, target_sizes, one_label_per_query)
+
+    results = []
+    for image_scores, image_labels, image_boxes in zip(scores, labels, boxes, strict=True):
+        keep = image_scores > threshold
+        detections = {"scores": image_scores[keep], "labels": image_labels[keep], "boxes": image_boxes[keep]}
+        if nms_threshold is not None:
+            detections = _suppress(detections, nms_threshold)
+        results.append(detections)
+    return results
+
+
+def best_detections(
+    logits: Tensor,
+    pred_boxes: Tensor,
+    top_k: int,
+    target_sizes: Tensor | None = None,
+    one_label_per_query: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `detections_from_outputs` chooses from by threshold, as tensors, so that it can be part of a program.
+
+    Args:
+        logits, pred_boxes, top_k, one_label_per_query: as in `detections_from_outputs`.
+        target_sizes: `(B, 2)`, height and width of each picture, in pixels.
+
+    Returns:
+        Scores `(B, D)` in descending order, labels `(B, D)` and boxes `(B, D, 4)`; D is `top_k` or all there are.
+
+    Raises:
+        ValueError: `top_k` is below 1.
+    """
     if top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1.")
     num_labels = logits.shape[-1]
@@ -53,17 +86,8 @@ def detections_from_outputs(
     boxes = center_to_corners_format(pred_boxes.float())
     boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))  # (B, D, 4)
     if target_sizes is not None:
-        sizes = _target_sizes(target_sizes, batch_size=len(logits)).to(boxes)
-        boxes = boxes * sizes.flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
-
-    results = []
-    for image_scores, image_labels, image_boxes in zip(scores, labels, boxes, strict=True):
-        keep = image_scores > threshold
-        detections = {"scores": image_scores[keep], "labels": image_labels[keep], "boxes": image_boxes[keep]}
-        if nms_threshold is not None:
-            detections = _suppress(detections, nms_threshold)
-        results.append(detections)
-    return results
+        boxes = boxes * target_sizes.to(boxes).flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
+    return scores, labels, boxes
 
 
 def _target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:

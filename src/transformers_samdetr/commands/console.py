@@ -32,6 +32,7 @@ def run(command: str) -> int | None:
 check = partial(run, "check")
 convert = partial(run, "convert")
 evaluate = partial(run, "evaluate")
+export = partial(run, "export")
 predict = partial(run, "predict")
 push = partial(run, "push")
 train = partial(run, "train")

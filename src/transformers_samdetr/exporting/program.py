@@ -1,0 +1,131 @@
+"""A detector as a `torch.export` program: tensors in, tensors out, one program for every batch and size."""
+
+import copy
+
+import torch
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..frozen_batch_norm import FoldedConv2d
+from ..modeling_sam_detr import SamDetrForObjectDetection
+from ..position_encoding import remember_wavelengths
+from ..post_processing import best_detections
+
+SMALLEST_SIDE = 33
+"""Height and width, in pixels, from which a program takes pictures: more than the stride of the coarsest map."""
+
+
+class ExportableDetector(nn.Module):
+    """What an exported file computes. It is a copy: the model it is made of stays as it is.
+
+    Args:
+        model: a detector, of any floating type.
+        top_k: so many detections of each picture, found inside; None leaves post-processing to whoever runs it.
+    """
+
+    def __init__(self, model: SamDetrForObjectDetection, top_k: int | None = None):
+        super().__init__()
+        self.model = prepare(copy.deepcopy(model)).eval().requires_grad_(False)
+        self.top_k = top_k
+
+    def forward(
+        self, pixel_values: Tensor, pixel_mask: Tensor, target_sizes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """
+        Args:
+            pixel_values: `(B, 3, H, W)` float32, normalised pixels, padded at the bottom and right.
+            pixel_mask: `(B, H, W)` int64, 1 on real pixels.
+            target_sizes: `(B, 2)` int64, height and width of each picture in pixels, with `top_k` alone.
+
+        Returns:
+            `logits` `(B, Q, K)` and `pred_boxes` `(B, Q, 4)`, as the model returns them, in float32; or with `top_k`
+            `scores` `(B, top_k)` in descending order, `labels` `(B, top_k)` int64 and `boxes` `(B, top_k, 4)`,
+            x1, y1, x2, y2 in pixels of `target_sizes`.
+        """
+        outputs = self.model.model(pixel_values.to(self.model.dtype), pixel_mask)
+        logits = self.model.class_heads[-1](outputs.last_hidden_state).float()  # those before serve training alone
+        boxes = outputs.intermediate_boxes[:, -1]
+        if self.top_k is None:
+            return {"logits": logits, "pred_boxes": boxes}
+        scores, labels, boxes = best_detections(logits, boxes, self.top_k, target_sizes)
+        return {"scores": scores, "labels": labels, "boxes": boxes}
+
+
+class OpenConv2d(Conv2dSame):
+    """TensorFlow's padding of a convolution with stride 2, for sizes that stay open.
+
+    It pads an odd length by one more than an even one, and at the start. As numbers of a shape, such cases within cases
+    would take an hour to trace; here they are a choice between two slices.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = [side // 2 for side in self.kernel_size]  # of an odd length, on both sides
+        if self._forward_pre_hooks:  # mask_padding's has moved odd pictures by one already
+            x = nn.functional.pad(x, (before[1] - 1, before[1], before[0] - 1, before[0]))
+        else:
+            is_odd = [torch.full((), side, device=x.device) % 2 == 1 for side in x.shape[-2:]]
+            x = nn.functional.pad(x, (before[1], before[1] + 1, before[0], before[0] + 1))
+            x = torch.where(is_odd[0], x[..., :-1, :], x[..., 1:, :])
+            x = torch.where(is_odd[1], x[..., :-1], x[..., 1:])
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+def prepare(model: nn.Module) -> nn.Module:
+    """Makes a model's convolutions fit for a program, in place, after which it can do nothing else.
+
+    Each frozen batch norm is written into the weights that apply it, once instead of in every forward.
+    """
+    for module in model.modules():
+        if type(module) is FoldedConv2d:
+            weight, bias = module.folded()
+            module.__class__ = nn.Conv2d  # with the hooks that it has, which mask_padding needs
+            module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
+            del module._norm
+        elif type(module) is Conv2dSame and module.stride == (2, 2) and module.dilation == (1, 1):
+            module.__class__ = OpenConv2d
+    return model
+
+
+def example_inputs(
+    num_channels: int = 3, batch_size: int = 2, height: int = 128, width: int = 160, seed: int = 0
+) -> dict[str, Tensor]:
+    """Random pictures and their sizes, by input name; all but the first are smaller than the batch, each otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.zeros(batch_size, num_channels, height, width)
+    mask = torch.zeros(batch_size, height, width, dtype=torch.int64)
+    sizes = []
+    for index in range(batch_size):
+        rows = height - index * height // (2 * batch_size)
+        columns = width - 2 * index % batch_size * width // (2 * batch_size)
+        pixels[index, :, :rows, :columns] = torch.randn(num_channels, rows, columns, generator=generator)
+        mask[index, :rows, :columns] = 1
+        sizes.append((rows, columns))
+    return {"pixel_values": pixels, "pixel_mask": mask, "target_sizes": torch.tensor(sizes)}
+
+
+@torch.no_grad()
+def capture(detector: ExportableDetector) -> ExportedProgram:
+    """Traces the detector, on whatever device it is, with batch, height and width left open."""
+    config = detector.model.config
+    inputs = example_inputs(config.num_channels)
+    if detector.top_k is None:
+        del inputs["target_sizes"]
+    remember_wavelengths(config.d_model)
+    batch, height, width = Dim("batch"), Dim("height", min=SMALLEST_SIDE), Dim("width", min=SMALLEST_SIDE)
+    shapes = {
+        "pixel_values": {0: batch, 2: height, 3: width},
+        "pixel_mask": {0: batch, 1: height, 2: width},
+        "target_sizes": {0: batch},
+    }
+    program = torch.export.export(
+        detector,
+        (),
+        kwargs=inputs,
+        dynamic_shapes={name: shapes[name] for name in inputs},
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of code, with the paths of this machine
+    return program

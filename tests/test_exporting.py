@@ -1,0 +1,255 @@
+"""Exported files compute what the model computes, for every variant, batch and size, and without this package."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.export import ExportedProgram
+
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
+from transformers_samdetr.exporting import ExportedDetector, ExportError, export_detector
+from transformers_samdetr.exporting import export as exporting
+from transformers_samdetr.exporting.check import compare
+from transformers_samdetr.exporting.export import describe
+from transformers_samdetr.exporting.onnx_file import DEFAULT_OPSET, OPSETS, write_onnx
+from transformers_samdetr.exporting.program import ExportableDetector, capture, example_inputs
+from transformers_samdetr.exporting.torch_files import require_compiler, write_package, write_program
+from transformers_samdetr.post_processing import best_detections
+from transformers_samdetr.presets import PRESETS
+
+from .models import SMALL_BACKBONE, VARIANTS, tiny_model
+
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="ONNX files need the export extra: onnx, onnxscript, onnxruntime",
+)
+SHAPES = ((1, 96, 128), (2, 130, 97), (5, 101, 155))
+"""Batches of 1, 2 and 5, each of another size; in the larger ones most pictures are padded."""
+QUICK = {"backbone_config": SMALL_BACKBONE, "encoder_layers": 1, "decoder_layers": 1, "smca": True, "num_queries": 30}
+SHALLOW = {"encoder_layers": 1, "decoder_layers": 2, "num_queries": 30}
+
+
+def decided(model: SamDetrForObjectDetection) -> SamDetrForObjectDetection:
+    """A random model, changed so that its boxes and labels differ from query to query."""
+    for head, boxes in zip(model.class_heads, model.model.decoder.box_heads, strict=True):
+        torch.nn.init.normal_(head.weight, std=0.5)
+        torch.nn.init.normal_(boxes.layers[-1].weight, std=0.2)
+    return model.eval()
+
+
+def onnx_of(model: SamDetrForObjectDetection, path: Path) -> ExportedDetector:
+    write_onnx(capture(ExportableDetector(model)), path, DEFAULT_OPSET, {})
+    return ExportedDetector(path, threads=1)
+
+
+@pytest.fixture(scope="module")
+def quick() -> tuple[SamDetrForObjectDetection, ExportedProgram]:
+    """A small model and its program, with detections: tracing is what takes seconds."""
+    model = decided(tiny_model(**QUICK))
+    torch.nn.init.constant_(model.class_heads[-1].bias, 2.0)  # sure of what it sees
+    return model, capture(ExportableDetector(model, top_k=20))
+
+
+@pytest.fixture(scope="module")
+def file(quick, tmp_path_factory) -> Path:
+    """The program as ONNX."""
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    processor = SamDetrImageProcessor(size={"height": 96, "width": 96})
+    write_onnx(quick[1], path, DEFAULT_OPSET, describe(quick[0], processor))
+    return path
+
+
+@needs_onnx
+def test_onnx_finds_the_same_at_every_batch_and_size(quick, file):
+    model, exported = quick[0], ExportedDetector(file, threads=1)
+    difference = compare(exported, model, SHAPES, top_k=20)
+    print(f"\n{difference}")
+    assert difference.off == difference.labels == 0 and difference.count > 100, difference
+
+    inputs = example_inputs()
+    with torch.no_grad():
+        outputs = model(inputs["pixel_values"], inputs["pixel_mask"])
+    expected = SamDetrImageProcessor().post_process_object_detection(
+        outputs, threshold=0.0, target_sizes=inputs["target_sizes"], top_k=20
+    )
+    found = exported(**inputs)
+    for index, detections in enumerate(expected):
+        torch.testing.assert_close(found["boxes"][index], detections["boxes"], atol=0.02, rtol=0)  # pixels
+        assert (found["labels"][index] == detections["labels"]).all()
+
+
+@needs_onnx
+def test_what_an_onnx_file_says(file):
+    import onnx
+
+    proto = onnx.load(file)
+    shapes = {
+        value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    assert shapes == {
+        "pixel_values": ["batch", 3, "height", "width"],
+        "pixel_mask": ["batch", "height", "width"],
+        "target_sizes": ["batch", 2],
+        "scores": ["batch", 20],
+        "labels": ["batch", 20],
+        "boxes": ["batch", 20, 4],
+    }
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", DEFAULT_OPSET)]
+    metadata = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
+    assert metadata["id2label"] == {str(label): f"LABEL_{label}" for label in range(5)}
+    assert metadata["image_processor"]["size"] == {"height": 96, "width": 96}
+    assert str(Path(__file__).parents[1]).encode() not in file.read_bytes()
+
+
+@needs_onnx
+def test_the_document_s_code_runs(file, tmp_path, monkeypatch, capsys):
+    document = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(file, tmp_path / "outputs" / "digits.onnx")
+    Image.new("RGB", (80, 60), (90, 120, 30)).save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "export.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.startswith("LABEL_")
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("mask_padding", [False, True], ids=["plain", "mask_padding"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_onnx_of_every_variant(name, mask_padding, tmp_path):
+    model = decided(tiny_model(**{**SHALLOW, **VARIANTS[name]}, mask_padding=mask_padding))
+    difference = compare(onnx_of(model, tmp_path / "model.onnx"), model, SHAPES)
+    print(f"\n{name}: {difference}")
+    assert difference.off == difference.labels == 0, difference
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_onnx_of_every_preset(preset, tmp_path):
+    torch.manual_seed(0)
+    model = decided(SamDetrForObjectDetection(SamDetrConfig.from_preset(preset)))
+    exported = onnx_of(model, tmp_path / "model.onnx")
+    difference = compare(exported, model, ((1, 256, 320), (2, 301, 224), (5, 160, 195)))
+    print(f"\n{preset}: {difference}")
+    assert difference.off == difference.labels == 0, difference
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_opset(opset, quick, tmp_path):
+    model, program = quick
+    write_onnx(program, tmp_path / "model.onnx", opset, {})
+    difference = compare(ExportedDetector(tmp_path / "model.onnx", threads=1), model, SHAPES, top_k=20)
+    assert difference.off == difference.labels == 0, difference
+
+
+WITHOUT_US = """
+import sys
+for name in ("transformers_samdetr", "transformers", "timm"):
+    sys.modules[name] = None  # importing it is an error
+import torch
+folder = sys.argv[1]
+if sys.argv[2] == "aot":
+    import torch._inductor
+    run = torch._inductor.aoti_load_package(folder + "/model.pt2")
+else:
+    run = torch.export.load(folder + "/model.pt2").module()
+batches = torch.load(folder + "/batches.pt")
+torch.save([run(**batch) for batch in batches], folder + "/found.pt")
+"""
+
+
+def run_without_us(folder: Path, format: str, model: SamDetrForObjectDetection):
+    """Runs `model.pt2`, made with `top_k` 20, in a process that cannot import what it was made with, and compares."""
+    batches = [example_inputs(3, *shape, seed=1) for shape in SHAPES]
+    torch.save(batches, folder / "batches.pt")
+    command = [sys.executable, "-I", "-c", WITHOUT_US, str(folder), format]
+    process = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
+    assert process.returncode == 0, process.stderr
+    for batch, found in zip(batches, torch.load(folder / "found.pt"), strict=True):
+        sizes = batch.pop("target_sizes")
+        with torch.no_grad():
+            outputs = model(**batch)
+        scores, labels, boxes = best_detections(outputs.logits, outputs.pred_boxes, 20, sizes)
+        torch.testing.assert_close(found["scores"], scores, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found["boxes"], boxes, atol=0.01, rtol=0)  # pixels
+        assert (found["labels"] == labels).all()
+
+
+@pytest.mark.slow
+def test_a_program_runs_without_this_package(quick, tmp_path):
+    model, program = quick
+    write_program(program, tmp_path / "model.pt2", {})
+    run_without_us(tmp_path, "torch_export", model)
+
+
+@pytest.mark.slow
+def test_compiled_code_runs_without_this_package(quick, tmp_path):
+    try:
+        require_compiler()
+    except ValueError as error:
+        pytest.skip(str(error))
+    model, program = quick
+    write_package(program, tmp_path / "model.pt2")
+    run_without_us(tmp_path, "aot", model)
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A folder with a small random model that is sure of what it sees, and its image processor."""
+    model = decided(tiny_model(**QUICK))
+    torch.nn.init.constant_(model.class_heads[-1].bias, 2.0)
+    model.save_pretrained(tmp_path / "saved")
+    SamDetrImageProcessor(size={"height": 96, "width": 96}).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_file_that_is_off_is_not_left(saved, tmp_path, monkeypatch):
+    def write_another(program, path, opset, metadata):
+        write_onnx(capture(ExportableDetector(decided(tiny_model(seed=1, **QUICK)))), path, opset, metadata)
+
+    monkeypatch.setattr(exporting, "write_onnx", write_another)
+    with pytest.raises(ExportError, match="computes something else than the model, and was not left: 120 boxes differ"):
+        export_detector(saved, tmp_path / "out" / "model.onnx")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "torchscript"}, "format='torchscript' is unknown: choose one of onnx, torch_export, aot"),
+        ({"precision": "bfloat16"}, "precision='bfloat16' is not possible with format='onnx': choose one of float32"),
+        ({"opset": 9}, "opset=9 is not possible: choose one from 18 to 23"),
+        ({"top_k": 0}, "top_k=0 must be at least 1"),
+        ({"format": "aot"}, "'model.onnx' does not fit format='aot': end it in .pt2"),
+    ],
+)
+def test_settings_that_are_not_possible(settings, message):
+    with pytest.raises(ExportError, match=message):
+        export_detector("nothing is read", "model.onnx", **settings)
+
+
+def test_what_is_missing_is_said(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(FileExistsError, match="model.onnx exists: choose another output, or overwrite it"):
+        export_detector("nothing is read", tmp_path / "model.onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'need onnx, onnxscript, onnxruntime: pip install "transformers-samdetr\[ex'):
+        export_detector("nothing is read", "model.onnx")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, there is no .*: install"):
+        export_detector("nothing is read", "model.pt2", format="aot")
