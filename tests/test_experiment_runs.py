@@ -29,7 +29,7 @@ def small_setting(monkeypatch):
     recipe = replace(
         DIGITS.recipe, model_overrides=SMALL, backbone_weights=None, image_size=64, epochs=2, batch_size=2, workers=0
     )
-    setting = Setting("small", recipe, (1e-3,), scenes=(4, 2))
+    setting = Setting("small", "a few scenes", recipe, (1e-3,), scenes=(4, 2))
     monkeypatch.setitem(SETTINGS, "small", setting)
     return setting
 
@@ -72,8 +72,9 @@ def test_paired_runs_see_the_same_pictures_in_the_same_order(small_setting, tmp_
     assert windows[0] == windows[1]
 
 
-def test_a_run_is_written_into_the_ledger(small_setting, tmp_path):
-    run, ledger = Run("small", "max", 1e-3, 0), Ledger(tmp_path / "ledger")
+@pytest.mark.parametrize("variant", ["max", "dab-detr", "faster-rcnn"])
+def test_a_run_is_written_into_the_ledger(small_setting, tmp_path, variant):
+    run, ledger = Run("small", variant, 1e-3, 0), Ledger(tmp_path / "ledger")
     assert ledger.read(run) is None
     assert train_run(run, small_setting.load_data(None), ledger, tmp_path / "run") == 0
     entry = ledger.read(run)
@@ -87,7 +88,8 @@ def test_a_run_is_written_into_the_ledger(small_setting, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(small_setting, tmp_path):
+@pytest.mark.parametrize("variant", ["sam-detr", "transformers-detr"])
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(small_setting, tmp_path, variant):
     class StopAfterFirstEpoch:
         def after_step(self, trainer): ...
 
@@ -96,7 +98,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(small_setting, tmp_
         def after_epoch(self, trainer):
             trainer.request_stop()
 
-    run, data = Run("small", "sam-detr", 1e-3, 0), small_setting.load_data(None)
+    run, data = Run("small", variant, 1e-3, 0), small_setting.load_data(None)
     ledgers = [Ledger(tmp_path / name) for name in ("whole", "resumed")]
     train_run(run, data, ledgers[0], tmp_path / "a")
     clock, saving = TrainingClock(), Checkpointing(data.fingerprint, every=0)
@@ -124,6 +126,18 @@ def test_a_ledger_entry_of_other_settings_is_refused(small_setting, tmp_path, mo
     assert ledger.read(run) is not None
     monkeypatch.setitem(SETTINGS, "small", replace(small_setting, recipe=replace(small_setting.recipe, epochs=5)))
     with pytest.raises(LedgerMismatch, match=r"recipe.epochs: 2 in the ledger, 5 now\nRemove the file"):
+        ledger.read(run)
+
+
+def test_a_recipe_may_get_new_fields_and_the_ledger_stays_good(small_setting, tmp_path):
+    run, ledger = Run("small", "max", 1e-3, 0), Ledger(tmp_path)
+    identity = run.identity()
+    del identity["recipe"]["shuffle_buffer"]  # as if it were new
+    ledger.write(run, {"identity": identity, "epochs": []})
+    assert ledger.read(run) is not None
+    del identity["recipe"]["image_size"]  # which is not at its default
+    ledger.write(run, {"identity": identity, "epochs": []})
+    with pytest.raises(LedgerMismatch, match="recipe.image_size: 'nothing' in the ledger, 64 now"):
         ledger.read(run)
 
 

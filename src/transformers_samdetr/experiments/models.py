@@ -3,11 +3,15 @@
 import torch
 from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_utils import set_seed
 
+from .. import SamDetrConfig
 from ..data.detection_data import DetectionData
-from ..training import load_model_and_processor
+from ..training import Recipe, load_model_and_processor
+from ..training.start import find_backbone_weights
 from .initial_weights import share_initial_weights
 from .ledger import Ledger
+from .peers import PeerConfig, PeerForObjectDetection
 from .runs import Run
 from .variants import REFERENCE
 
@@ -27,12 +31,25 @@ def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Modul
     if run.needs is not None and source is None:
         raise ValueError(f"{run.name} takes its reference boxes from {run.needs.name}, which is not in the ledger.")
     model, processor = load_model_and_processor(run.recipe(), data.names, data.category_ids)
+    peer = run.parts[1].peer
+    if peer is not None:
+        return make_peer(peer, model.config, run.recipe()), processor
     if run.variant != REFERENCE:
         reference = Run(run.setting, REFERENCE, run.learning_rate, run.seed).recipe()
         share_initial_weights(model, load_model_and_processor(reference, data.names)[0])
     if source is not None:
         model.set_reference_boxes(torch.tensor(source["reference_boxes"]))
     return model, processor
+
+
+def make_peer(peer: str, ours: SamDetrConfig, recipe: Recipe) -> PeerForObjectDetection:
+    """Another library's detector with the backbone, sizes and classes of one of ours, from the recipe's seed."""
+    set_seed(recipe.seed)
+    model = PeerForObjectDetection(PeerConfig.beside(ours, peer))
+    model.config.category_ids = ours.category_ids
+    if recipe.backbone_weights is not None:
+        model.load_backbone_weights(find_backbone_weights(recipe.backbone_weights))
+    return model
 
 
 def reference_boxes(model: nn.Module) -> list[list[float]]:

@@ -33,8 +33,8 @@ class Estimate:
 def estimate(values: Sequence[float]) -> Estimate:
     """The mean of independent values, with its interval of 95 %.
 
-    >>> estimate([1.0, 2.0, 3.0]).half_width  # 4.303 * 1 / sqrt(3)
-    2.484137711719546
+    >>> round(estimate([1.0, 2.0, 3.0]).half_width, 3)  # 4.303 * 1 / sqrt(3)
+    2.484
 
     Raises:
         ValueError: there are no values.

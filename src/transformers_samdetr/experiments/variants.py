@@ -63,7 +63,19 @@ def _ours() -> list[Variant]:
     ]
 
 
-VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ours()}
+def _peers() -> list[Variant]:
+    return [
+        Variant("faster-rcnn", peer="faster-rcnn"),
+        Variant("transformers-detr", peer="detr"),
+        Variant("conditional-detr", peer="conditional-detr"),
+        Variant("dab-detr", peer="dab-detr"),
+        Variant("deformable-detr", peer="deformable-detr"),
+        Variant("faster-rcnn-fpn", MULTI_SCALE, peer="faster-rcnn"),
+        Variant("deformable-detr-multi-scale", MULTI_SCALE, peer="deformable-detr"),
+    ]
+
+
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in [*_ours(), *_peers()]}
 """All variants by name."""
 REFERENCE = "sam-detr"
 """Whose initial weights the others share where names and shapes agree, and whose time is 1 in comparisons."""

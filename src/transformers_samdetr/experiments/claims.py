@@ -1,0 +1,142 @@
+"""What the paper claims, as differences that can be measured, and what a measurement says of each."""
+
+from dataclasses import dataclass
+
+from .comparison import Comparison
+from .statistics import Estimate, paired_difference
+
+HOLDS, NOT_SHOWN, CONTRADICTED, NOT_MEASURED = (
+    "holds",
+    "does not show at this scale",
+    "contradicted",
+    "not yet measured",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One detector is better than another, or as good.
+
+    Attributes:
+        suite: in which both have a row.
+        text: what the paper says.
+        better, worse: the variants.
+        published: the difference in the paper's metric, in points, or None where the text has no number.
+        measure: `"final"`, the suite's metric after the last epoch; `"epochs"` and `"time"`, the mean AP over the
+            epochs or over the same processor time of training.
+        margin: 0 claims that one is better; above 0, that both differ by no more points than this.
+    """
+
+    suite: str
+    text: str
+    better: str
+    worse: str
+    published: float | None = None
+    measure: str = "final"
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured for a claim.
+
+    Attributes:
+        claim: of the paper, or a bar of ours.
+        difference: better minus worse over paired seeds, in points; None without pairs.
+        verdict: `HOLDS` or `CONTRADICTED` where the whole interval says so, else `NOT_SHOWN`; `NOT_MEASURED` with fewer
+            than two pairs, whose spread is unknown.
+    """
+
+    claim: Claim
+    difference: Estimate | None
+    verdict: str
+
+
+def judge(claim: Claim, comparison: Comparison) -> Finding:
+    """Compares the two variants over the seeds that both have."""
+    rows = [comparison.of(variant) for variant in (claim.better, claim.worse)]
+    if None in rows or not all(row.entries for row in rows):
+        return Finding(claim, None, NOT_MEASURED)
+    if claim.measure == "final":
+        values = [row.final(comparison.suite.metric) for row in rows]
+    elif claim.measure == "epochs":
+        values = [row.area_by_epoch() for row in rows]
+    else:
+        end = min(row.clock(seed)[-1] for row in rows for seed in row.entries)
+        values = [row.area_by_time(end) for row in rows]
+    difference = paired_difference(*values)
+    return Finding(claim, difference, verdict(difference, claim.margin))
+
+
+def verdict(difference: Estimate | None, margin: float = 0.0) -> str:
+    """What an interval says of `difference > 0`, or with a margin of `|difference| <= margin`.
+
+    >>> verdict(Estimate(2.0, 1.0, 3.0, 3)), verdict(Estimate(2.0, -1.0, 5.0, 3)), verdict(Estimate(2.0, None, None, 1))
+    ('holds', 'does not show at this scale', 'not yet measured')
+    >>> verdict(Estimate(0.5, -1.0, 2.0, 3), margin=2.5), verdict(Estimate(-4.0, -5.0, -3.0, 3), margin=2.5)
+    ('holds', 'contradicted')
+    """
+    if difference is None or difference.low is None:
+        return NOT_MEASURED
+    low, high = difference.low, difference.high
+    if margin:
+        if -margin <= low and high <= margin:
+            return HOLDS
+        return CONTRADICTED if low > margin or high < -margin else NOT_SHOWN
+    return HOLDS if low > 0 else CONTRADICTED if high < 0 else NOT_SHOWN
+
+
+_RELATIVES = {
+    "conditional-detr": ("Conditional DETR", 2.0),
+    "detr": ("DETR with focal loss", 11.9),
+    "transformers-detr": ("DETR", None),
+    "dab-detr": ("DAB-DETR", None),
+    "deformable-detr": ("Deformable DETR of one scale", 2.4),
+}
+"""Of Table 1 the differences in final AP of one scale, where both have a row of the same backbone."""
+
+
+def _convergence() -> tuple[Claim, ...]:
+    """SAM-DETR against each relative of one scale: at the end, over the epochs, and over the time of training."""
+    claims = []
+    for variant, (name, published) in _RELATIVES.items():
+        claims += [
+            Claim("real", f"SAM-DETR ends above {name}", "sam-detr", variant, published),
+            Claim("real", f"Its mean AP over the epochs is above that of {name}", "sam-detr", variant, None, "epochs"),
+            Claim("real", f"Its mean AP over the time is above that of {name}", "sam-detr", variant, None, "time"),
+        ]
+    return tuple(claims)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    *_convergence(),
+    Claim("table1", "SAM-DETR++ is above Deformable DETR", "sam-detr-pp", "deformable-detr-multi-scale", 4.7),
+    Claim("table1", "SAM-DETR++ is above Faster R-CNN", "sam-detr-pp", "faster-rcnn-fpn", 4.0),
+    Claim("table1", "SMCA adds to the aligner", "sam-detr-smca", "sam-detr", 2.8),
+    Claim("table2", "SAM-DETR++ is above Deformable DETR", "sam-detr-pp", "deformable-detr-multi-scale", 3.7),
+    Claim("table3", "An aligner that only pools by the average helps already", "average", "detr", 2.9),
+    Claim("table3", "Salient features matter: the maximum is better than the average", "max", "average", 1.8),
+    Claim("table3", "One keypoint that is searched is better than the maximum", "keypoint-1", "max", 1.6),
+    Claim("table3", "Eight keypoints are better than one", "keypoints-8", "keypoint-1", 1.7),
+    Claim("table3", "Eight keypoints are better than the maximum", "keypoints-8", "max", 3.3),
+    Claim("table3", "Reweighting by the previous queries helps", "keypoints-8-reweighted", "keypoints-8", 2.8),
+    Claim("table3", "Dropout does harm", "sam-detr", "keypoints-8-reweighted", 1.1),
+    Claim("table3", "Several scales help a lot", "sam-detr-pp", "sam-detr", 7.7),
+    Claim("table3", "Several scales need the aligner", "sam-detr-pp", "detr-multi-scale", 12.8),
+    Claim("table4", "A search within the box is easier", "keypoints-8-reweighted", "image-range", 3.1),
+    Claim(
+        "table5", "Boxes of another set do as well as learned ones", "boxes-of-another-set", "sam-detr-pp-smca", -0.1,
+        margin=2.0,
+    ),
+    Claim("table5", "So do random ones", "boxes-at-random", "sam-detr-pp-smca", -0.3, margin=2.0),
+    Claim("figure7", "Two keypoints are better than one", "keypoints-2-reweighted", "keypoint-1-reweighted"),
+    Claim("figure7", "Four are better than two", "keypoints-4-reweighted", "keypoints-2-reweighted"),
+    Claim("figure7", "Eight are better than four", "keypoints-8-reweighted", "keypoints-4-reweighted"),
+    Claim("figure7", "Eight are better than one", "keypoints-8-reweighted", "keypoint-1-reweighted", 1.1),
+    Claim("additions", "SMCA adds to the aligner", "sam-detr-smca", "sam-detr", 2.8),
+    Claim("additions", "DN adds to the aligner", "sam-detr-dn", "sam-detr", 3.2),
+    Claim("additions", "DN adds to aligner and SMCA", "sam-detr-smca-dn", "sam-detr-smca", 2.4),
+    Claim("figure6", "SAM-DETR learns faster than DETR", "sam-detr", "detr", measure="epochs"),
+    Claim("figure6", "SAM-DETR++ learns faster than SAM-DETR", "sam-detr-pp", "sam-detr", measure="epochs"),
+)  # fmt: skip
+"""In the order of the report. Differences for DN are those with dilation (Table 1)."""

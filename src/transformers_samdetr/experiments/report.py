@@ -1,0 +1,87 @@
+"""docs/experiments.md, its pictures and its CSV: a function of the ledger alone, to the byte."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .claims import CLAIMS, judge
+from .comparison import Comparison, compare
+from .ledger import Ledger
+from .report_curves import save_curves, save_published
+from .report_tables import cost_table, epochs_csv, findings_table, rates_table, results_table
+from .settings import SEEDS, SETTINGS
+from .suites import SUITES, Suite
+
+HEAD = Path(__file__).with_name("report_head.md")
+PAGE, CSV, PICTURES = "experiments.md", "experiments.csv", "images"
+
+
+def write_report(ledger: Ledger, folder: Path, published_curves: Path | None = None) -> Path:
+    """Writes the page, its CSV and its pictures, and returns the page's path.
+
+    The same ledger gives the same bytes, with the same version of Matplotlib for the pictures.
+
+    Args:
+        ledger: the finished runs.
+        folder: gets `experiments.md` and `experiments.csv`, and `images/experiments_*.png`.
+        published_curves: a copy of the authors' logs as CSV, drawn beside ours; without it that part is left out, as in
+            the committed page, since the figures of others are not part of this repository.
+
+    Raises:
+        LedgerMismatch: an entry is of other settings than those of now.
+    """
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    parts, comparisons = [HEAD.read_text(encoding="utf-8").rstrip()], []
+    parts.append(f"## What was run\n\n{_overview(ledger)}")
+    for suite in SUITES.values():
+        parts.append(f"## {suite.title}")
+        for name in suite.settings:
+            comparison = compare(suite, SETTINGS[name], ledger)
+            comparisons.append(comparison)
+            parts += _section(comparison, folder)
+        if suite.name == "figure6" and published_curves is not None:
+            save_published(published_curves, folder / PICTURES / "experiments_published.png")
+            parts.append(f"![The authors' published logs, AP by epoch]({PICTURES}/experiments_published.png)")
+    page = folder / PAGE
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / CSV).write_text(epochs_csv(comparisons), encoding="utf-8")
+    return page
+
+
+def _section(comparison: Comparison, folder: Path) -> list[str]:
+    """The parts of the page on a suite in a setting."""
+    suite, setting = comparison.suite, comparison.setting
+    parts = [f"### On {setting.title}"] if len(suite.settings) > 1 else []
+    parts.append(results_table(comparison))
+    findings = [judge(claim, comparison) for claim in CLAIMS if claim.suite == suite.name]
+    if findings:
+        parts.append(findings_table(findings))
+    if comparison.measured:
+        picture = f"{PICTURES}/experiments_{suite.name}_{setting.name}.png"
+        save_curves(comparison, folder / picture)
+        parts += [f"![AP by epoch and by training time, {suite.title}]({picture})", cost_table(comparison)]
+    if len(setting.learning_rates) > 1:
+        parts.append("Learning rates that were tried, AP after the last epoch with the first seed:")
+        parts.append(rates_table(comparison))
+    return parts
+
+
+def _overview(ledger: Ledger, seeds: Sequence[int] = SEEDS) -> str:
+    """How much of each suite is in the ledger, and on which machines and software it was run."""
+    lines, places = [], set()
+    for suite in SUITES.values():
+        for name in suite.settings:
+            comparison = compare(suite, SETTINGS[name], ledger, seeds)
+            done = sum(len(row.entries) for row in comparison.rows)
+            lines.append(f"- {_label(suite, name)}: {done} of {len(comparison.rows) * len(seeds)} runs.")
+            places |= {_place(entry) for row in comparison.rows for entry in row.entries.values()}
+    return "\n".join([*lines, *([""] if places else []), *sorted(places)])
+
+
+def _label(suite: Suite, setting: str) -> str:
+    return f"{suite.title}, on {SETTINGS[setting].title}"
+
+
+def _place(entry: dict) -> str:
+    machine, software = entry["machine"], entry["software"]
+    versions = ", ".join(f"{name} {software[name]}" for name in ("python", "torch", "transformers", "timm"))
+    return f"Run with {machine['threads']} threads on {machine['cpu']}; {versions}."

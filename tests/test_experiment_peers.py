@@ -1,0 +1,170 @@
+"""Other libraries' detectors beside ours: same features, own losses, every parameter learns, evaluation and saving."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import box_iou
+from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
+
+from tests.models import targets
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
+from transformers_samdetr.box_ops import center_to_corners
+from transformers_samdetr.experiments.peers import PEERS, PeerConfig, PeerForObjectDetection
+from transformers_samdetr.experiments.peers.detr_relatives import softmax_as_log_odds
+from transformers_samdetr.training.loss_sums import weighted_terms
+from transformers_samdetr.training.optimizer import make_optimizer
+from transformers_samdetr.training.recipes import TINY
+
+SIZES = {
+    **{"d_model": 32, "num_queries": 12, "encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_layers": 2},
+    **{"decoder_ffn_dim": 32, "num_labels": 5},
+}
+LITE = {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0"}
+SINGLE = {"backbone_config": {**LITE, "out_indices": [3]}}
+SEVERAL = {"backbone_config": {**LITE, "out_indices": [2, 3, 4]}, "num_feature_levels": 3}
+CASES = [(peer, SINGLE) for peer in PEERS] + [("deformable-detr", SEVERAL), ("faster-rcnn", SEVERAL)]
+NAMES = [f"{peer}{' of several levels' if levels is SEVERAL else ''}" for peer, levels in CASES]
+
+
+def make(peer, levels=SINGLE):
+    torch.manual_seed(0)
+    ours = SamDetrForObjectDetection(SamDetrConfig(**{**SIZES, **levels}))
+    model = PeerForObjectDetection(PeerConfig.beside(ours.config, peer))
+    extractor = ours.model.backbone.feature_extractor
+    model.peer.extractor.feature_extractor.load_state_dict(extractor.state_dict())
+    return ours, model
+
+
+def batch(size=96):
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.rand(2, 3, size, size, generator=generator) * 2 - 1
+    return {"pixel_values": pixels, "pixel_mask": torch.ones(2, size, size, dtype=torch.int64), "labels": targets(2, 1)}
+
+
+@pytest.mark.parametrize(("peer", "levels"), CASES, ids=NAMES)
+def test_the_backbone_gives_the_features_of_ours(peer, levels):
+    ours, model = make(peer, levels)
+    pixels, seen = batch()["pixel_values"], []
+    model.peer.extractor.register_forward_hook(lambda _, inputs, outputs: seen.extend(outputs.feature_maps))
+    with torch.no_grad():
+        expected = ours.model.backbone.feature_extractor(pixels).feature_maps
+        model.eval()(pixels)
+    assert len(seen) == len(expected)
+    for found, wanted in zip(seen, expected, strict=True):
+        largest = wanted.abs().max().item()
+        assert largest > 0
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * largest)
+    frozen = [{n for n, p in extractor.named_parameters() if not p.requires_grad} for extractor in (
+        ours.model.backbone.feature_extractor, model.peer.extractor.feature_extractor
+    )]  # fmt: skip
+    assert frozen[0] == frozen[1] and frozen[0]
+
+
+@pytest.mark.parametrize(("peer", "levels"), CASES, ids=NAMES)
+def test_a_step_changes_every_parameter_and_steps_lower_the_loss(peer, levels):
+    _, model = make(peer, levels)
+    model.train()
+    optimizer, inputs = make_optimizer(model, TINY), batch()
+    assert len(optimizer.param_groups) == 2  # the backbone has its own learning rate
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    losses = []
+    for _ in range(20):
+        torch.manual_seed(0)  # the same dropout and the same examples
+        loss = model(**inputs).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if len(losses) == 2:  # the second step reaches what stands behind weights that start at 0
+            same = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
+            assert not [name for name in same if name not in UNUSED.get(peer, ())], same
+    assert losses[-1] < 0.9 * losses[0]
+
+
+UNUSED: dict[str, tuple[str, ...]] = {}
+"""Parameters that Transformers' models have and never use."""
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_the_loss_is_the_sum_of_its_weighted_terms(peer):
+    _, model = make(peer)
+    outputs = model.train()(**batch())
+    terms = weighted_terms(outputs.loss_dict, model.config)
+    torch.testing.assert_close(sum(terms.values()), outputs.loss.detach())
+
+
+def test_focal_terms_are_those_of_transformers():
+    from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
+
+    _, model = make("conditional-detr")
+    generator, labels = torch.Generator().manual_seed(1), targets(3, 2)
+    logits = torch.randn(2, 2, 12, 5, generator=generator)
+    boxes = torch.rand(2, 2, 12, 4, generator=generator) * 0.4 + 0.2
+    given = (logits[-1], labels, logits.device, boxes[-1], model.peer.detector.config, logits, boxes)
+    theirs = DeformableDetrForObjectDetectionLoss(*given)[1]
+    loss, ours, _ = model.peer.detector.loss_function(*given)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name])
+    # their total has the class terms once
+    once = sum(value for name, value in theirs.items() if "loss_ce" in name)
+    torch.testing.assert_close(loss, DeformableDetrForObjectDetectionLoss(*given)[0] + once)
+
+
+def test_softmax_terms_are_those_of_transformers():
+    _, model = make("detr")
+    generator, labels = torch.Generator().manual_seed(1), targets(3, 2)
+    logits = torch.randn(2, 2, 12, 6, generator=generator)
+    boxes = torch.rand(2, 2, 12, 4, generator=generator) * 0.4 + 0.2
+    given = (logits[-1], labels, logits.device, boxes[-1], model.peer.detector.config, logits, boxes)
+    torch.testing.assert_close(model.peer.detector.loss_function(*given)[0], ForObjectDetectionLoss(*given)[0])
+
+
+def test_softmax_scores_come_back_and_each_query_has_one_class():
+    logits = torch.tensor([[[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]]])
+    scores = softmax_as_log_odds(logits).sigmoid()
+    expected = logits.softmax(-1)[..., :2]
+    assert scores[0, 0, 0] == pytest.approx(expected[0, 0, 0].item()) and scores[0, 0, 1] == 0
+    assert scores[0, 1, 1] == pytest.approx(expected[0, 1, 1].item()) and scores[0, 1, 0] == 0
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_what_is_saved_predicts_the_same_and_evaluation_takes_it(peer, tmp_path):
+    _, model = make(peer)
+    model.eval().save_pretrained(tmp_path)
+    again = PeerForObjectDetection.from_pretrained(tmp_path)
+    inputs = batch()
+    with torch.no_grad():
+        state = torch.get_rng_state()
+        first, second = model(**inputs), again(**inputs)
+        assert torch.equal(state, torch.get_rng_state())  # training goes on with its own random numbers
+    assert torch.equal(first.logits, second.logits) and torch.equal(first.pred_boxes, second.pred_boxes)
+    assert first.loss.isfinite()
+    found = SamDetrImageProcessor().post_process_object_detection(first, threshold=0.0, target_sizes=[(96, 96)] * 2)
+    for result in found:
+        assert len(result["scores"]) and (result["labels"] < 5).all() and (result["scores"].diff() <= 0).all()
+
+
+def test_faster_rcnn_reads_boxes_and_labels_as_ours_writes_them():
+    """One object that it is trained on alone is found with its class at its place."""
+    _, model = make("faster-rcnn")
+    inputs = batch()
+    label = {"class_labels": torch.tensor([3]), "boxes": torch.tensor([[0.4, 0.5, 0.4, 0.5]])}
+    inputs["labels"] = [label, label]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    model.train()
+    for _ in range(25):
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        outputs = model.eval()(inputs["pixel_values"], inputs["pixel_mask"])
+    best = outputs.logits[0].amax(-1).argmax()
+    assert outputs.logits[0, best].argmax() == 3
+    corners = center_to_corners(torch.stack([outputs.pred_boxes[0, best], label["boxes"][0]]))
+    assert box_iou(corners[:1], corners[1:]).item() > 0.5
+
+
+def test_an_unknown_peer_is_refused():
+    with pytest.raises(ValueError, match="peer='yolo' is unknown: choose one of detr, conditional-detr"):
+        PeerConfig.beside(SamDetrConfig(**SIZES), "yolo")
