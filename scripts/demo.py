@@ -3,33 +3,10 @@
     python scripts/demo.py --model outputs/digits
     python scripts/demo.py --model outputs/digits --compare_with OTHER
 
-Needs `pip install "transformers-samdetr[demo]"`. Works without a network where the model is a folder.
+Works without a network where the model is a folder. Needs `pip install ".[demo]"`.
 """
 
-import argparse
-
-from transformers_samdetr.demo import Limits, ServedModel, serve
-
-
-def main() -> None:
-    limits = Limits()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub name")
-    parser.add_argument("--compare_with", metavar="MODEL", help="a second model, shown beside the first")
-    parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all of your network; default: %(default)s")
-    parser.add_argument("--port", type=int, help="default: a free one from 7860 on")
-    for name, value in vars(limits).items():
-        parser.add_argument(f"--max_{name}", type=type(value), default=value, help="default: %(default)s")
-    args = parser.parse_args()
-
-    try:
-        limits = Limits(**{name: getattr(args, f"max_{name}") for name in vars(limits)})
-        models = [ServedModel(model, args.device) for model in (args.model, args.compare_with) if model is not None]
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    serve(models, limits, args.host, args.port)
-
+from transformers_samdetr.commands.demo import main
 
 if __name__ == "__main__":
-    main()
+    main(__doc__)

@@ -15,6 +15,7 @@ COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in 
 SCRIPTS = {
     "check_dataset": "check",
     "convert_original_checkpoint": "convert",
+    "demo": "demo",
     "evaluate": "evaluate",
     "export": "export",
     "predict": "predict",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from .models import TINY
 
 pytest.importorskip("gradio", reason="Gradio, of the extra `demo`, is not installed")
 
-from transformers_samdetr.demo import Limits, ServedModel, build_page, session  # noqa: E402
+from transformers_samdetr.commands import demo as demo_command  # noqa: E402
+from transformers_samdetr.demo import session  # noqa: E402
 from transformers_samdetr.demo.candidates import Candidates  # noqa: E402
 from transformers_samdetr.demo.downloads import KEPT_SECONDS, Downloads  # noqa: E402
-from transformers_samdetr.demo.limits import Refused, read_upload  # noqa: E402
+from transformers_samdetr.demo.limits import Limits, Refused, read_upload  # noqa: E402
+from transformers_samdetr.demo.page import build_page  # noqa: E402
+from transformers_samdetr.demo.served_model import ServedModel  # noqa: E402
 from transformers_samdetr.demo.session import Choice  # noqa: E402
 
 ALL = Choice(threshold=0.0, top_k=100, once=False)
@@ -148,3 +152,24 @@ def test_only_what_can_be_shown_is_served(tmp_path):
 def test_selection_of_nothing():
     empty = Candidates(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     assert len(empty.select(0.5, 10, 0.7)["scores"]) == 0
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith(("transformers_samdetr.demo.s", "gradio"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr("sys.argv", ["samdetr-demo", "--model", "nothing"])
+    with pytest.raises(SystemExit, match="2"):
+        demo_command.main()
+    assert "pip install 'transformers-samdetr[demo]'" in capsys.readouterr().err
+
+
+def test_bad_arguments_end_in_words(monkeypatch, capsys, tmp_path):
+    for arguments, words in (
+        (["--model", str(tmp_path / "nothing")], "nothing"),
+        (["--model", "x", "--max_pictures", "0"], "pictures=0 must be a finite number above 0"),
+    ):
+        monkeypatch.setattr("sys.argv", ["samdetr-demo", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            demo_command.main()
+        assert words in capsys.readouterr().err

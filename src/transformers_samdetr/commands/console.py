@@ -31,6 +31,7 @@ def run(command: str) -> int | None:
 
 check = partial(run, "check")
 convert = partial(run, "convert")
+demo = partial(run, "demo")
 evaluate = partial(run, "evaluate")
 export = partial(run, "export")
 predict = partial(run, "predict")

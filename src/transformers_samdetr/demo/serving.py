@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 
+try:
+    import gradio  # noqa: F401
+except ImportError as error:
+    raise ImportError("The demo is a Gradio page: pip install 'transformers-samdetr[demo]'") from error
+
 from .limits import Limits
 from .look import CSS, theme
 from .page import build_page
@@ -51,3 +56,6 @@ def serve(
         print(f"The demo is at {address} until Ctrl-C.", flush=True)
         page.block_thread()
     return address, page
+
+
+__all__ = ["ServedModel", "serve"]
