@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import runpy
 from pathlib import Path
 
@@ -110,6 +111,34 @@ def test_onnx_detect(run, tmp_path):
     detected = run("detect.py", "picture.jpg", "--model", "model", "--threshold", "0.5", "--output", "drawn.png")
     assert printed[0].startswith(("cat  0.", "dog  0."))
     assert [line.split()[:2] for line in printed[:-1]] == [line.split()[:2] for line in detected.splitlines()[:-1]]
+
+
+def test_sliced_detection(run, tmp_path):
+    saved_model(tmp_path / "model", ["cat", "dog"])
+    Image.new("RGB", (200, 150), (90, 120, 30)).save(tmp_path / "large.jpg")
+    printed = run("sliced_detection.py", "large.jpg", "--model", "model", "--side", "64", "--output", "sliced.png")
+    *rows, last = printed.splitlines()
+    assert rows and all(row.startswith(("cat  0.", "dog  0.")) for row in rows) and f"{len(rows)} in tiles" in last
+    with Image.open(tmp_path / "sliced.png") as drawn:
+        assert drawn.size == (200, 150)
+
+
+def test_video_detection(run, tmp_path):
+    av = pytest.importorskip("av", reason="PyAV, of the extra `video`, is not installed")
+    saved_model(tmp_path / "model", ["cat", "dog"])
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 66, 48, "yuv420p"
+        for _ in range(7):
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (66, 48), (90, 120, 30)))))
+        container.mux(stream.encode())
+    printed = run("video_detection.py", "clip.mp4", "--model", "model", "--frame_step", "3", "--output", "out.mp4")
+    assert "7 frames, one of 3 looked at: out.mp4" in printed
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["frame"] for row in rows] == [0, 3, 6] and all(row["objects"] for row in rows)
+    with av.open(str(tmp_path / "out.mp4")) as written:
+        frames = [frame.to_ndarray(format="rgb24") for frame in written.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(48, 66, 3)] * 7 and frames[1].std() > 5  # boxes are drawn
 
 
 def test_own_training_loop(run, tmp_path):

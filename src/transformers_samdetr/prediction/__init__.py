@@ -3,6 +3,7 @@
 from .detector import NMS_THRESHOLD, Detector, about_duplicates
 from .explain import KINDS
 from .predict import EXPLAINED, Prediction, predict_files
+from .sliced import SlicedDetector
 from .threshold import Threshold, choose_threshold
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "NMS_THRESHOLD",
     "Detector",
     "Prediction",
+    "SlicedDetector",
     "Threshold",
     "about_duplicates",
     "choose_threshold",
