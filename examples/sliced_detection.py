@@ -19,14 +19,13 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder or Hub name")
     parser.add_argument("--side", type=int, default=640, help="of a tile, in pixels")
     parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring tiles, as a share of the side")
-    parser.add_argument("--merge", choices=("nmm", "nms"), default="nmm", help="how one object's boxes become one")
     parser.add_argument("--threshold", type=float, help="lowest score of a detection; default: the model's own, or 0.5")
     parser.add_argument("--batch_size", type=int, default=4, help="tiles that go through the model together")
     parser.add_argument("--output", default="sliced.png")
     args = parser.parse_args()
 
     detector = Detector(args.model)
-    sliced = SlicedDetector(detector, args.side, args.overlap, merge=args.merge, batch_size=args.batch_size)
+    sliced = SlicedDetector(detector, args.side, args.overlap, batch_size=args.batch_size)
     threshold = choose_threshold(detector.model.config, args.threshold).value
     image = Image.fromarray(picture_to_array(open_picture(args.picture)))  # upright, RGB
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from transformers_samdetr.prediction import SlicedDetector
 from transformers_samdetr.prediction.sliced import MOST_TILES
-from transformers_samdetr.prediction.tiles import merged, tile_boxes
+from transformers_samdetr.prediction.tiles import is_cut, merged, tile_boxes
 
 
 class Seeing:
@@ -76,11 +76,10 @@ def test_tiles_cover_the_picture_and_overlap(width, height, side, overlap):
 OBJECTS = [(95, 20, 110, 36, 0), (300, 200, 320, 225, 1), (80, 80, 100, 100, 0), (390, 290, 400, 300, 2)]
 
 
-@pytest.mark.parametrize("merge", ["nmm", "nms"])
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_objects_on_the_borders_of_tiles_are_found_once_where_they_are(merge, batch_size):
+def test_objects_on_the_borders_of_tiles_are_found_once_where_they_are(batch_size):
     detector = Seeing(OBJECTS)
-    sliced = SlicedDetector(detector, side=100, overlap=0.3, merge=merge, merge_threshold=0.1, batch_size=batch_size)
+    sliced = SlicedDetector(detector, side=100, overlap=0.3, batch_size=batch_size)
     found = sliced.detect(picture((400, 300), OBJECTS), threshold=0.5)
     rows = {
         (*map(int, box), label) for box, label in zip(found["boxes"].tolist(), found["labels"].tolist(), strict=True)
@@ -121,41 +120,49 @@ def test_a_small_picture_is_one_view():
     assert detector.views == [(40, 30)]
 
 
-BOXES = [(0, 0, 10, 10, 0), (0, 0, 4, 10, 0), (0, 0, 10, 10, 1), (8, 0, 14, 10, 1), (1, 0, 10, 10, 1)]
-"""With scores from 0.9 down: a whole and a part of it; of another class a whole, one that sticks out, nearly itself."""
+def found_of(rows) -> dict[str, torch.Tensor]:
+    """Of rows of box, label, score and whether it is cut."""
+    boxes, labels, scores, cut = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "scores": torch.tensor(scores),
+        "cut": torch.tensor(cut, dtype=torch.bool),
+    }
+
+
+WHOLE, ALIKE, PART = (0, 0, 10, 10), (1, 0, 11, 10), (0, 0, 4, 10)
 
 
 @pytest.mark.parametrize(
-    ("merge", "threshold", "kept"),
+    ("rows", "kept"),
     [
-        ("nms", 0.5, [0, 1, 2, 3]),  # by IoU a part is another object
-        ("nms", 0.3, [0, 2, 3]),
-        ("nmm", 0.5, [0, 2, 3]),  # by the share of the smaller one it is not
+        ([], []),
+        ([(WHOLE, 0, 0.9, False), (ALIKE, 0, 0.8, False)], [WHOLE]),
+        ([(WHOLE, 0, 0.9, False), (ALIKE, 1, 0.8, False)], [WHOLE, ALIKE]),  # another class
+        ([(PART, 0, 0.9, False), (WHOLE, 0, 0.8, False)], [PART, WHOLE]),  # a small one before a large one
+        ([(PART, 0, 0.9, True), (WHOLE, 0, 0.8, False)], [WHOLE]),  # a part, though its score is higher
+        ([(PART, 1, 0.9, True), (WHOLE, 0, 0.8, False)], [PART, WHOLE]),
+        ([((0, 0, 10, 10), 0, 0.9, True), ((4, 0, 20, 10), 0, 0.8, True)], [(0, 0, 20, 10)]),
+        # the third reaches no other part before they are one
+        ([(WHOLE, 0, 0.9, True), ((12, 0, 30, 10), 0, 0.8, True), ((5, 0, 21, 10), 0, 0.7, True)], [(0, 0, 30, 10)]),
+        ([((3, 3, 3, 3), 0, 0.9, True), ((3, 3, 3, 3), 0, 0.9, False)], [(3, 3, 3, 3)] * 2),  # of no area
     ],
 )
-def test_merging_is_by_class(merge, threshold, kept):
-    scores = torch.tensor([0.9, 0.8, 0.7, 0.3, 0.2])
-    boxes, labels = torch.tensor([box[:4] for box in BOXES]).float(), torch.tensor([box[4] for box in BOXES])
-    found = merged({"scores": scores, "labels": labels, "boxes": boxes}, merge, threshold)
-    assert rows_of(found) == sorted(BOXES[index] for index in kept)
-    assert found["scores"].tolist() == scores[kept].tolist()
+def test_merging(rows, kept):
+    found = merged(found_of(rows), 0.5 if rows[:1] != [(WHOLE, 0, 0.9, True)] else 0.3)
+    assert sorted(map(tuple, found["boxes"].int().tolist())) == sorted(kept) and "cut" not in found
+    assert found["scores"].tolist() == sorted(found["scores"].tolist(), reverse=True)
 
 
-def test_a_box_that_has_grown_takes_in_others():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 20, 10], [11, 0, 30, 10]])
-    found = merged({"scores": torch.tensor([0.9, 0.8, 0.7]), "labels": torch.zeros(3), "boxes": boxes}, "nmm", 0.45)
-    assert found["boxes"].tolist() == [[0, 0, 30, 10]] and len(found["scores"]) == 1
+def test_a_box_is_cut_at_borders_within_the_picture_alone():
+    boxes = torch.tensor([[0.0, 0, 30, 30], [70, 10, 99, 30], [0, 60, 30, 99.5], [20, 20, 60, 60]])
+    assert is_cut(boxes, (0, 0, 100, 100), 100, 100).tolist() == [False] * 4
+    assert is_cut(boxes, (0, 0, 100, 100), 300, 300).tolist() == [False, True, True, False]
+    assert is_cut(boxes + 50, (50, 50, 150, 150), 150, 300).tolist() == [True, False, True, False]
 
 
-@pytest.mark.parametrize("merge", ["nms", "nmm"])
-def test_nothing_merges_to_nothing(merge):
-    nothing = {"scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}
-    assert all(len(values) == 0 for values in merged(nothing, merge, 0.5).values())
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"side": 0}, {"overlap": 1.0}, {"merge": "wbf"}, {"merge_threshold": 0.0}, {"batch_size": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"side": 0}, {"overlap": 1.0}, {"merge_threshold": 0.0}, {"batch_size": 0}])
 def test_wrong_values(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SlicedDetector(Seeing([]), **wrong)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from .detector import Detector
-from .tiles import MERGES, merged, tile_boxes
+from .tiles import is_cut, merged, tile_boxes
 
 MOST_TILES = 10_000
 MOST_DETECTIONS = 5_000
@@ -27,7 +27,7 @@ class SlicedDetector:
         side: of a tile in pixels; about the size of the pictures that the model was trained on.
         overlap: of neighbouring tiles, as a share of `side`.
         whole_picture: whether the picture as a whole, made smaller, is looked at too.
-        merge, merge_threshold: as in `tiles.merged`.
+        merge_threshold: overlap above which boxes of a class are one object, see `tiles.merged`.
         batch_size: tiles that go through the model together.
 
     Raises:
@@ -40,7 +40,6 @@ class SlicedDetector:
         side: int = 640,
         overlap: float = 0.25,
         whole_picture: bool = True,
-        merge: str = "nmm",
         merge_threshold: float = 0.5,
         batch_size: int = 4,
     ):
@@ -49,15 +48,12 @@ class SlicedDetector:
                 raise ValueError(f"{name}={value} must be at least 1.")
         if not 0 <= overlap <= 0.9:
             raise ValueError(f"overlap={overlap} must be between 0 and 0.9.")
-        if merge not in MERGES:
-            raise ValueError(f"merge={merge!r} must be one of {', '.join(MERGES)}.")
         if not 0 < merge_threshold <= 1:
             raise ValueError(f"merge_threshold={merge_threshold} must be above 0 and at most 1.")
         self.detector = detector
         self.side = side
         self.overlap = overlap
         self.whole_picture = whole_picture
-        self.merge = merge
         self.merge_threshold = merge_threshold
         self.batch_size = batch_size
 
@@ -78,11 +74,12 @@ class SlicedDetector:
             batch = views[start : start + self.batch_size]
             crops = [image if view == (0, 0, *image.size) else image.crop(view) for view in batch]
             for view, detections in zip(batch, self.detector.detect(crops, threshold=threshold), strict=True):
-                found.append({**detections, "boxes": _placed(detections["boxes"], view)})
-        together = {name: torch.cat([one[name] for one in found]) for name in ("scores", "labels", "boxes")}
+                boxes = _placed(detections["boxes"], view)
+                found.append({**detections, "boxes": boxes, "cut": is_cut(boxes, view, *image.size)})
+        together = {name: torch.cat([one[name] for one in found]) for name in found[0]}
         highest = together["scores"].argsort(descending=True, stable=True)[:MOST_DETECTIONS]
         together = {name: values[highest] for name, values in together.items()}
-        return {name: values[:top_k] for name, values in merged(together, self.merge, self.merge_threshold).items()}
+        return {name: values[:top_k] for name, values in merged(together, self.merge_threshold).items()}
 
     def _views(self, width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
         tiles = list(itertools.islice(tile_boxes(width, height, self.side, self.overlap), MOST_TILES + 1))

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_area
 
-MERGES = ("nmm", "nms")
+CUT_MARGIN = 0.02
+"""How near to a border that cuts the picture, as a share of the tile's side, a box counts as cut; predictions are not
+exact."""
 
 
 def tile_boxes(width: int, height: int, side: int, overlap: float) -> Iterator[tuple[int, int, int, int]]:
@@ -36,42 +38,85 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
     return [round(index * (length - side) / (count - 1)) for index in range(count)]
 
 
-def merged(detections: dict[str, Tensor], merge: str, threshold: float) -> dict[str, Tensor]:
-    """One detection for each object, the highest score first.
+def is_cut(boxes: Tensor, tile: tuple[int, int, int, int], width: int, height: int) -> Tensor:
+    """`(D,)` bool: the box reaches a border of the tile that is none of the picture, so that more may lie beyond it.
 
     Args:
-        detections: `scores` `(D,)`, `labels` `(D,)`, `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels.
-        merge: `"nms"`: of boxes of a class with a higher IoU than the threshold the highest score stays. `"nmm"`: of
-            boxes of a class whose intersection is more than this share of the smaller one, the box around them stays,
-            with the highest score: a part that one tile has seen belongs to the whole in another.
+        boxes: `(D, 4)`, x1, y1, x2, y2 in pixels of the picture.
+        tile: likewise.
+        width, height: of the picture.
+    """
+    left, top, right, bottom = tile
+    margin = CUT_MARGIN * max(right - left, bottom - top)
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    cut = torch.zeros(len(boxes), dtype=torch.bool)
+    for inner, reaches in (
+        (left > 0, x1 < left + margin),
+        (top > 0, y1 < top + margin),
+        (right < width, x2 > right - margin),
+        (bottom < height, y2 > bottom - margin),
+    ):
+        cut |= reaches & inner
+    return cut
+
+
+def merged(detections: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
+    """One detection for each object, the highest score first; classes are kept apart.
+
+    Of whole boxes with an IoU above the threshold the highest score stays. A cut box of which more than the threshold
+    lies in a whole one is a part of it, whatever its score, and goes. Other cut boxes that share more than the
+    threshold of the smaller one are parts of one object: the box around them stays, with the highest score.
+
+    Args:
+        detections: `scores` `(D,)`, `labels` `(D,)`, `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels, and `cut` `(D,)`.
         threshold: above 0, up to 1.
     """
     order = detections["scores"].argsort(descending=True, stable=True)
-    scores, labels, boxes = (detections[name][order] for name in ("scores", "labels", "boxes"))
-    if merge == "nms":
-        keep = batched_nms(boxes, scores, labels, threshold)
-        return {"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]}
-    count = -1
-    while count != len(boxes):  # a box that has grown may take in others
-        count = len(boxes)
-        keep, boxes = _merge_once(labels, boxes, threshold)
-        scores, labels = scores[keep], labels[keep]
-    return {"scores": scores, "labels": labels, "boxes": boxes}
+    scores, labels, boxes, cut = (detections[name][order] for name in ("scores", "labels", "boxes", "cut"))
+    whole = torch.nonzero(~cut).flatten()
+    whole = whole[batched_nms(boxes[whole], scores[whole], labels[whole], threshold)]
+    parts = torch.nonzero(cut).flatten()
+    inside = _shared(boxes[parts], boxes[whole]) > threshold * box_area(boxes[parts])[:, None]
+    inside &= labels[parts][:, None] == labels[whole]
+    parts = parts[~inside.any(1)]
+    keep, grown = _joined(labels[parts], boxes[parts], threshold)
+    result = {
+        "scores": torch.cat([scores[whole], scores[parts][keep]]),
+        "labels": torch.cat([labels[whole], labels[parts][keep]]),
+        "boxes": torch.cat([boxes[whole], grown]),
+    }
+    order = result["scores"].argsort(descending=True, stable=True)
+    return {name: values[order] for name, values in result.items()}
 
 
-def _merge_once(labels: Tensor, boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Indices of those that stay, in their order, and their boxes."""
-    left = torch.ones(len(boxes), dtype=torch.bool)
+def _shared(boxes: Tensor, others: Tensor) -> Tensor:
+    """`(D, E)` areas that the `D` boxes share with the `E` others."""
+    low = torch.maximum(boxes[:, None, :2], others[:, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    return (high - low).clamp(min=0).prod(-1)
+
+
+def _joined(labels: Tensor, boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Indices of the first of each group of parts, and the boxes around the groups."""
+    keep, count = torch.arange(len(boxes)), -1
+    while count != len(keep):  # a box that has grown may reach others
+        count = len(keep)
+        chosen, boxes = _join_once(labels[keep], boxes, threshold)
+        keep = keep[chosen]
+    return keep, boxes
+
+
+def _join_once(labels: Tensor, boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    free = torch.ones(len(boxes), dtype=torch.bool)
     areas = box_area(boxes)
     keep, grown = [], []
     for index in range(len(boxes)):
-        if not left[index]:
+        if not free[index]:
             continue
-        corner = torch.minimum(boxes[index, 2:], boxes[:, 2:])
-        inside = (corner - torch.maximum(boxes[index, :2], boxes[:, :2])).clamp(min=0).prod(1)
-        together = left & (labels == labels[index]) & (inside > threshold * torch.minimum(areas, areas[index]))
+        shared = _shared(boxes[index : index + 1], boxes)[0]
+        together = free & (labels == labels[index]) & (shared > threshold * torch.minimum(areas, areas[index]))
         together[index] = True  # also where it has no area
-        left &= ~together
+        free &= ~together
         keep.append(index)
         grown.append(torch.cat([boxes[together, :2].amin(0), boxes[together, 2:].amax(0)]))
     return torch.tensor(keep, dtype=torch.int64), torch.stack(grown) if grown else boxes
