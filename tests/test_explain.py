@@ -158,6 +158,16 @@ def test_no_text_covers_another():
         assert_texts_apart(figure)
 
 
+@pytest.mark.parametrize("size", [(40, 200), (200, 40)])
+def test_no_text_covers_another_on_long_pictures_with_long_names(size):
+    model = small_model()
+    model.config.id2label = {label: f"a class {label}$ with a name that says\neverything$" for label in range(5)}
+    observation = observe(model, PROCESSOR, picture(*size))
+    found = find_best(observation, detections_of(observation), 2)
+    assert found[0].title.startswith("a class ") and len(found[0].title) < 34
+    assert_texts_apart(explanation_figure(observation, found))
+
+
 def assert_texts_apart(figure):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text

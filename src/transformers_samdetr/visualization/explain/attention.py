@@ -12,6 +12,7 @@ from .drawing import (
     draw_box,
     draw_points,
     mark_title,
+    panel_shape,
     show_heat,
     show_picture,
     spread,
@@ -46,8 +47,7 @@ def attention_figure(
         )
     image = observations[0].image
     rows = [-(-(2 + one.config.decoder_attention_heads) // COLUMNS) for one in observations]
-    shape = min(2.0, max(0.5, image.height / image.width))
-    heights = [count * (PANEL * shape + TITLE) + 0.35 for count in rows]
+    heights = [count * (PANEL * panel_shape(*image.size) + TITLE) + 0.35 for count in rows]
     figure = Figure(figsize=(PANEL * COLUMNS, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(observations), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, count, one, query, title in zip(parts, rows, observations, queries, titles, strict=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .found import Found
+from .found import Found, plain
 from .observation import Observation
 
 
@@ -19,15 +19,10 @@ def same_object(
     Returns:
         What `attention_figure` takes.
     """
-    queries, titles = [found.query], [f"{_plain(model_names[0])} – {found.title}"]
+    queries, titles = [found.query], [f"{plain(model_names[0])} – {found.title}"]
     for one, model_name in zip(observations[1:], model_names[1:], strict=True):
         label = one.config.label2id.get(found.name)
         queries.append(one.find_query(label, found.box))
         score = "not one of its classes" if label is None else f"{one.scores(label)[-1, queries[-1]]:.2f}"
-        titles.append(f"{_plain(model_name)} – {_plain(found.name)}: {score}")
+        titles.append(f"{plain(model_name)} – {plain(found.name)}: {score}")
     return queries, titles
-
-
-def _plain(text: str) -> str:
-    """Without the formulas that matplotlib sees between dollar signs."""
-    return text.replace("$", r"\$")

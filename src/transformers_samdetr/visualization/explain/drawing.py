@@ -25,6 +25,8 @@ INK = "#222222"
 LEGEND = {"frameon": False, "fontsize": 8.5, "handlelength": 1.0, "handletextpad": 0.4, "columnspacing": 1.2}
 PANEL = 2.3
 """Width of a picture's panel, in inches."""
+SHAPES = 0.5, 1.3
+"""Least and largest height of a panel, of its width; longer pictures have space beside them, so that titles fit."""
 TITLE = 0.3
 """Height of a panel's title, in inches."""
 LARGEST = 900
@@ -35,12 +37,17 @@ def picture_grid(image: Image.Image, rows: int, columns: int, foot: float = 0.1,
     """A figure whose panels, `figure.subplots(rows, columns)`, have the picture's shape.
 
     Args:
-        image: whose shape counts, within 1 : 2 and 2 : 1.
+        image: whose shape counts, within `SHAPES`.
         rows, columns: of panels.
         foot, side: inches in all for what stands below and beside the panels.
     """
-    height = PANEL * min(2.0, max(0.5, image.height / image.width))
-    return Figure(figsize=(PANEL * columns + side, (height + TITLE) * rows + foot), layout="compressed")
+    height = PANEL * panel_shape(*image.size) + TITLE
+    return Figure(figsize=(PANEL * columns + side, height * rows + foot), layout="compressed")
+
+
+def panel_shape(width: float, height: float) -> float:
+    """Height of the panel of a picture or a part of one, of the panel's width."""
+    return min(SHAPES[1], max(SHAPES[0], height / width))
 
 
 def show_picture(axes: Axes, image: Image.Image, window: Sequence[float] | None = None, title: str = "") -> None:
@@ -51,7 +58,9 @@ def show_picture(axes: Axes, image: Image.Image, window: Sequence[float] | None 
     """
     _show(axes, np.asarray(image.convert("RGB") if max(image.size) <= LARGEST else _smaller(image)), image.size)
     x1, y1, x2, y2 = (0, 0, *image.size) if window is None else window
-    axes.set(xlim=(x1, x2), ylim=(y2, y1), xticks=[], yticks=[])
+    shape = panel_shape(x2 - x1, y2 - y1)
+    beside, above = max(0.0, (y2 - y1) / shape - (x2 - x1)) / 2, max(0.0, (x2 - x1) * shape - (y2 - y1)) / 2
+    axes.set(xlim=(x1 - beside, x2 + beside), ylim=(y2 + above, y1 - above), xticks=[], yticks=[], facecolor="#EEEEEE")
     for spine in axes.spines.values():
         spine.set(color="#999999", linewidth=0.6)
     axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3)

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from .observation import Observation
 
+LONGEST_NAME = 24
+"""Letters of a name in a title; what is longer is cut."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -27,8 +30,8 @@ class Found:
 
     @property
     def title(self) -> str:
-        """Such as `cat: 0.83`, in matplotlib's way: no formula between dollar signs."""
-        return f"{self.name}: {self.score:.2f}".replace("$", r"\$")
+        """Such as `cat: 0.83`, for matplotlib."""
+        return f"{plain(self.name)}: {self.score:.2f}"
 
 
 def find_best(observation: Observation, detections: dict[str, Tensor], count: int) -> list[Found]:
@@ -53,3 +56,14 @@ def find_best(observation: Observation, detections: dict[str, Tensor], count: in
         if len(found) == count:
             break
     return list(found.values())
+
+
+def plain(name: str) -> str:
+    """A name for a title: short, on one line, and without the formulas that matplotlib sees between dollar signs.
+
+    >>> plain("tie\\n$5")
+    'tie \\\\$5'
+    """
+    name = " ".join(name.split())
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip() + "…"
+    return name.replace("$", r"\$")
