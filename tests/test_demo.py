@@ -110,6 +110,11 @@ def test_a_click_explains_the_box_below_it(models, tmp_path):
     [
         (b"", "bad.png cannot be read: it is empty"),
         (b"not a picture", "bad.png cannot be read: no picture format"),
+        # Pillow would give it to another program
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+            "bad.png cannot be read: no picture format",
+        ),
         (b"\x89PNG\r\n\x1a\n damaged", "bad.png cannot be read"),
     ],
 )

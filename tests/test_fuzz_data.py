@@ -10,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import strategies as st
 
 from transformers_samdetr.data import DetectionDataset, load_detection_data
 from transformers_samdetr.data.annotation_table import AnnotationTable
-from transformers_samdetr.data.check import full_check
+from transformers_samdetr.data.check import full_check, quick_check
 from transformers_samdetr.data.coco_json import read_coco_json
 from transformers_samdetr.data.findings import Findings
 from transformers_samdetr.data.read import load_detection_data as load
 from transformers_samdetr.data.schema import detection_features
+from transformers_samdetr.data.stream import DetectionStream
 
 from .detection_folders import SIZE, save_picture, write_coco
 from .fuzzing import JSON, PICTURES, changed, ends_well, fuzz, run_cases, tree
@@ -428,6 +429,24 @@ def test_null_in_a_set_is_named():
     rows = [{"image": "0.png", "width": None, "height": 30, "objects": {"bbox": [[1, 2, 3, 4]], "category": [0]}}] * 3
     with pytest.raises(ValueError, match=r"image None \(0.png\) has the width None|image None has the width None"):
         load_detection_data(Dataset.from_list(rows, features=features), box_format="coco")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_row_without_a_picture_is_an_unusable_one(tmp_path, streaming):
+    save_picture(tmp_path / "0.png")
+    objects = {"bbox": [[1.0, 2.0, 8.0, 9.0]], "category": ["cat"]}
+    rows = [{"image": path, "width": SIZE[0], "height": SIZE[1], "objects": objects}
+            for path in (str(tmp_path / "0.png"), None)]  # fmt: skip
+    data = Dataset.from_list(rows)
+    splits = {"train": data, "test": data}
+    loaded = load(DatasetDict(splits), box_format="coco", class_names={"cat": "cat"}, streaming=streaming)
+    assert "1 of 2 pictures looked at cannot be read" in str(quick_check(loaded))
+    if streaming:
+        stream = DetectionStream(loaded.train)
+        assert [image.size for image, _ in stream] == [SIZE] and stream.num_skipped == 1
+    else:
+        pictures = DetectionDataset(loaded.train)
+        assert [pictures[index][0].size for index in range(2)] == [SIZE, SIZE] and len(pictures.skipped) == 1
 
 
 def test_the_schema_holds_what_is_checked():

@@ -212,8 +212,8 @@ def _stream_to_schema(
 
     def convert(example: dict) -> dict:
         picture = read_picture(example, columns)
-        image_id = picture.image_id if own_ids else _id_of(example[image])
-        content = example[image] if isinstance(example[image], dict) else {"path": example[image], "bytes": None}
+        content = {"path": example[image], "bytes": None} if isinstance(example[image], str) else example[image]
+        image_id = picture.image_id if own_ids else _id_of(content)
         return {"image": content, **canonical_example(picture, image_id, labels, box_format)}
 
     if isinstance(data.features[image], Image):
@@ -223,7 +223,7 @@ def _stream_to_schema(
     return data.map(convert, features=features, remove_columns=list(data.features))
 
 
-def _id_of(image: dict | str) -> int:
-    content = image if isinstance(image, str) else image["bytes"] or image["path"]
+def _id_of(picture: Mapping[str, Any] | None) -> int:
+    content = (picture["bytes"] or picture["path"] or "") if picture else ""
     digest = hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
     return int.from_bytes(digest[:7], "big")

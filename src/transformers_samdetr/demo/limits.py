@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..pictures import picture_to_array, upright
+from ..pictures import PICTURE_FORMATS, picture_to_array, upright
 
 
 class Refused(ValueError):
@@ -49,7 +49,7 @@ def read_upload(path: str | os.PathLike, limits: Limits) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            with Image.open(path) as image:
+            with Image.open(path, formats=PICTURE_FORMATS) as image:
                 _check_pixels(path.name, image.size, limits)
                 return Image.fromarray(picture_to_array(upright(image)))
     except Refused:
