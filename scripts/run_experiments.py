@@ -1,63 +1,84 @@
 """Runs the experiments of the paper's tables and figures; finished ones are passed over, interrupted ones go on.
 
-python scripts/run_experiments.py --suite table3 --jobs 2
-python scripts/run_experiments.py --suite table3 --variants keypoints-8 max average detr --seeds 0 1 2
+python scripts/run_experiments.py --suite table3 --jobs 2                        # small: digit scenes, on a CPU
+python scripts/run_experiments.py --suite real --data_dir ../shared/data         # small: photographs
+python scripts/run_experiments.py --suite table1 --scale coco --dry_run          # commands and cost
+python scripts/run_experiments.py --suite table1 --scale coco --data COCO --processes 8
+    python scripts/run_experiments.py --suite table3 --latency                       # of models, in turn
+    python scripts/run_experiments.py --report                                       # docs/experiments.md
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from transformers_samdetr.experiments.coco import PROCESSES, coco_runs
+from transformers_samdetr.experiments.coco_launch import make_coco_runs
+from transformers_samdetr.experiments.coco_worker import setting
+from transformers_samdetr.experiments.latency import measure_latency
 from transformers_samdetr.experiments.ledger import LEDGER, Ledger
-from transformers_samdetr.experiments.plan import plan
-from transformers_samdetr.experiments.progress_table import ProgressTable
 from transformers_samdetr.experiments.report import write_report
-from transformers_samdetr.experiments.schedule import FAILED, Schedule
-from transformers_samdetr.experiments.settings import SEEDS
+from transformers_samdetr.experiments.settings import SEEDS, SETTINGS
+from transformers_samdetr.experiments.small_launch import make_small_runs
 from transformers_samdetr.experiments.suites import SUITES
-from transformers_samdetr.training.interruption import on_stop_signal
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES)
-    parser.add_argument("--report", action="store_true", help="write the page, its CSV and its pictures")
-    parser.add_argument("--report_dir", type=Path, default=Path("docs"), help="default: %(default)s")
-    parser.add_argument("--published_curves", type=Path, help="CSV of the authors' logs, to be drawn in the report")
+    parser.add_argument("--scale", choices=("small", "coco"), default="small", help="default: %(default)s")
     parser.add_argument("--variants", nargs="+", help="of the suite; default: all")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="default: %(default)s")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
-    parser.add_argument("--data_dir", type=Path, help="folder with the real sets, as bccd and cards")
+    parser.add_argument("--seeds", nargs="+", type=int, help=f"default: {SEEDS} at small scale, 0 on COCO")
     parser.add_argument("--ledger", type=Path, default=LEDGER, help="default: %(default)s")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/experiments"), help="default: %(default)s")
+    small = parser.add_argument_group("small scale")
+    small.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
+    small.add_argument("--latency", action="store_true", help="measure inference in turn, in place of training")
+    small.add_argument("--data_dir", type=Path, help="folder with the real sets, as bccd and cards")
+    coco = parser.add_argument_group("COCO")
+    coco.add_argument("--data", help="folder in COCO's layout, or a name on the Hub")
+    coco.add_argument("--processes", type=int, default=PROCESSES, help="GPUs: 8, 4, 2 or 1; default: %(default)s")
+    coco.add_argument("--dry_run", action="store_true", help="say commands and cost, start nothing")
+    coco.add_argument("--set", type=setting, action="append", default=[], metavar="FIELD=VALUE", help="of the recipe")
+    report = parser.add_argument_group("report")
+    report.add_argument("--report", action="store_true", help="write the page, its CSV and its pictures")
+    report.add_argument("--report_dir", type=Path, default=Path("docs"), help="default: %(default)s")
+    report.add_argument("--published_curves", type=Path, help="CSV of the authors' logs, to be drawn in the report")
     args = parser.parse_args()
-
     if args.suite is None and not args.report:
         parser.error("Say what to do: --suite NAME, --report, or both.")
-    code = make_runs(args) if args.suite else 0
-    if args.report:
-        print(f"Written: {write_report(Ledger(args.ledger), args.report_dir, args.published_curves)}")
+
+    code, ledger = 0, Ledger(args.ledger)
+    try:
+        if args.suite and args.scale == "coco":
+            code = make_coco_runs(
+                coco_runs(SUITES[args.suite], args.variants),
+                args.data,
+                args.output_dir,
+                ledger,
+                args.processes,
+                args.seeds or (0,),
+                dict(args.set),
+                args.dry_run,
+            )
+        elif args.latency and args.suite:
+            for name in SUITES[args.suite].settings:
+                print(f"Written: {measure_latency(SUITES[args.suite], SETTINGS[name], ledger)}")
+        elif args.suite:
+            code = make_small_runs(
+                SUITES[args.suite],
+                ledger,
+                args.output_dir,
+                args.data_dir,
+                args.jobs,
+                args.seeds or SEEDS,
+                args.variants,
+            )
+        if args.report:
+            print(f"Written: {write_report(ledger, args.report_dir, args.published_curves)}")
+    except ValueError as error:
+        parser.error(str(error))
     sys.exit(code)
-
-
-def make_runs(args: argparse.Namespace) -> int:
-    """Makes the runs of a suite and returns the exit code: 0, 1 if any failed, or that of a stop."""
-    suite, ledger = SUITES[args.suite], Ledger(args.ledger)
-    with ProgressTable() as progress:
-        schedule = Schedule(
-            lambda: plan(suite, ledger, args.seeds, args.variants),
-            ledger,
-            args.output_dir,
-            args.data_dir,
-            args.jobs,
-            progress.show,
-        )
-        with on_stop_signal(schedule.request_stop) as received:
-            jobs = schedule.make()
-    failed = [job for job in jobs if job.state == FAILED]
-    for job in failed:
-        print(f"\n{job.run.name} failed: {job.reason}", file=sys.stderr)
-    return received.exit_code if schedule.stop_requested else 1 if failed else 0
 
 
 if __name__ == "__main__":

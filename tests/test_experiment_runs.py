@@ -122,7 +122,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(small_setting, tmp_
 
 def test_a_ledger_entry_of_other_settings_is_refused(small_setting, tmp_path, monkeypatch):
     run, ledger = Run("small", "max", 1e-3, 0), Ledger(tmp_path)
-    ledger.write(run, {"identity": run.identity(), "epochs": []})
+    ledger.write(ledger.path(run), {"identity": run.identity(), "epochs": []})
     assert ledger.read(run) is not None
     monkeypatch.setitem(SETTINGS, "small", replace(small_setting, recipe=replace(small_setting.recipe, epochs=5)))
     with pytest.raises(LedgerMismatch, match=r"recipe.epochs: 2 in the ledger, 5 now\nRemove the file"):
@@ -133,10 +133,10 @@ def test_a_recipe_may_get_new_fields_and_the_ledger_stays_good(small_setting, tm
     run, ledger = Run("small", "max", 1e-3, 0), Ledger(tmp_path)
     identity = run.identity()
     del identity["recipe"]["shuffle_buffer"]  # as if it were new
-    ledger.write(run, {"identity": identity, "epochs": []})
+    ledger.write(ledger.path(run), {"identity": identity, "epochs": []})
     assert ledger.read(run) is not None
     del identity["recipe"]["image_size"]  # which is not at its default
-    ledger.write(run, {"identity": identity, "epochs": []})
+    ledger.write(ledger.path(run), {"identity": identity, "epochs": []})
     with pytest.raises(LedgerMismatch, match="recipe.image_size: 'nothing' in the ledger, 64 now"):
         ledger.read(run)
 
@@ -148,7 +148,7 @@ def test_other_seeds_wait_for_the_best_learning_rate(small_setting, tmp_path, mo
     assert [run.name for run in plan(suite, ledger)] == ["small/max-lr0.0001-seed0", "small/max-lr0.001-seed0"]
     for rate, precision in ((1e-4, 12.0), (1e-3, 10.0)):
         run = Run("small", "max", rate, 0)
-        ledger.write(run, {"identity": run.identity(), "epochs": [{"AP": precision}]})
+        ledger.write(ledger.path(run), {"identity": run.identity(), "epochs": [{"AP": precision}]})
     assert best_learning_rate(setting, "max", 0, ledger) == 1e-4
     assert [run.name for run in plan(suite, ledger)][2:] == ["small/max-lr0.0001-seed1", "small/max-lr0.0001-seed2"]
 
@@ -176,7 +176,7 @@ path = pathlib.Path(sys.argv[1]); path.parent.mkdir(parents=True, exist_ok=True)
 def test_a_failed_run_does_not_stop_the_others_and_finished_ones_are_passed_over(small_setting, tmp_path):
     ledger = Ledger(tmp_path / "ledger")
     runs = [Run("small", variant, 1e-3, 0) for variant in ("sam-detr", "max", "average")]
-    ledger.write(runs[0], {"identity": runs[0].identity()})
+    ledger.write(ledger.path(runs[0]), {"identity": runs[0].identity()})
     started = []
 
     def command(run):

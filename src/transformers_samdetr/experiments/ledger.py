@@ -40,11 +40,14 @@ class Ledger:
         Raises:
             LedgerMismatch: the entry is of a run with other settings; the message says which.
         """
-        path = self.path(run)
+        return self.read_path(self.path(run), run.identity())
+
+    def read_path(self, path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The entry in a file, which must be of this identity; otherwise as `read`."""
         if not path.is_file():
             return None
         entry = json.loads(path.read_text(encoding="utf-8"))
-        changes = differences(entry["identity"], _comparable(run.identity(), entry["identity"]))
+        changes = differences(entry["identity"], _comparable(identity, entry["identity"]))
         if changes:
             changes = [change.replace("in the checkpoint", "in the ledger") for change in changes]
             raise LedgerMismatch(
@@ -54,9 +57,8 @@ class Ledger:
             )
         return entry
 
-    def write(self, run: Run, entry: Mapping[str, Any]) -> Path:
-        """Writes the entry, complete or not at all."""
-        path = self.path(run)
+    def write(self, path: Path, entry: Mapping[str, Any]) -> Path:
+        """Writes an entry to its path, complete or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,9 @@ from .peers import PeerConfig, PeerForObjectDetection
 from .runs import Run
 from .variants import REFERENCE
 
+PAPER_SIDE, ANCHOR_SIDE = 800, 256
+"""Shortest sides in pixels: of the paper's pictures, and of those that a peer's anchors are given for."""
+
 
 def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Module, BaseImageProcessor]:
     """The model that the run starts from, and its processor.
@@ -45,8 +48,10 @@ def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Modul
 def make_peer(peer: str, ours: SamDetrConfig, recipe: Recipe) -> PeerForObjectDetection:
     """Another library's detector with the backbone, sizes and classes of one of ours, from the recipe's seed."""
     set_seed(recipe.seed)
-    model = PeerForObjectDetection(PeerConfig.beside(ours, peer))
-    model.config.category_ids = ours.category_ids
+    config = PeerConfig.beside(ours, peer)
+    config.category_ids = ours.category_ids
+    config.anchor_scale = (recipe.image_size or PAPER_SIDE) / ANCHOR_SIDE
+    model = PeerForObjectDetection(config)
     if recipe.backbone_weights is not None:
         model.load_backbone_weights(find_backbone_weights(recipe.backbone_weights))
     return model

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..benchmark.report import table
 from .claims import CLAIMS, judge
+from .coco import COCO_RUNS, ledger_path
 from .comparison import Comparison, compare
+from .latency import latency_ratios
 from .ledger import Ledger
+from .plan import last_ap
 from .report_curves import save_curves, save_published
-from .report_tables import cost_table, epochs_csv, findings_table, rates_table, results_table
+from .report_tables import NONE, NOT_RUN, cost_table, epochs_csv, findings_table, rates_table, results_table
 from .settings import SEEDS, SETTINGS
 from .suites import SUITES, Suite
 
@@ -37,17 +41,18 @@ def write_report(ledger: Ledger, folder: Path, published_curves: Path | None = N
         for name in suite.settings:
             comparison = compare(suite, SETTINGS[name], ledger)
             comparisons.append(comparison)
-            parts += _section(comparison, folder)
+            parts += _section(comparison, folder, ledger)
         if suite.name == "figure6" and published_curves is not None:
             save_published(published_curves, folder / PICTURES / "experiments_published.png")
             parts.append(f"![The authors' published logs, AP by epoch]({PICTURES}/experiments_published.png)")
+    parts.append(f"## On COCO, with the paper's settings\n\n{COCO_TEXT}\n\n{_coco_table(ledger)}")
     page = folder / PAGE
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / CSV).write_text(epochs_csv(comparisons), encoding="utf-8")
     return page
 
 
-def _section(comparison: Comparison, folder: Path) -> list[str]:
+def _section(comparison: Comparison, folder: Path, ledger: Ledger) -> list[str]:
     """The parts of the page on a suite in a setting."""
     suite, setting = comparison.suite, comparison.setting
     parts = [f"### On {setting.title}"] if len(suite.settings) > 1 else []
@@ -58,11 +63,32 @@ def _section(comparison: Comparison, folder: Path) -> list[str]:
     if comparison.measured:
         picture = f"{PICTURES}/experiments_{suite.name}_{setting.name}.png"
         save_curves(comparison, folder / picture)
-        parts += [f"![AP by epoch and by training time, {suite.title}]({picture})", cost_table(comparison)]
+        parts += [
+            f"![AP by epoch and by training time, {suite.title}]({picture})",
+            cost_table(comparison, latency_ratios(setting, ledger)),
+        ]
     if len(setting.learning_rates) > 1:
         parts.append("Learning rates that were tried, AP after the last epoch with the first seed:")
         parts.append(rates_table(comparison))
     return parts
+
+
+COCO_TEXT = """`--scale coco --dry_run` says commands and cost, `--scale coco --data COCO --processes 8` starts them.
+Peers are trained by our loop with AdamW, as all rows; Faster R-CNN's published number is from SGD. Hours are estimates
+for 8 GPUs of 80 GB ([recipes.md](recipes.md))."""
+
+
+def _coco_table(ledger: Ledger) -> str:
+    """Each row of the paper with its recipe, its cost, and its AP where it was run with seed 0."""
+    rows = {row.recipe: row for suite in SUITES.values() for row in suite.rows if row.recipe}
+    body = []
+    for name, row in rows.items():
+        run = COCO_RUNS[name]
+        entry = ledger.read_path(ledger_path(ledger, name, 0), run.identity(run.recipe))
+        published = f"{row.published['AP']:.1f}" if row.published else NONE
+        found = NOT_RUN if entry is None else f"{last_ap(entry):.1f}"
+        body.append([f"`{name}`", f"{run.hours:.1f}", published, found])
+    return table(["recipe", "hours", "published AP", "AP"], body)
 
 
 def _overview(ledger: Ledger, seeds: Sequence[int] = SEEDS) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..benchmark.machine import describe_machine
 from ..data.detection_data import DetectionData
-from ..training import Checkpointing, Trainer
+from ..training import Checkpointing, Recipe, Trainer
 from ..training.epoch_log import LOG_FILE, read_log
 from ..training.interruption import on_stop_signal
 from .ledger import LEDGER, Ledger
@@ -23,6 +24,9 @@ from .models import build_model, reference_boxes
 from .runs import Run
 from .training_clock import TrainingClock
 from .work_count import multiply_adds, trained_parameters
+
+PAPER_SIZE = {"height": 800, "width": 1066}
+"""Of the picture whose multiply-adds are counted where a processor keeps the proportions."""
 
 
 def train_run(run: Run, data: DetectionData, ledger: Ledger, folder: Path) -> int:
@@ -38,45 +42,59 @@ def train_run(run: Run, data: DetectionData, ledger: Ledger, folder: Path) -> in
         The exit code: 0, or that of a run that was told to stop and saved where it stood.
     """
     model, processor = build_model(run, data, ledger)
+    code, measured = train_and_measure(model, processor, data, run.recipe(), folder)
+    if code == 0:
+        boxes = {"reference_boxes": reference_boxes(model)} if run.gives_boxes else {}
+        ledger.write(ledger.path(run), {"identity": run.identity(), **measured, **boxes})
+        shutil.rmtree(folder / "checkpoints")
+    return code
+
+
+def train_and_measure(
+    model: nn.Module,
+    processor: BaseImageProcessor,
+    data: DetectionData,
+    recipe: Recipe,
+    folder: Path,
+    every: int = 0,
+) -> tuple[int, dict[str, Any]]:
+    """Trains a model and says what a ledger entry holds of it beside its identity.
+
+    Args:
+        model: as it starts, if the folder has no checkpoint.
+        processor: of the model.
+        data: what is learned and measured.
+        recipe: how it is trained.
+        folder: of this run alone.
+        every: optimizer steps between checkpoints; 0: one an epoch.
+
+    Returns:
+        The exit code, and the measurements, empty if the run was told to stop.
+    """
     work = {
         "parameters": trained_parameters(model),
-        "multiply_adds": multiply_adds(model, processor.size["height"], processor.size["width"]),
+        "multiply_adds": multiply_adds(model, *(processor.size.get(side) or PAPER_SIZE[side] for side in PAPER_SIZE)),
     }
-    clock, saving = TrainingClock(), Checkpointing(data.fingerprint, every=0)
-    trainer = Trainer(model, processor, data.train, data.evaluation, run.recipe(), folder, (clock, saving))
+    clock, saving = TrainingClock(), Checkpointing(data.fingerprint, every)
+    trainer = Trainer(model, processor, data.train, data.evaluation, recipe, folder, (clock, saving))
     clock.start(trainer)
     saving.start(trainer, "auto")
     with on_stop_signal(trainer.request_stop) as received:
         clock.begin()
         trainer.train()
     if trainer.stopped:
-        return received.exit_code
-    ledger.write(run, entry_of(run, data, trainer.accelerator.unwrap_model(trainer.model), work, clock, folder))
-    shutil.rmtree(folder / "checkpoints")
-    return 0
-
-
-def entry_of(
-    run: Run, data: DetectionData, model: nn.Module, work: dict[str, int], clock: TrainingClock, folder: Path
-) -> dict[str, Any]:
-    """The ledger entry of a run that has just finished."""
+        return received.exit_code, {}
     machine = describe_machine()
     software = machine.pop("versions")
     machine.pop("load")  # of this moment alone
+    counts = {"training images": len(data.train), "evaluation images": len(data.evaluation), "classes": len(data.names)}
     lines = read_log(folder / LOG_FILE)
-    return {
-        "identity": run.identity(),
-        "data": {
-            "fingerprint": data.fingerprint,
-            "training images": len(data.train),
-            "evaluation images": len(data.evaluation),
-            "classes": len(data.names),
-        },
+    return 0, {
+        "data": {"fingerprint": data.fingerprint, **counts},
         "software": software,
         "machine": {**machine, "threads": torch.get_num_threads()},
         **work,
         "epochs": [_epoch(line, seconds) for line, seconds in zip(lines, clock.seconds, strict=True)],
-        **({"reference_boxes": reference_boxes(model)} if run.gives_boxes else {}),
     }
 
 

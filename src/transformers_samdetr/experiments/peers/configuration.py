@@ -44,7 +44,10 @@ PEERS: dict[str, Published] = {
 
 
 class PeerConfig(PreTrainedConfig):
-    """A peer's name, the sizes it shares with ours, and its loss weights under the names that ours has."""
+    """A peer's name, the sizes it shares with ours, and its loss weights under the names that ours has.
+
+    `anchor_scale` is the pictures' size divided by 256 pixels; the anchors of Faster R-CNN grow with it.
+    """
 
     model_type = "samdetr_peer"
 
@@ -68,6 +71,7 @@ class PeerConfig(PreTrainedConfig):
     giou_loss_coefficient: float = 2
     focal_alpha: float = 0.25
     auxiliary_loss: bool = True
+    anchor_scale: float = 1.0
     category_ids: list | None = None
 
     @classmethod
