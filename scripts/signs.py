@@ -1,0 +1,47 @@
+"""Measures how stable the matching is and how alike queries and their regions are, and renews docs/signs.md.
+
+    python scripts/signs.py                                            # tables and pictures from docs/signs/*.json
+    python scripts/signs.py --runs keypoints none --seeds 0 1 2        # trains on digit scenes and measures first
+    python scripts/signs.py --log outputs/pp-r50/log.jsonl --published CSV --variant r50_ms_e12
+
+The last one shows the losses of a run on COCO beside those of the authors' logs, and does nothing else.
+"""
+
+import argparse
+from pathlib import Path
+
+from transformers_samdetr.experiments.digit_signs import RUNS, run_signs
+from transformers_samdetr.experiments.published_terms import compare_epoch, comparison_table
+from transformers_samdetr.experiments.signs_page import DIGITS_FILE, FOLDER, save_runs, write_page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=[], metavar="RUN", help=f"of {', '.join(RUNS)}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/signs"), help="logs; default: %(default)s")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page; default: %(default)s")
+    published = parser.add_argument_group("beside the published logs")
+    published.add_argument("--log", type=Path, metavar="log.jsonl", help="of a run of ours")
+    published.add_argument("--published", type=Path, metavar="CSV")
+    published.add_argument("--variant", help="what the published file calls the model")
+    published.add_argument("--epoch", type=int, default=1)
+    args = parser.parse_args()
+
+    if args.log is not None:
+        if args.published is None or args.variant is None:
+            parser.error("--log needs --published and --variant")
+        try:
+            print(comparison_table(compare_epoch(args.log, args.published, args.variant, args.epoch)))
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        return
+    for seed in args.seeds:
+        for name in args.runs:
+            run = run_signs(name, seed, args.output_dir / f"{name} {seed}")
+            save_runs(args.docs / FOLDER / DIGITS_FILE, [run.to_dict()], ("name", "seed"))
+    write_page(args.docs)
+
+
+if __name__ == "__main__":
+    main()
