@@ -1,11 +1,13 @@
 """What the tests that fuzz share: bounded cases that are counted, values of every kind of JSON, and broken pictures.
 
 Each case ends in a result, or in an error that is expected and names its input; anything else fails the test.
-`-m slow -s` prints how many cases each target had.
+`-m slow -s` prints how many cases each target had. They are the same each time, unless `FUZZ_TIMES=10` asks for ten
+times as many others.
 """
 
 import functools
 import io
+import os
 import resource
 import signal
 import struct
@@ -41,11 +43,15 @@ def fuzz(few: int = FEW, many: int = MANY) -> Callable:
 
 
 def run_cases(target: str, strategy: st.SearchStrategy, check: Callable[[Any], None], examples: int) -> None:
-    """Runs `check` on so many cases, the same each time, within bounds, and prints their number."""
-    count = 0
+    """Runs `check` on so many cases, within bounds, and prints their number."""
+    count, times = 0, int(os.environ.get("FUZZ_TIMES", 0))
 
     @settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        max_examples=examples * max(times, 1),
+        deadline=None,
+        database=None,
+        derandomize=not times,
+        suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
     def run(case: Any) -> None:
