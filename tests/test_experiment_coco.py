@@ -1,9 +1,11 @@
 """The paper's experiments at its own scale: recipes, commands, and a start on a small folder in COCO's layout."""
 
 import json
+import runpy
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from transformers_samdetr.experiments.peers import PeerConfig
 from transformers_samdetr.experiments.suites import SUITES
 from transformers_samdetr.training.paper_recipes import PAPER_RECIPES
 
+SCRIPT = Path(__file__).parents[1] / "scripts" / "run_experiments.py"
 SMALL = ("epochs=1", "image_size=64", "backbone_weights=none", "batch_size=2", "augmentation=flip", "workers=0")
 NARROW = {
     **{"d_model": 32, "num_queries": 12, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32},
@@ -71,7 +74,10 @@ def coco_folder(folder):
     return folder
 
 
-@pytest.mark.parametrize("name", ["sam-detr-r50-smca-12e", "conditional-detr-r50-12e", "faster-rcnn-r50-12e"])
+@pytest.mark.parametrize(
+    "name",
+    ["sam-detr-r50-smca-12e", "conditional-detr-r50-12e", pytest.param("faster-rcnn-r50-12e", marks=pytest.mark.slow)],
+)
 def test_a_row_is_trained_on_a_folder_and_written_into_the_ledger(name, tmp_path):
     words = [
         "--data",
@@ -93,7 +99,7 @@ def test_a_row_is_trained_on_a_folder_and_written_into_the_ledger(name, tmp_path
 @pytest.mark.slow
 def test_the_script_launches_rows_on_a_folder(tmp_path):
     """Two steps of the real ResNet-50 in small pictures, by `accelerate launch`."""
-    command = [sys.executable, "scripts/run_experiments.py", "--suite", "figure6", "--scale", "coco"]
+    command = [sys.executable, SCRIPT, "--suite", "figure6", "--scale", "coco"]
     command += ["--variants", "sam-detr", "--data", coco_folder(tmp_path / "coco"), "--processes", "1"]
     command += ["--output_dir", tmp_path / "out", "--ledger", tmp_path / "ledger"]
     command += [word for pair in (*SMALL, "batch_size=8") for word in ("--set", pair)]
@@ -102,3 +108,23 @@ def test_the_script_launches_rows_on_a_folder(tmp_path):
     assert ledger_path(Ledger(tmp_path / "ledger"), "sam-detr-r50-12e", 0).is_file()
     again = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=500)
     assert "sam-detr-r50-12e, seed 0: in the ledger" in again.stdout
+
+
+def test_the_script_says_commands_and_what_is_missing(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["run_experiments.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return ended.value.code
+
+    assert run("--suite", "figure6", "--scale", "coco", "--dry_run") == 0
+    assert capsys.readouterr().out.count("accelerate launch --num_processes 8") == 3
+    for words, message in (
+        ((), "Say what to do: --suite NAME, --report, or both."),
+        (("--suite", "figure6", "--scale", "coco"), "--data FOLDER, or --dry_run"),
+        (("--suite", "figure6", "--variants", "yolo"), "'yolo' is no variant of the suite 'figure6'"),
+        (("--suite", "figure6", "--jobs", "0"), "jobs=0 is not possible"),
+        (("--suite", "figure6", "--set", "epoch=1"), "must be FIELD=VALUE with a field of a recipe"),
+    ):
+        assert run(*words) == 2
+        assert message in capsys.readouterr().err

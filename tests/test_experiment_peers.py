@@ -6,11 +6,12 @@ from torch import nn
 from torchvision.ops import box_iou
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
-from tests.models import targets
+from tests.models import SMALL_BACKBONE, targets
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.box_ops import center_to_corners
 from transformers_samdetr.experiments.peers import PEERS, PeerConfig, PeerForObjectDetection
 from transformers_samdetr.experiments.peers.detr_relatives import softmax_as_log_odds
+from transformers_samdetr.experiments.peers.faster_rcnn import _pixel_targets
 from transformers_samdetr.training.loss_sums import weighted_terms
 from transformers_samdetr.training.optimizer import make_optimizer
 from transformers_samdetr.training.recipes import TINY
@@ -19,9 +20,9 @@ SIZES = {
     **{"d_model": 32, "num_queries": 12, "encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_layers": 2},
     **{"decoder_ffn_dim": 32, "num_labels": 5},
 }
-LITE = {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0"}
-SINGLE = {"backbone_config": {**LITE, "out_indices": [3]}}
-SEVERAL = {"backbone_config": {**LITE, "out_indices": [2, 3, 4]}, "num_feature_levels": 3}
+LITE = {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [3]}
+SINGLE = {"backbone_config": {**SMALL_BACKBONE, "out_indices": [3]}}
+SEVERAL = {"backbone_config": {**SMALL_BACKBONE, "out_indices": [2, 3, 4]}, "num_feature_levels": 3}
 CASES = [(peer, SINGLE) for peer in PEERS] + [("deformable-detr", SEVERAL), ("faster-rcnn", SEVERAL)]
 NAMES = [f"{peer}{' of several levels' if levels is SEVERAL else ''}" for peer, levels in CASES]
 
@@ -35,13 +36,17 @@ def make(peer, levels=SINGLE):
     return ours, model
 
 
-def batch(size=96):
+def batch(size=64):
     generator = torch.Generator().manual_seed(3)
     pixels = torch.rand(2, 3, size, size, generator=generator) * 2 - 1
     return {"pixel_values": pixels, "pixel_mask": torch.ones(2, size, size, dtype=torch.int64), "labels": targets(2, 1)}
 
 
-@pytest.mark.parametrize(("peer", "levels"), CASES, ids=NAMES)
+@pytest.mark.parametrize(
+    ("peer", "levels"),
+    [*CASES, ("detr", {"backbone_config": LITE})],
+    ids=[*NAMES, "detr with activations in its norms"],
+)
 def test_the_backbone_gives_the_features_of_ours(peer, levels):
     ours, model = make(peer, levels)
     pixels, seen = batch()["pixel_values"], []
@@ -60,7 +65,11 @@ def test_the_backbone_gives_the_features_of_ours(peer, levels):
     assert frozen[0] == frozen[1] and frozen[0]
 
 
-@pytest.mark.parametrize(("peer", "levels"), CASES, ids=NAMES)
+@pytest.mark.parametrize(
+    ("peer", "levels"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] == "faster-rcnn")) for case in CASES],
+    ids=NAMES,
+)
 def test_a_step_changes_every_parameter_and_steps_lower_the_loss(peer, levels):
     _, model = make(peer, levels)
     model.train()
@@ -68,7 +77,7 @@ def test_a_step_changes_every_parameter_and_steps_lower_the_loss(peer, levels):
     assert len(optimizer.param_groups) == 2  # the backbone has its own learning rate
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     losses = []
-    for _ in range(20):
+    for _ in range(STEPS):
         torch.manual_seed(0)  # the same dropout and the same examples
         loss = model(**inputs).loss
         loss.backward()
@@ -82,6 +91,7 @@ def test_a_step_changes_every_parameter_and_steps_lower_the_loss(peer, levels):
     assert losses[-1] < 0.9 * losses[0]
 
 
+STEPS = 20
 UNUSED: dict[str, tuple[str, ...]] = {}
 """Parameters that Transformers' models have and never use."""
 
@@ -140,15 +150,34 @@ def test_what_is_saved_predicts_the_same_and_evaluation_takes_it(peer, tmp_path)
         assert torch.equal(state, torch.get_rng_state())  # training goes on with its own random numbers
     assert torch.equal(first.logits, second.logits) and torch.equal(first.pred_boxes, second.pred_boxes)
     assert first.loss.isfinite()
-    found = SamDetrImageProcessor().post_process_object_detection(first, threshold=0.0, target_sizes=[(96, 96)] * 2)
+    found = SamDetrImageProcessor().post_process_object_detection(first, threshold=0.0, target_sizes=[(64, 64)] * 2)
     for result in found:
         assert len(result["scores"]) and (result["labels"] < 5).all() and (result["scores"].diff() <= 0).all()
 
 
-def test_faster_rcnn_reads_boxes_and_labels_as_ours_writes_them():
-    """One object that it is trained on alone is found with its class at its place."""
+def test_boxes_and_labels_go_to_torchvision_and_come_back():
     _, model = make("faster-rcnn")
-    inputs = batch()
+    sizes, labels = torch.tensor([[64, 48], [32, 64]]), targets(3, 2)
+    given = _pixel_targets(labels, sizes)
+    # center 24 of 48 wide, 32 of 64 high
+    half = _pixel_targets(
+        [{"boxes": torch.tensor([[0.5, 0.5, 0.25, 0.5]]), "class_labels": torch.tensor([4])}], sizes[:1]
+    )
+    assert half[0]["boxes"].tolist() == [[18, 16, 30, 48]] and half[0]["labels"].tolist() == [5]
+    detections = [{**target, "scores": torch.linspace(0.9, 0.2, len(target["labels"]))} for target in given]
+    logits, boxes = model.peer._as_queries(detections, sizes)
+    for index, target in enumerate(labels):
+        count = len(target["class_labels"])
+        torch.testing.assert_close(boxes[index, :count], target["boxes"])
+        assert torch.equal(logits[index, :count].argmax(-1), target["class_labels"])
+        torch.testing.assert_close(logits[index, :count].sigmoid().amax(-1), detections[index]["scores"])
+        assert (logits[index].sigmoid() > 0).sum() == count
+
+
+@pytest.mark.slow
+def test_faster_rcnn_learns_an_object_that_it_is_shown():
+    _, model = make("faster-rcnn", {"backbone_config": LITE})
+    inputs = batch(96)
     label = {"class_labels": torch.tensor([3]), "boxes": torch.tensor([[0.4, 0.5, 0.4, 0.5]])}
     inputs["labels"] = [label, label]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)

@@ -19,6 +19,7 @@ from transformers_samdetr.experiments.training_clock import TrainingClock
 from transformers_samdetr.experiments.worker import train_run
 from transformers_samdetr.training import Checkpointing, Trainer
 
+PEERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("dab-detr", "faster-rcnn")]
 SIZES = {"d_model": 32, "num_queries": 6, "encoder_layers": 0, "decoder_layers": 2, "decoder_ffn_dim": 32}
 SMALL = {**SIZES, "smca": False, "num_denoising_groups": 0, "backbone_config": SMALL_BACKBONE}
 
@@ -72,7 +73,7 @@ def test_paired_runs_see_the_same_pictures_in_the_same_order(small_setting, tmp_
     assert windows[0] == windows[1]
 
 
-@pytest.mark.parametrize("variant", ["max", "dab-detr", "faster-rcnn"])
+@pytest.mark.parametrize("variant", ["max", *PEERS])
 def test_a_run_is_written_into_the_ledger(small_setting, tmp_path, variant):
     run, ledger = Run("small", variant, 1e-3, 0), Ledger(tmp_path / "ledger")
     assert ledger.read(run) is None
@@ -88,7 +89,7 @@ def test_a_run_is_written_into_the_ledger(small_setting, tmp_path, variant):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("variant", ["sam-detr", "transformers-detr"])
+@pytest.mark.parametrize("variant", ["sam-detr", pytest.param("transformers-detr", marks=pytest.mark.slow)])
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(small_setting, tmp_path, variant):
     class StopAfterFirstEpoch:
         def after_step(self, trainer): ...
