@@ -13,7 +13,7 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 
-from .models import TINY
+from .models import SMALL_BACKBONE, TINY
 
 pytest.importorskip("gradio", reason="Gradio, of the extra `demo`, is not installed")
 
@@ -31,7 +31,9 @@ ALL = Choice(threshold=0.0, top_k=100, once=False)
 
 def save_model(folder, seed=0, **fields):
     torch.manual_seed(seed)
-    SamDetrForObjectDetection(SamDetrConfig(**{**TINY, **fields})).save_pretrained(folder)
+    SamDetrForObjectDetection(SamDetrConfig(**{**TINY, "backbone_config": SMALL_BACKBONE, **fields})).save_pretrained(
+        folder
+    )
     SamDetrImageProcessor(size={"height": 96, "width": 96}).save_pretrained(folder)
     return folder
 
@@ -57,8 +59,8 @@ def test_sliders_choose_what_the_model_would_find(models, tmp_path):
     image = Image.open(save_picture(tmp_path / "a.png"))
     candidates = models[0].candidates(image)
     assert len(candidates.scores) == 12 * 5
-    for threshold in (0.0, 0.3, 0.5, 1.0):
-        for top_k in (1, 7, 100):
+    for threshold in (0.0, 0.3, 1.0):
+        for top_k in (7, 100):
             for nms in (None, 0.3):
                 (expected,) = models[0].detector.detect([image], threshold, top_k, nms)
                 chosen = candidates.select(threshold, top_k, nms)
@@ -95,13 +97,12 @@ def test_download_has_the_rows_of_predict(models, tmp_path):
 
 def test_a_click_explains_the_box_below_it(models, tmp_path):
     pictures, _ = session.read_pictures([save_picture(tmp_path / "a.png")], models, Limits())
-    for clicked in (0, 1):
-        boxes = ALL.of(pictures[0].candidates[clicked])["boxes"]
-        times = session.draw(pictures[0], models, ALL)[clicked].width / pictures[0].image.width
-        assert times == 12  # a small picture is enlarged, and the click is on that
-        x, y = (times * (boxes[0, :2] + boxes[0, 2:]) / 2).tolist()
-        figure = session.explain(pictures[0], models, ALL, clicked, x, y)
-        assert figure.width > 800 and np.asarray(figure).std() > 20
+    boxes = ALL.of(pictures[0].candidates[1])["boxes"]
+    times = session.draw(pictures[0], models, ALL)[1].width / pictures[0].image.width
+    assert times == 12  # a small picture is enlarged, and the click is on that
+    x, y = (times * (boxes[0, :2] + boxes[0, 2:]) / 2).tolist()
+    figure = session.explain(pictures[0], models, ALL, 1, x, y)
+    assert figure.width > 800 and np.asarray(figure).std() > 20
     assert session.explain(pictures[0], models, Choice(1.0, 100, True), 0, x, y) is None  # nothing is drawn there
 
 

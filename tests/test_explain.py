@@ -128,12 +128,10 @@ def test_a_detection_finds_its_query(seen):
 def test_figures(seen):
     """Each has its panels, and can be drawn."""
     model, observation = seen
-    found = find_best(observation, detections_of(observation), 2)
-    queries, titles = same_object([observation, observation], ["first $", "second"], found[0])
-    assert queries == [found[0].query] * 2
-    heads = attention_figure([observation, observation], queries, titles)
+    found = find_best(observation, detections_of(observation), 1)
+    heads = attention_figure([observation], *same_object([observation], ["a model $"], found[0]))
     drawn = [axes for axes in heads.axes if axes.axison]
-    assert len(drawn) == 2 * (2 + model.config.decoder_attention_heads)
+    assert len(drawn) == 2 + model.config.decoder_attention_heads
     figures = [heads, box_path_figure(observation, found), explanation_figure(observation, found)]
     if observation.has_reference:
         figures.append(alignment_figure(observation, found))
@@ -147,9 +145,11 @@ def test_figures(seen):
 def test_no_text_covers_another():
     """Titles, labels and legends of every figure, measured as they are drawn."""
     observation = observe(small_model(), PROCESSOR, picture())
-    found = find_best(observation, detections_of(observation), 3)
+    found = find_best(observation, detections_of(observation), 2)
+    queries, titles = same_object([observation] * 2, ["model with a name", "other"], found[0])
+    assert queries == [found[0].query] * 2
     figures = [
-        attention_figure([observation] * 2, *same_object([observation] * 2, ["model with a name", "other"], found[0])),
+        attention_figure([observation] * 2, queries, titles),
         box_path_figure(observation, found),
         alignment_figure(observation, found),
         explanation_figure(observation, found),
