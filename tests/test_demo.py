@@ -138,7 +138,7 @@ def test_limits(models, tmp_path):
     paths = [save_picture(tmp_path / f"{index}.png") for index in range(4)]
     pictures, notes = session.read_pictures([*paths, str(tmp_path / "notes.txt")], models[:1], Limits(pictures=2))
     assert [one.name for one in pictures] == ["0.png", "1.png"]
-    assert notes == ["1 files are no pictures.", "4 pictures: the first 2 are taken."]
+    assert notes == ["1 file is no picture.", "4 pictures: the first 2 are taken."]
     pictures, notes = session.read_pictures(paths, models[:1], Limits(seconds=1e-9))
     assert pictures == [] and notes == ["Stopped after 1e-09 s, before 0.png."]
     pictures, notes = session.read_pictures([large, paths[0]], models[:1], Limits(megapixels=0.05))

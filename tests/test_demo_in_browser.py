@@ -54,6 +54,9 @@ def place(tmp_path_factory):
         pixels = np.random.default_rng(index).integers(0, 255, (12, 16, 3), dtype=np.uint8)
         picture = Image.fromarray(pixels).resize((320 + 40 * index, 240), Image.Resampling.BICUBIC)
         picture.save(folder / f"picture {index}.png")
+        (folder / "folder" / "deep").mkdir(parents=True, exist_ok=True)
+        picture.save(folder / "folder" / "deep" / f"{index}.png")
+    (folder / "folder" / "notes.txt").write_text("no picture")
     (folder / "broken.png").write_bytes(b"no picture")
     picture.convert("RGB").save(folder / "torn.jpg")
     (folder / "torn.jpg").write_bytes((folder / "torn.jpg").read_bytes()[:2000])
@@ -210,6 +213,13 @@ def test_several_pictures_and_bad_ones(browser, place):
     wait(lambda: "torn.jpg cannot be read" in text_of(browser, "#notes"), "the note on the torn picture")
     assert drawn(browser) == before, "what was there stays"
     shoot(browser, "6-bad")
+
+
+def test_a_folder(browser, place):
+    selector = "input[data-testid='Choose a folder-upload-button']"
+    browser.find_element("css selector", selector).send_keys(str(place / "folder"))
+    thumbnails = wait(lambda: browser.find_elements("css selector", "#gallery button img"), "the gallery")
+    assert len(thumbnails) == 4 and "1 file is no picture." in text_of(browser, "#notes")
 
 
 def test_nothing_comes_from_elsewhere(browser, address):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..prediction import NMS_THRESHOLD
-from ..prediction.sources import PICTURE_SUFFIXES
 from .downloads import KEPT_SECONDS
 from .events import HINT, Events
 from .limits import Limits
@@ -70,9 +69,8 @@ def build_page(models: Sequence[ServedModel], limits: Limits) -> gr.Blocks:
 
 
 def _controls(model: ServedModel, limits: Limits) -> Controls:
-    files = gr.File(
-        label="Pictures", file_count="multiple", file_types=sorted(PICTURE_SUFFIXES), height=150, elem_id="files"
-    )
+    # any type, so that a file that is no picture is refused by name and the others are taken
+    files = gr.File(label="Pictures", file_count="multiple", height=150, elem_id="files")
     folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id="folder")
     gr.Markdown(
         f"At most {limits.pictures} pictures of {limits.megabytes} MB and {limits.megapixels:g} megapixels.",

@@ -55,8 +55,8 @@ def read_pictures(
     # a folder brings along what is no picture; a file that was chosen by itself is always tried
     files = [path for path in map(Path, paths) if len(paths) == 1 or path.suffix.lower() in PICTURE_SUFFIXES]
     notes, pictures, begin = [], [], time.monotonic()
-    if len(files) < len(paths):
-        notes.append(f"{len(paths) - len(files)} files are no pictures.")
+    if others := len(paths) - len(files):
+        notes.append("1 file is no picture." if others == 1 else f"{others} files are no pictures.")
     if len(files) > limits.pictures:
         notes.append(f"{len(files)} pictures: the first {limits.pictures} are taken.")
     for path in sorted(files, key=lambda path: path.name)[: limits.pictures]:
