@@ -34,7 +34,7 @@ def main(description: str | None = __doc__) -> int:
         parser.error("--augmented needs --report, the page in which to show the pictures")
     try:
         data = data_from(args, seed=args.seed)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
 
     print(data.describe())
