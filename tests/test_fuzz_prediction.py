@@ -1,5 +1,6 @@
 """Prediction: whatever lies in a folder is drawn or named as unreadable; nothing outside of the output is written."""
 
+import functools
 import json
 import os
 from io import BytesIO
@@ -81,9 +82,8 @@ def test_names_of_outputs(tmp_path, examples):
     def check(names):
         output = Output(tmp_path / "out")
         for name in names:
-            written = ends_well(
-                lambda name=name: output.write(image, name), "output_dir", expected=(ValueError, OSError)
-            )
+            write = functools.partial(output.write, image, name)
+            written = ends_well(write, "output_dir", str(tmp_path / "out"), expected=(ValueError, OSError))
             if written is not None:
                 assert (tmp_path / "out" / written).resolve().is_relative_to((tmp_path / "out").resolve())
         assert set(os.listdir(tmp_path)) <= {"out", "elsewhere"} and not os.listdir(tmp_path / "elsewhere")
