@@ -179,8 +179,7 @@ def test_stored_arguments_that_no_model_has(argument, value):
 
 
 def test_what_is_refused_writes_nothing(tmp_path):
-    state_dict = with_numbers(SHAPES)
-    state_dict["class_embed.0.bias"] = torch.full_like(state_dict["class_embed.0.bias"], float("inf"))
+    state_dict = {"class_embed.0.bias": torch.full((91,), float("inf"))}
     torch.save({"model": OrderedDict(state_dict), "args": [1]}, tmp_path / "file.pth")
     before = tree(tmp_path)
     with pytest.raises(ValueError, match="'args' of type list"):
@@ -191,6 +190,7 @@ def test_what_is_refused_writes_nothing(tmp_path):
     assert tree(tmp_path).keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_half_precision_is_converted(tmp_path):
     state_dict = {name: tensor.half() for name, tensor in with_numbers(SHAPES).items()}
     torch.save({"model": state_dict}, tmp_path / "file.pth")

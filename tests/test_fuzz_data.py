@@ -116,7 +116,7 @@ YAML_TEXTS = [
     "train: list.txt\nnames: [cat, dog]\n",
     "a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]\nd: &d [*c,*c]\ntrain: *d\nnames: *d\n",
     "a: &a {x: 1}\nb: &b {<<: [*a, *a]}\ntrain: images\nnames: {<<: *b}\n",
-    "train: images\nnames: " + "[" * 3000,
+    "train: images\nnames: " + "[" * 1100,
     "train: images\nnames: !!python/object/apply:os.mkdir [ran]\n",
     "train: 2020-13-45\nnames: [a]\n",
 ]
