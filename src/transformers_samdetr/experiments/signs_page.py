@@ -48,12 +48,13 @@ def write_page(docs: Path) -> None:
     overfit, digits = load_runs(folder / OVERFIT_FILE), load_runs(folder / DIGITS_FILE)
     if overfit:
         write_section(page, "overfit", overfit_table(overfit))
-    if digits:
+    if any(run["name"] != "none" for run in digits):  # which is not matched for this comparison
         write_section(page, "matching", matching_table(digits))
+        matching_figure(digits).savefig(folder / "matching.png", dpi=110)
+    if digits:
         write_section(page, "similarity", similarity_table(digits))
+        similarity_figure(digits).savefig(folder / "similarity.png", dpi=110)
         write_section(page, "cost", cost_table(digits))
-        for name, figure in (("matching", matching_figure(digits)), ("similarity", similarity_figure(digits))):
-            figure.savefig(folder / f"{name}.png", dpi=110)
 
 
 def overfit_table(runs: Sequence[Run]) -> str:
@@ -82,9 +83,9 @@ def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def mean_and_range(values: Sequence[float], digits: int) -> str:
-    """`0.52 (0.50 to 0.55)`, the mean and the range over seeds."""
-    mean, low, high = sum(values) / len(values), min(values), max(values)
-    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    """`0.52 (0.50 to 0.55)`, the mean and the range over seeds; of one seed the value alone."""
+    mean = f"{_mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def matching_table(runs: Sequence[Run]) -> str:
@@ -115,7 +116,9 @@ def similarity_table(runs: Sequence[Run]) -> str:
                     parts = [run["epochs"][epoch][space] for run in found]
                     region = [part["region"][layer] for part in parts]
                     gain = [part["region"][layer] - part["image"][layer] for part in parts]
-                    cells.append(f"{_mean(region):.2f} ({_mean(gain):+.2f})")
+                    cells.append(
+                        f"{round(_mean(region), 2) + 0.0:.2f} ({round(_mean(gain), 2) + 0.0:+.2f})"
+                    )  # no -0.00
                 rows.append(cells)
     return table(["compared", "model", "layer", "before training", "after epoch 1", "at the end"], rows)
 

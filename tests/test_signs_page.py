@@ -1,0 +1,95 @@
+"""docs/signs.md: made from the JSON beside it, and nothing else; a small run measures what it says."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import __version__ as matplotlib_version
+from PIL import Image
+
+from transformers_samdetr.experiments.digit_signs import RUNS, SIGNS, Scenes, run_signs
+from transformers_samdetr.experiments.signs_page import (
+    COLOURS,
+    DIGITS_FILE,
+    OVERFIT_FILE,
+    load_runs,
+    overfit_table,
+    save_runs,
+    similarity_figure,
+    write_page,
+)
+
+from .models import SMALL_BACKBONE
+
+DOCS = Path(__file__).parents[1] / "docs"
+DOCUMENT = (DOCS / "signs.md").read_text(encoding="utf-8")
+PICTURES = ("matching.png", "similarity.png")
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    overrides = {"backbone_config": SMALL_BACKBONE, "d_model": 32, "num_queries": 8, "encoder_layers": 1}
+    overrides = SIGNS.model_overrides | overrides | {"decoder_layers": 2, "decoder_ffn_dim": 32}
+    recipe = replace(SIGNS, backbone_weights=None, model_overrides=overrides, image_size=64, epochs=2)
+    scenes = Scenes(train=6, evaluation=2, probe=4, size=64)
+    return run_signs("keypoints-dn", 1, tmp_path_factory.mktemp("run"), recipe, scenes)
+
+
+def test_a_run_measures_before_training_and_after_each_epoch(small_run):
+    assert (small_run.name, small_run.seed, small_run.steps_per_epoch) == ("keypoints-dn", 1, 2)
+    assert small_run.objects >= 4 and small_run.cpu_seconds > 0
+    assert [found["epoch"] for found in small_run.epochs] == [0, 1, 2]
+    first, *others = small_run.epochs
+    assert "changed" not in first and "AP" not in first
+    for found in others:
+        assert len(found["changed"]) == len(found["instability"]) == 2 and 0 <= found["AP"] <= 100
+        assert all(0 <= share <= 1 for share in found["changed"])
+    for found in small_run.epochs:
+        for space in ("features", "attention"):
+            assert len(found[space]["region"]) == len(found[space]["image"]) == 2
+
+
+def test_an_unknown_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no run 'dn'. Choose one of: keypoints, keypoints-dn, none"):
+        run_signs("dn", 0, tmp_path)
+    assert set(COLOURS) == set(RUNS)
+
+
+def test_runs_are_kept_and_replaced(tmp_path):
+    path = tmp_path / "folder" / "runs.json"
+    save_runs(path, [{"name": "a", "seed": 0, "AP": 1}, {"name": "a", "seed": 1, "AP": 2}], ("name", "seed"))
+    save_runs(path, [{"name": "a", "seed": 0, "AP": 3}], ("name", "seed"))
+    assert [(run["seed"], run["AP"]) for run in load_runs(path)] == [(0, 3), (1, 2)]
+
+
+def test_a_variant_that_was_not_learned_is_said_to_be():
+    run = {"variant": "dc5", "seed": 0, "steps": [10, 20], "AP": [50.0, 94.9], "cpu_seconds": 90.0}
+    assert "| dc5 | 0 | not reached | 20 | 94.9 | 1.5 min |" in overfit_table([run])
+    assert "| dc5 | 0 | 20 | 20 | 95.0 | 1.5 min |" in overfit_table([{**run, "AP": [50.0, 95.0]}])
+
+
+def test_a_figure_has_a_panel_for_each_layer_and_space(small_run):
+    run = small_run.to_dict()
+    figure = similarity_figure([{**run, "name": name} for name in RUNS])
+    assert len(figure.axes) == 2 * 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        *("aligner, own region", "aligner, whole image", "no aligner, own region", "no aligner, whole image"),
+    ]
+
+
+def test_the_page_is_made_from_its_json_alone(tmp_path):
+    """The same text to the byte, and the same pictures where the version of matplotlib is the same."""
+    (tmp_path / "signs").mkdir()
+    for name in (OVERFIT_FILE, DIGITS_FILE):
+        shutil.copy(DOCS / "signs" / name, tmp_path / "signs")
+    (tmp_path / "signs.md").write_text(DOCUMENT, encoding="utf-8")
+    write_page(tmp_path)
+    assert (tmp_path / "signs.md").read_text(encoding="utf-8") == DOCUMENT
+    for name in PICTURES:
+        kept, made = DOCS / "signs" / name, tmp_path / "signs" / name
+        assert f"(signs/{name})" in DOCUMENT
+        assert Image.open(kept).size == Image.open(made).size
+        if f"version{matplotlib_version}," in Image.open(kept).info["Software"]:
+            assert np.array_equal(np.asarray(Image.open(kept)), np.asarray(Image.open(made))), name
