@@ -1,5 +1,6 @@
 """Runs of experiments: what they are, that they are pairs, that they resume, and what the ledger keeps of them."""
 
+import io
 import json
 import sys
 from dataclasses import replace
@@ -11,8 +12,10 @@ from tests.models import SMALL_BACKBONE
 from transformers_samdetr.experiments.ledger import Ledger, LedgerMismatch
 from transformers_samdetr.experiments.models import build_model
 from transformers_samdetr.experiments.plan import best_learning_rate, plan
+from transformers_samdetr.experiments.progress_table import ProgressTable, jobs_table
+from transformers_samdetr.experiments.run_lock import alone_in
 from transformers_samdetr.experiments.runs import Run
-from transformers_samdetr.experiments.schedule import FAILED, FINISHED, Schedule
+from transformers_samdetr.experiments.schedule import FAILED, FINISHED, Job, Schedule
 from transformers_samdetr.experiments.settings import DIGITS, SETTINGS, Setting
 from transformers_samdetr.experiments.suites import SUITES, Row, Suite
 from transformers_samdetr.experiments.training_clock import TrainingClock
@@ -196,3 +199,24 @@ def test_a_failed_run_does_not_stop_the_others_and_finished_ones_are_passed_over
 def test_a_schedule_without_jobs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="jobs=0 is not possible"):
         Schedule(list, Ledger(tmp_path), tmp_path, jobs=0)
+
+
+def test_two_processes_do_not_train_the_same_run(tmp_path):
+    with alone_in(tmp_path / "run"):
+        with pytest.raises(RuntimeError, match="is in use: another process trains this run"):
+            with alone_in(tmp_path / "run"):
+                pass
+    with alone_in(tmp_path / "run"):
+        pass
+
+
+def test_without_a_terminal_each_change_is_a_line(small_setting, tmp_path):
+    stream = io.StringIO()
+    jobs = [Job(Run("small", variant, 1e-3, 0), tmp_path / variant) for variant in ("max", "average")]
+    table = ProgressTable(stream)
+    table.show(jobs)
+    jobs[0].state = FINISHED
+    table.show(jobs)
+    table.show(jobs)
+    assert stream.getvalue() == "small/max-lr0.001-seed0: finished\n"
+    assert jobs_table(jobs).row_count == 2 and jobs_table(jobs).title == "1 finished, 1 waiting"

@@ -53,8 +53,8 @@ def columns(job: Job) -> tuple[str, str, str, str]:
     total = job.run.parts[0].recipe.epochs
     epochs = f"epoch {line['epoch']}/{total}" if line else ""
     precision = f"AP {line['AP']:.1f}" if line else ""
-    elapsed = clock(time.monotonic() - job.begin) if job.state == RUNNING and job.begin is not None else ""
-    return job.state, epochs, precision, elapsed
+    seconds = time.monotonic() - job.begin if job.state == RUNNING and job.begin is not None else 0
+    return job.state, epochs, precision, clock(seconds) if seconds >= 1 else ""
 
 
 def jobs_table(jobs: list[Job]) -> Table:

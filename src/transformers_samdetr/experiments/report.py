@@ -110,4 +110,5 @@ def _label(suite: Suite, setting: str) -> str:
 def _place(entry: dict) -> str:
     machine, software = entry["machine"], entry["software"]
     versions = ", ".join(f"{name} {software[name]}" for name in ("python", "torch", "transformers", "timm"))
-    return f"Run with {machine['threads']} threads on {machine['cpu']}; {versions}."
+    threads = "one thread each" if machine["threads"] == 1 else f"{machine['threads']} threads each"
+    return f"Run with {threads} on {machine['cpu']}; {versions}."

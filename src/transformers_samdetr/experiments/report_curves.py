@@ -26,9 +26,10 @@ def curves_figure(comparison: Comparison) -> "Figure":
     """AP by epoch left, by processor time of training right; bands reach from the worst to the best seed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     by_epoch, by_time = figure.subplots(1, 2, sharey=True)
-    for row, colour in zip(comparison.measured, COLOURS, strict=False):
+    for index, row in enumerate(comparison.measured):
+        colour, line = COLOURS[index % len(COLOURS)], ("-", "--")[index // len(COLOURS)]
         values = np.array([row.curve(seed) for seed in row.entries])
         epochs = np.arange(1, values.shape[1] + 1)
         times = np.array([row.clock(seed) for seed in row.entries]).mean(0)
@@ -36,7 +37,7 @@ def curves_figure(comparison: Comparison) -> "Figure":
             # every curve starts at 0
             x = np.concatenate([[0], places])
             low, mean, high = (np.concatenate([[0], bound(values, 0)]) for bound in (np.min, np.mean, np.max))
-            axes.plot(x, mean, color=colour, linewidth=1.8, marker=".", label=_label(row))
+            axes.plot(x, mean, line, color=colour, linewidth=1.8, marker=".", label=_label(row))
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     by_epoch.set_xlabel("epoch")
     by_time.set_xlabel("processor time of training, s")
@@ -44,7 +45,9 @@ def curves_figure(comparison: Comparison) -> "Figure":
     for axes in (by_epoch, by_time):
         _tidy(axes)
     if comparison.measured:
-        by_epoch.legend(frameon=False, fontsize=8, loc="upper left")
+        # below, where no curve is
+        shown = by_epoch.get_legend_handles_labels()
+        figure.legend(*shown, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -21,6 +21,7 @@ from ..training.epoch_log import LOG_FILE, read_log
 from ..training.interruption import on_stop_signal
 from .ledger import LEDGER, Ledger
 from .models import build_model, reference_boxes
+from .run_lock import alone_in
 from .runs import Run
 from .training_clock import TrainingClock
 from .work_count import multiply_adds, trained_parameters
@@ -119,8 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", type=Path, help="folder with the real sets")
     args = parser.parse_args(arguments)
     run = Run(args.setting, args.variant, args.learning_rate, args.seed)
-    data = run.parts[0].load_data(args.data_dir)
-    sys.exit(train_run(run, data, Ledger(args.ledger), args.output_dir / run.name))
+    with alone_in(args.output_dir / run.name):
+        data = run.parts[0].load_data(args.data_dir)
+        code = train_run(run, data, Ledger(args.ledger), args.output_dir / run.name)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
