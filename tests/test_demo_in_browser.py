@@ -222,6 +222,15 @@ def test_a_folder(browser, place):
     assert len(thumbnails) == 4 and "1 file is no picture." in text_of(browser, "#notes")
 
 
+def test_a_port_that_is_taken_is_named(address, place):
+    port = address.rsplit(":", 1)[1]
+    script = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--model", str(place / "without"), "--port", port]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and f"port={port} is not free on 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_nothing_comes_from_elsewhere(browser, address):
     names = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     elsewhere = [name for name in names if not name.startswith((address, "data:", "blob:"))]

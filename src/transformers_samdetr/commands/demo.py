@@ -27,9 +27,9 @@ def main(description: str | None = __doc__) -> None:
 
         limits = Limits(**{name: getattr(args, f"max_{name}") for name in vars(Limits())})
         models = [ServedModel(model, args.device) for model in (args.model, args.compare_with) if model is not None]
+        serve(models, limits, args.host, args.port)
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
-    serve(models, limits, args.host, args.port)
 
 
 if __name__ == "__main__":

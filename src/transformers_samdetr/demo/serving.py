@@ -29,6 +29,9 @@ def serve(
         port: or None for a free one from 7860 on.
         wait: whether to stay until the process is interrupted.
 
+    Raises:
+        OSError: there is no such port to listen on.
+
     Returns:
         The address, and the page, whose `close()` ends it.
     """
@@ -36,22 +39,26 @@ def serve(
     page = build_page(models, limits)
     # one picture at a time: a model takes all cores
     page.queue(max_size=limits.waiting, default_concurrency_limit=1)
-    _, address, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        show_error=True,
-        max_file_size=f"{limits.megabytes}mb",
-        ssr_mode=False,
-        footer_links=[],
-        theme=theme(),
-        css=CSS,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-    )
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            show_error=True,
+            max_file_size=f"{limits.megabytes}mb",
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme(),
+            css=CSS,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+        )
+    except OSError as error:
+        where = "no port from 7860 on is" if port is None else f"port={port} is not"
+        raise OSError(f"{where} free on {host}: give another one.") from error
     if wait:
         print(f"The demo is at {address} until Ctrl-C.", flush=True)
         page.block_thread()
