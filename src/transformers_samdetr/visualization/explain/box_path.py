@@ -81,4 +81,12 @@ def _draw_progress(axes: Axes, observation: Observation, query: int, label: int)
     axes.grid(color="#E6E6E6", linewidth=0.8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8, labelcolor=INK)
+    # above, where a title would be: inside it would cover a line
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 0.98),
+        ncols=2,
+        borderaxespad=0,
+        labelcolor=INK,
+        **LEGEND | {"handlelength": 2},
+    )
