@@ -53,6 +53,7 @@ def test_a_run_says_what_it_did(scenes, tmp_path):
     assert Overfit(**result.to_dict()) == result
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_the_photographs_are_learned(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers_samdetr.experiments.overfit.ENOUGH", 0.0)
     result = small_run("single-scale", scenes, tmp_path)
