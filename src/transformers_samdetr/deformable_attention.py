@@ -187,7 +187,7 @@ class SamDetrDeformableAttention(nn.Module):
             level_shapes.prod(-1).cumsum(0) - level_shapes.prod(-1),
             locations,
             weights.to(locations.dtype),
-            im2col_step=len(value),
+            im2col_step=value.shape[0],  # in a program, len() would fix it
         )
         return self.output_proj(output.to(value.dtype)), weights
 
