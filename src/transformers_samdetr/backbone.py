@@ -177,4 +177,17 @@ class SamDetrBackbone(nn.Module):
 
 def _resized_mask(pixel_mask: Tensor, feature_map: Tensor) -> Tensor:
     """The `(B, H, W)` mask of a feature map, by nearest-neighbour interpolation."""
+    if torch.compiler.is_exporting():  # other runtimes find another neighbour where a place is a whole number
+        rows, columns = (
+            _nearest(length, made, pixel_mask.device)
+            for length, made in zip(pixel_mask.shape[-2:], feature_map.shape[-2:], strict=True)
+        )
+        return pixel_mask[:, rows][:, :, columns] > 0.5
     return nn.functional.interpolate(pixel_mask[:, None].float(), size=feature_map.shape[-2:])[:, 0] > 0.5
+
+
+def _nearest(length: int, made: int, device: torch.device) -> Tensor:
+    """Which of `length` positions each of `made` takes, in the arithmetic of PyTorch's interpolation."""
+    old, new = (torch.full((), number, dtype=torch.float32, device=device) for number in (length, made))
+    places = torch.arange(made, dtype=torch.float32, device=device) * (old / new)
+    return torch.minimum(places.floor(), old - 1).long()
