@@ -154,9 +154,11 @@ def test_gradient_checkpointing_changes_nothing(reentrant):
     checkpointed.gradient_checkpointing_enable({"use_reentrant": reentrant})
     for each in (model, checkpointed):
         each(pixels, mask, labels=targets(3, 2)).loss.backward()
-    for (name, one), other in zip(model.named_parameters(), checkpointed.parameters(), strict=True):
-        if one.requires_grad:
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+    pairs = zip(model.named_parameters(), checkpointed.parameters(), strict=True)
+    found = [(name, one.grad, other.grad) for (name, one), other in pairs if one.requires_grad]
+    largest = max(gradient.norm() for _, gradient, _ in found)
+    for name, one, other in found:  # a forward without a graph rounds otherwise in some kernels
+        assert (one - other).norm() <= 1e-5 * one.norm() + 1e-8 * largest, name
 
 
 @models

@@ -17,11 +17,6 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_transforms import convert_to_rgb
 
-try:  # comes with Transformers; only pictures given as a URL need it
-    import httpx
-except ImportError:  # pragma: no cover
-    httpx = None
-
 EXIF_ORIENTATION = 0x0112
 DOWNLOAD_TIMEOUT = 60.0
 """Seconds without an answer after which a URL is given up."""
@@ -71,8 +66,10 @@ def open_picture(source: str | os.PathLike) -> Image.Image:
 
 
 def _download(url: str) -> bytes:
-    if httpx is None:
-        raise ValueError(f"To open the URL {url}, `pip install httpx`, or download it and give its path.")
+    try:  # here, since it takes a while, and only pictures given as a URL need it
+        import httpx
+    except ImportError as error:  # it comes with Transformers
+        raise ValueError(f"To open the URL {url}, `pip install httpx`, or download it and give its path.") from error
     content = bytearray()
     with httpx.stream("GET", url, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT) as response:
         response.raise_for_status()
