@@ -137,7 +137,7 @@ def _give_border(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
         return _repeat_edge(x, mask)
     if isinstance(layer, nn.MaxPool2d):
         # it passes over its own border: the lowest number wins nowhere, and unlike -inf stays harmless in padding
-        return torch.where(mask, x, x.detach().amin())
+        return torch.where(mask, x, x.detach().min())
     if isinstance(layer, Conv2dSame):
         align = _align_same_padding if type(layer) is Conv2dSame else _align_in_room
         return align(x * mask, mask)
