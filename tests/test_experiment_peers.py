@@ -104,14 +104,19 @@ def test_the_loss_is_the_sum_of_its_weighted_terms(peer):
     torch.testing.assert_close(sum(terms.values()), outputs.loss.detach())
 
 
+def given_to_loss(model, classes: int) -> tuple:
+    """What Transformers' losses take, of two layers and two pictures."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 2, 12, classes, generator=generator)
+    boxes = torch.rand(2, 2, 12, 4, generator=generator) * 0.4 + 0.2
+    return logits[-1], targets(3, 2), logits.device, boxes[-1], model.peer.detector.config, logits, boxes
+
+
 def test_focal_terms_are_those_of_transformers():
     from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
 
     _, model = make("conditional-detr")
-    generator, labels = torch.Generator().manual_seed(1), targets(3, 2)
-    logits = torch.randn(2, 2, 12, 5, generator=generator)
-    boxes = torch.rand(2, 2, 12, 4, generator=generator) * 0.4 + 0.2
-    given = (logits[-1], labels, logits.device, boxes[-1], model.peer.detector.config, logits, boxes)
+    given = given_to_loss(model, classes=5)
     theirs = DeformableDetrForObjectDetectionLoss(*given)[1]
     loss, ours, _ = model.peer.detector.loss_function(*given)
     for name, value in ours.items():
@@ -123,10 +128,7 @@ def test_focal_terms_are_those_of_transformers():
 
 def test_softmax_terms_are_those_of_transformers():
     _, model = make("detr")
-    generator, labels = torch.Generator().manual_seed(1), targets(3, 2)
-    logits = torch.randn(2, 2, 12, 6, generator=generator)
-    boxes = torch.rand(2, 2, 12, 4, generator=generator) * 0.4 + 0.2
-    given = (logits[-1], labels, logits.device, boxes[-1], model.peer.detector.config, logits, boxes)
+    given = given_to_loss(model, classes=6)
     torch.testing.assert_close(model.peer.detector.loss_function(*given)[0], ForObjectDetectionLoss(*given)[0])
 
 

@@ -4,11 +4,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers import AutoModelForObjectDetection
 
-from ..data.batch import DetectionDataset
-from ..data.read import load_detection_data
-from ..evaluation.detector import evaluate_detector, set_labels_of
+from ..evaluation.comparison import compare_average_precision
 
 ALLOWED_LOSS = 0.3
 """AP, of 100, by which bf16 may differ from float32."""
@@ -38,13 +36,7 @@ def compare_precision(model: str, data: str) -> dict[str, Any]:
         `float32` and `bfloat16`, COCO's AP in percent; `images`, how many; `passed`, whether the two differ by no more
         than `ALLOWED_LOSS`.
     """
-    source = load_detection_data(data)
-    processor, detector = AutoImageProcessor.from_pretrained(model), AutoModelForObjectDetection.from_pretrained(model)
-    labels, dataset = set_labels_of(detector.config.id2label, source.names), DetectionDataset(source.evaluation)
-    results = {
-        name: evaluate_detector(runner, processor, dataset, source.names, set_labels=labels).result()
-        for name, runner in (("float32", detector), ("bfloat16", InAutocast(detector)))
-    }
-    found = {name: result.metrics()["AP"] for name, result in results.items()}
-    passed = abs(found["float32"] - found["bfloat16"]) <= ALLOWED_LOSS
-    return {**found, "images": results["float32"].num_images, "passed": passed}
+    detector = AutoModelForObjectDetection.from_pretrained(model)
+    runners = {"float32": detector, "bfloat16": InAutocast(detector)}
+    found = compare_average_precision(runners, model, data)
+    return {**found, "passed": abs(found["float32"] - found["bfloat16"]) <= ALLOWED_LOSS}

@@ -12,7 +12,8 @@ ONNX needs `pip install "transformers-samdetr[export]"`, aot a C++ compiler. A f
 import argparse
 import os
 
-from ..exporting import FORMATS, PRECISIONS, export_detector
+from .. import SamDetrForObjectDetection
+from ..exporting import FORMATS, PRECISIONS, ExportedDetector, export_detector
 from ..exporting.latency import measure_latency
 from ..exporting.onnx_file import DEFAULT_OPSET
 
@@ -50,9 +51,11 @@ def main(description: str | None = __doc__) -> None:
             top_k = args["top_k"] if args["postprocess"] else None
             print(f"Latency: {measure_latency(export.path, args['model'], *benchmark, threads, rounds, top_k)}")
         if data:
-            from ..exporting.average_precision import compare_average_precision  # needs extras
+            from ..evaluation.comparison import compare_average_precision  # needs extras
 
-            found = compare_average_precision(export.path, args["model"], data)
+            detector = SamDetrForObjectDetection.from_pretrained(args["model"])
+            runners = {"exported": ExportedDetector(export.path), "model": detector}
+            found = compare_average_precision(runners, args["model"], data)
             print("AP {exported:.2f}, PyTorch {model:.2f}, of {images} pictures".format(**found))
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..data import DetectionCollator, DetectionDataset
 from ..data.digit_scenes import DIGIT_NAMES, build_digit_scenes
-from ..training import SMALL_RECIPES, Recipe, Trainer, load_model_and_processor
+from ..training import SMALL_RECIPES, Recipe, Trainer, TrainingHook, load_model_and_processor
 from ..training.epoch_log import LOG_FILE, read_log
 from .match_stability import Assignment, assign_queries, changed_objects, instability
 from .region_similarity import SPACES, region_similarity
@@ -53,7 +53,7 @@ class Scenes:
     size: int = 96
 
 
-class SignsProbe:
+class SignsProbe(TrainingHook):
     """Measures the model before training and after each epoch, on the same scenes in the same order.
 
     A hook of the trainer's.
@@ -84,15 +84,9 @@ class SignsProbe:
             }
         self.measurements.append(found)
 
-    def after_step(self, trainer: Trainer) -> None:
-        """Nothing: an epoch is the unit."""
-
     def after_epoch(self, trainer: Trainer) -> None:
         """Measures."""
         self.measure(trainer)
-
-    def when_stopped(self, trainer: Trainer) -> None:
-        """Nothing: an epoch that is not whole is not measured."""
 
 
 @dataclass

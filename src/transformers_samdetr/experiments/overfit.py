@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..data import DetectionCollator, DetectionData, DetectionDataset
-from ..training import Recipe, Trainer, load_model_and_processor
+from ..training import Recipe, Trainer, TrainingHook, load_model_and_processor
 from ..training.epoch_log import LOG_FILE, read_log
 from .norm_statistics import set_norm_statistics
 
@@ -50,19 +50,13 @@ ENOUGH = 95.0
 """AP in percent at which the photographs count as learned."""
 
 
-class _StopWhenLearned:
+class _StopWhenLearned(TrainingHook):
     """Ends a run whose last AP is `ENOUGH`; a hook of the trainer's."""
-
-    def after_step(self, trainer: Trainer) -> None:
-        """Nothing: AP is measured after an epoch."""
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Asks to stop, which the next step does."""
         if trainer.progress.best_value is not None and trainer.progress.best_value >= ENOUGH:
             trainer.request_stop()
-
-    def when_stopped(self, trainer: Trainer) -> None:
-        """Nothing: the log has it."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Size and work of a model: trained parameters, and multiply-adds for a picture."""
+"""Work of a model: its multiply-adds for a picture."""
 
 import copy
 
@@ -7,11 +7,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..benchmark.stages import UNCOUNTED
-
-
-def trained_parameters(model: nn.Module) -> int:
-    """Parameters that get a gradient."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @torch.no_grad()

@@ -19,12 +19,13 @@ from ..data.detection_data import DetectionData
 from ..training import Checkpointing, Recipe, Trainer
 from ..training.epoch_log import LOG_FILE, read_log
 from ..training.interruption import on_stop_signal
+from ..training.optimizer import count_trained
 from .ledger import LEDGER, Ledger
 from .models import build_model, reference_boxes
 from .run_lock import alone_in
 from .runs import Run
 from .training_clock import TrainingClock
-from .work_count import multiply_adds, trained_parameters
+from .work_count import multiply_adds
 
 PAPER_SIZE = {"height": 800, "width": 1066}
 """Of the picture whose multiply-adds are counted where a processor keeps the proportions."""
@@ -73,7 +74,7 @@ def train_and_measure(
         The exit code, and the measurements, empty if the run was told to stop.
     """
     work = {
-        "parameters": trained_parameters(model),
+        "parameters": count_trained(model),
         "multiply_adds": multiply_adds(model, *(processor.size.get(side) or PAPER_SIZE[side] for side in PAPER_SIZE)),
     }
     clock, saving = TrainingClock(), Checkpointing(data.fingerprint, every)

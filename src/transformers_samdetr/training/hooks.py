@@ -7,7 +7,7 @@ class TrainingHook(Protocol):
     """What may act while a run stands still: weights, optimizer, schedule and progress belong together then.
 
     All processes call each method together, with the `Trainer`. Its `state_dict()` and its
-    `accelerator.save_state` have everything between them.
+    `accelerator.save_state` have everything between them. What a subclass leaves out does nothing.
     """
 
     def after_step(self, trainer: Any) -> None:

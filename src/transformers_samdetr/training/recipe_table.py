@@ -97,7 +97,7 @@ def trained_parameters(recipe: Recipe) -> int:
 
     with torch.device("meta"):
         model = SamDetrForObjectDetection(SamDetrConfig.from_preset(recipe.model, **recipe.model_overrides))
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return model.num_parameters(only_trainable=True)
 
 
 def recipes_page() -> str:

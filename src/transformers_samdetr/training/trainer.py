@@ -21,7 +21,7 @@ from .epoch_log import EpochLog, summary
 from .examples import training_examples
 from .hooks import TrainingHook
 from .loss_sums import LossSums, weighted_terms
-from .optimizer import make_optimizer, make_schedule
+from .optimizer import count_trained, make_optimizer, make_schedule
 from .order import ProcessBatches, position_seed
 from .process_group import PEER_TIMEOUT, limit_waiting
 from .progress import TrainingProgress
@@ -82,8 +82,7 @@ class Trainer:
         self.accelerator.register_for_checkpointing(self.schedule)
         self.progress = TrainingProgress()
         self.losses = LossSums(self.accelerator)
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        self.log = EpochLog(self.output_dir, self.accelerator, recipe.name, trained)
+        self.log = EpochLog(self.output_dir, self.accelerator, recipe.name, count_trained(model))
         self.display = Display(self.accelerator, recipe.epochs, self.order.steps_per_epoch, recipe.log_steps)
         self.gradient_norm: Tensor | None = None  # of the last step, on the device
         self._last_ids: list = []  # images of that step on this process

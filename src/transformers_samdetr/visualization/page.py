@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
 
@@ -22,12 +22,12 @@ def write_page(
     Args:
         path: of the page; its folder must exist.
         package: dotted name of the package whose folder the template lies in.
-        template: its file name.
+        template: its file name; it may include `page_style.css`, which all pages share.
         values: what the template names; a name that is missing is an error, not a gap.
         filters: the template's own, by name.
     """
     environment = Environment(
-        loader=PackageLoader(package, "."),
+        loader=ChoiceLoader([PackageLoader(folder, ".") for folder in (package, __package__)]),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
