@@ -18,6 +18,10 @@ image with fewer objects count as nothing:
 
     dn_loss_ce = there + (K - 1) · absent.
 
+The weights. SPEC has them Xavier-uniform, within ±√(6 / (inputs + outputs)). The authors' query, key and value of the
+encoder, and of the decoder without aligner, are one matrix of C inputs and 3·C outputs, so ours have to stay within
+±√(6 / 4C) though each has C outputs.
+
 The boxes. The last layer of each box head is 0, so no layer changes its boxes: all of them are σ(u) with u, the learned
 reference boxes, or the noised boxes of denoising queries. Without aligner there are no reference boxes, and σ(0) = ½.
 """
@@ -130,3 +134,13 @@ def test_the_first_boxes_are_the_reference_boxes(variant):
         both = torch.cat([noised.box_logits.sigmoid()[:, None].expand(-1, config.decoder_layers, -1, -1), expected], 2)
         found = model.model(**batch, denoising_queries=noised).intermediate_boxes
         torch.testing.assert_close(found, both, atol=1e-5, rtol=0)  # slots of padding are points: logits end at 1e-5
+
+
+@pytest.mark.parametrize("attention", ["model.encoder.layers.0.self_attn", "model.decoder.layers.0.cross_attn"])
+def test_packed_projections_start_as_one_matrix(attention):
+    projections = fresh_model("none").get_submodule(attention)
+    width = projections.o_proj.in_features
+    for name, outputs in {"q_proj": 3, "k_proj": 3, "v_proj": 3, "o_proj": 1}.items():
+        weight = projections.get_submodule(name).weight
+        bound = math.sqrt(6 / (width + outputs * width))
+        assert 0.9 * bound < weight.abs().max() <= bound, name

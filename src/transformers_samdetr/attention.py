@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -154,6 +155,14 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+class PackedLinear(nn.Linear):
+    """Query, key or value: they start as the authors' one `(3C, C)` matrix does, whose Xavier bound is √(6 / 4C)."""
+
+    def initialize(self):
+        init.xavier_uniform_(self.weight, gain=0.5**0.5)
+        init.zeros_(self.bias)
+
+
 class SamDetrAttention(nn.Module):
     """DETR's multi-head attention: positions are added to queries and keys, not to values.
 
@@ -168,9 +177,9 @@ class SamDetrAttention(nn.Module):
         self.num_heads = num_heads
         self.scaling = (config.d_model // num_heads) ** -0.5
         self.attention_dropout = config.attention_dropout
-        self.q_proj = nn.Linear(config.d_model, config.d_model)
-        self.k_proj = nn.Linear(config.d_model, config.d_model)
-        self.v_proj = nn.Linear(config.d_model, config.d_model)
+        self.q_proj = PackedLinear(config.d_model, config.d_model)
+        self.k_proj = PackedLinear(config.d_model, config.d_model)
+        self.v_proj = PackedLinear(config.d_model, config.d_model)
         self.o_proj = nn.Linear(config.d_model, config.d_model)
 
     def forward(
