@@ -230,7 +230,7 @@ def test_explanations(model_dir, tmp_path):
     result, _ = predict([tmp_path / "in"], model_dir, tmp_path / "out", **options)
     names = [path.relative_to(tmp_path / "out").as_posix() for path in result.explanations]
     kinds = ("heads-1", "heads-2", "boxes")
-    files = [f"explained/{name}.{kind}.png" for name in ("two.jpg", "explained/one.png") for kind in kinds]
+    files = [f"explained/{name}-{kind}.png" for name in ("two", "explained/one") for kind in kinds]
     assert sorted(names) == sorted(files) and len(sources) == len(result.pictures) == 2
     assert all(np.asarray(Image.open(path)).std() > 20 for path in result.explanations)
     nothing, _ = predict([tmp_path / "in"], model_dir, tmp_path / "out", threshold=1.0, explain=["overview"])

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from PIL import Image
@@ -112,7 +112,8 @@ def predict_files(
             result.detections += coco_rows(next(image_ids), file_name, detections, detector)
             figures = {} if explainer is None else dict(explainer.figures(image, detections))
             for kind, figure in figures.items():
-                path = output.write(figure, f"{EXPLAINED}/{file_name}.{kind}.png")
+                stem = PurePosixPath(file_name).with_suffix("")
+                path = output.write(figure, f"{EXPLAINED}/{stem}-{kind}.png")
                 result.explanations.append(output.folder / path)
             if page is not None:
                 classes = [detector.names[label] for label in detections["labels"].tolist()]
