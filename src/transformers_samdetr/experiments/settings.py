@@ -90,7 +90,7 @@ def _at_128(name: str, **fields: Any) -> Recipe:
 DIGITS = Setting(
     "digits",
     "digit scenes",
-    _at_128("digits", epochs=6, augmentation="none"),
+    _at_128("digits", epochs=12, augmentation="none"),
     learning_rates=(1e-3,),
     scenes=(1000, 150),
     boxes_from="cards-at-128",
