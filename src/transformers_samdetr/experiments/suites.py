@@ -123,7 +123,6 @@ REAL = Suite(
     ("cards", "bccd"),
     (
         Row("SAM-DETR", "sam-detr"),
-        Row("SAM-DETR with SMCA", "sam-detr-smca"),
         Row("Conditional DETR", "conditional-detr"),
         Row("DETR, focal loss", "detr"),
         Row("DETR", "transformers-detr"),
