@@ -193,6 +193,20 @@ def test_half_the_epochs_by_hand(tmp_path):
     assert judge(reversed_claim, comparison).verdict == NOT_SHOWN
 
 
+@pytest.mark.parametrize(
+    ("slow", "verdict"), [([1, 1, 1, 1, 1, 1.0], NOT_SHOWN), ([1, 1, 1, 1, 20, 20.0], CONTRADICTED)]
+)
+def test_who_never_gets_there_contradicts_nothing(slow, verdict, tmp_path):
+    claim = next(claim for claim in CLAIMS if claim.measure == "half")
+    for seed in range(2):
+        for rate in SETTINGS["cards"].learning_rates:
+            late = [1, 2, 3, 4, 5, 20 + seed / 10]  # later than half of the six epochs
+            write_entry(Ledger(tmp_path), "sam-detr", seed, late, setting="cards", rate=rate)
+            write_entry(Ledger(tmp_path), "conditional-detr", seed, slow, setting="cards", rate=rate)
+    found = judge(claim, compare(SUITES["real"], SETTINGS["cards"], Ledger(tmp_path)))
+    assert found.verdict == verdict and found.difference.mean < 0
+
+
 def test_latencies_are_measured_in_turn_and_shown(little_ledger, tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "WARM_UP", 0)
     latency.measure_latency(SUITES["table4"], DIGITS, little_ledger, rounds=1)

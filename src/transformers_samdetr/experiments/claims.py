@@ -61,9 +61,7 @@ def judge(claim: Claim, comparison: Comparison) -> Finding:
     if claim.measure == "final":
         values = [row.final(comparison.suite.metric) for row in rows]
     elif claim.measure == "half":
-        values = _epochs_in_hand(*rows, comparison.nearly_best)
-        if values is None:
-            return Finding(claim, None, NOT_SHOWN)
+        return _judge_half(claim, *rows, comparison.nearly_best)
     elif claim.measure == "epochs":
         values = [row.area_by_epoch() for row in rows]
     else:
@@ -73,18 +71,21 @@ def judge(claim: Claim, comparison: Comparison) -> Finding:
     return Finding(claim, difference, verdict(difference, claim.margin))
 
 
-def _epochs_in_hand(better: RowRuns, worse: RowRuns, level: float | None) -> list[dict[int, float]] | None:
-    """Half of the other's epochs, and the better one's, by seed; None if the better one never gets there.
+def _judge_half(claim: Claim, better: RowRuns, worse: RowRuns, level: float | None) -> Finding:
+    """Compares half of the other's epochs to the level with the better one's.
 
-    Where the other never gets there, it counts as if it did after the last epoch, which favours it.
+    Where the other never gets there, it counts as if it did after the last epoch, which favours it: that can show that
+    the claim holds, but contradicts nothing.
     """
     if level is None or None in (own := better.epochs_to(level)).values():
-        return None
-    half = {
-        seed: (len(worse.curve(seed)) if epochs is None else epochs) / 2
-        for seed, epochs in worse.epochs_to(level).items()
-    }
-    return [half, own]
+        return Finding(claim, None, NOT_SHOWN)
+    others = worse.epochs_to(level)
+    half = {seed: (epochs or len(worse.curve(seed))) / 2 for seed, epochs in others.items()}
+    difference = paired_difference(half, own)
+    found = verdict(difference)
+    if found == CONTRADICTED and None in others.values():
+        found = NOT_SHOWN
+    return Finding(claim, difference, found)
 
 
 def verdict(difference: Estimate | None, margin: float = 0.0) -> str:
