@@ -125,8 +125,14 @@ def _convergence() -> tuple[Claim, ...]:
             Claim("real", f"Its mean AP over the epochs is above that of {name}", "sam-detr", variant, None, "epochs"),
             Claim("real", f"Its mean AP over the time is above that of {name}", "sam-detr", variant, None, "time"),
         ]
-    text = "It needs at most half of Conditional DETR's epochs to 90 % of the best AP (difference in epochs)"
-    return (*claims, Claim("real", text, "sam-detr", "conditional-detr", None, "half"))
+    half = "It needs at most half of the epochs of {} to 90 % of the best AP (difference in epochs)"
+    twice = "Conditional DETR with twice the epochs"
+    return (
+        *claims,
+        Claim("real", f"SAM-DETR ends above {twice}", "sam-detr", "conditional-detr-twice"),
+        Claim("real", half.format("Conditional DETR"), "sam-detr", "conditional-detr", None, "half"),
+        Claim("real", half.format(twice), "sam-detr", "conditional-detr-twice", None, "half"),
+    )
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -124,6 +124,7 @@ REAL = Suite(
     (
         Row("SAM-DETR", "sam-detr"),
         Row("Conditional DETR", "conditional-detr"),
+        Row("Conditional DETR, twice the epochs", "conditional-detr-twice"),
         Row("DETR, focal loss", "detr"),
         Row("DETR", "transformers-detr"),
         Row("DAB-DETR", "dab-detr"),

@@ -24,12 +24,14 @@ class Variant:
         fields: of `SamDetrConfig`, beside what a setting gives to all.
         boxes_of: a variant whose learned reference boxes this one starts from (Table 5), or None.
         peer: name of another library's detector in `peers`, or None for one of ours.
+        times_epochs: so many times the setting's epochs.
     """
 
     name: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     boxes_of: str | None = None
     peer: str | None = None
+    times_epochs: int = 1
 
 
 def _ours() -> list[Variant]:
@@ -68,6 +70,7 @@ def _peers() -> list[Variant]:
         Variant("faster-rcnn", peer="faster-rcnn"),
         Variant("transformers-detr", peer="detr"),
         Variant("conditional-detr", peer="conditional-detr"),
+        Variant("conditional-detr-twice", peer="conditional-detr", times_epochs=2),
         Variant("dab-detr", peer="dab-detr"),
         Variant("deformable-detr", peer="deformable-detr"),
         Variant("faster-rcnn-fpn", MULTI_SCALE, peer="faster-rcnn"),
