@@ -1,5 +1,7 @@
 """Other libraries' detectors beside ours: same features, own losses, every parameter learns, evaluation and saving."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -199,3 +201,30 @@ def test_faster_rcnn_learns_an_object_that_it_is_shown():
 def test_an_unknown_peer_is_refused():
     with pytest.raises(ValueError, match="peer='yolo' is unknown: choose one of detr, conditional-detr"):
         PeerConfig.beside(SamDetrConfig(**SIZES), "yolo")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("peer", ["detr", "conditional-detr", "dab-detr", "deformable-detr"])
+def test_training_begins_where_the_authors_begin(peer):
+    _, model = make(peer)
+    detector, is_focal = model.peer.detector, peer != "detr"
+    weights = dict(detector.model.named_parameters(remove_duplicate=False))
+    bounds = {  # of Xavier-uniform weights: inputs and outputs, three times as many of what is one matrix
+        "encoder.layers.0.self_attn.q_proj.weight": (32, 3 * 32),
+        "encoder.layers.0.mlp.fc1.weight": (32, 32),
+        "decoder.layers.1.self_attn.v_proj.weight": (32, 32 if peer == "conditional-detr" else 3 * 32),
+        "decoder.layers.0.encoder_attn.o_proj.weight": (32, 32),
+    }
+    for name, sizes in bounds.items():
+        if name in weights:  # others have other names
+            bound = math.sqrt(6 / sum(sizes))
+            assert 0.9 * bound < weights[name].abs().max() <= bound, name
+    (queries,) = (weight for name, weight in weights.items() if name.startswith("query_"))
+    assert 0.7 < queries.std() < 1.3
+
+    outputs = detector.eval()(batch()["pixel_values"])
+    assert outputs.pred_boxes[..., :2].std(1).min() > (0.05 if is_focal else 0), "queries look at one place"
+    if is_focal:
+        assert outputs.logits.sigmoid().mean() == pytest.approx(0.01, abs=0.005)
+    if peer == "deformable-detr":
+        torch.testing.assert_close(outputs.pred_boxes[..., 2:].mean(), torch.tensor(-2.0).sigmoid(), atol=0.05, rtol=0)

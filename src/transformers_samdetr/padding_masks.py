@@ -65,7 +65,7 @@ def _prepare(module: nn.Module, name: str, stride: int) -> int:
             made = _prepare(child, f"{name}.{child_name}".lstrip("."), stride if child_name == BRANCH else out)
             out = out if child_name == BRANCH else made
         return out
-    if not (_is_centered(module) or _halves_by_mean(module)):
+    if not (_is_centered(module) or halves_by_mean(module)):
         place = f"layer {name!r} of the backbone" if name else "the backbone as a whole"
         kind = str(module).partition("\n")[0].rstrip("(")  # of a block its type alone
         raise SamDetrConfigError(
@@ -79,7 +79,7 @@ def _prepare(module: nn.Module, name: str, stride: int) -> int:
     return stride * to_2tuple(module.stride)[0]
 
 
-def _halves_by_mean(module: nn.Module) -> bool:
+def halves_by_mean(module: nn.Module) -> bool:
     """Whether a layer is the pooling of ResNet-D's downsampling: means over what there is of 2 x 2 positions."""
     if type(module) is not nn.AvgPool2d:
         return False

@@ -9,6 +9,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..frozen_batch_norm import FoldedConv2d
 from ..modeling_sam_detr import SamDetrForObjectDetection
+from ..padding_masks import halves_by_mean
 from ..position_encoding import remember_wavelengths
 from ..post_processing import best_detections
 
@@ -71,8 +72,19 @@ class OpenConv2d(Conv2dSame):
         return self._conv_forward(x, self.weight, self.bias)
 
 
+class OpenAvgPool2d(nn.AvgPool2d):
+    """ResNet-D's pooling, means over what there is of 2 x 2 positions, for sizes that stay open.
+
+    AOTInductor reads beyond a map of odd length where the map that was traced had an even one. Here the last row and
+    column come twice, and where they are needed a mean over two of each is the mean over those that there are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(nn.functional.pad(x, (0, 1, 0, 1), mode="replicate"), 2)
+
+
 def prepare(model: nn.Module) -> nn.Module:
-    """Makes a model's convolutions fit for a program, in place, after which it can do nothing else.
+    """Makes a model's convolutions and poolings fit for a program, in place, after which it can do nothing else.
 
     Each frozen batch norm is written into the weights that apply it, once instead of in every forward.
     """
@@ -84,6 +96,8 @@ def prepare(model: nn.Module) -> nn.Module:
             del module._norm
         elif type(module) is Conv2dSame and module.stride == (2, 2) and module.dilation == (1, 1):
             module.__class__ = OpenConv2d
+        elif halves_by_mean(module):
+            module.__class__ = OpenAvgPool2d
     return model
 
 

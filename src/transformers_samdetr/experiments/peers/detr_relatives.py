@@ -1,4 +1,4 @@
-"""Transformers' DETR, Conditional DETR, DAB-DETR and Deformable DETR with our backbone and their authors' losses."""
+"""Transformers' relatives of DETR with our backbone, and with the loss and the start that their authors gave them."""
 
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...loss import sam_detr_loss
 from ...targets import prepare_targets
 from .configuration import PeerConfig
 from .extractor import SharedExtractor
+from .initial_values import start_as_published
 
 CLASSES: dict[str, tuple[type, type]] = {
     "detr": (DetrConfig, DetrForObjectDetection),
@@ -41,6 +42,7 @@ class DetrRelative(nn.Module):
         backbone = self.detector.model.backbone
         getattr(backbone, "conv_encoder", backbone).model = SharedExtractor(config)
         self.is_softmax = config.peer == "detr"
+        start_as_published(self.detector, is_focal=not self.is_softmax)
         self.detector.loss_function = self._softmax_loss if self.is_softmax else self._focal_loss
 
     @property
