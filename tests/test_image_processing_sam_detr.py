@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +115,19 @@ def test_thirty_two_bit_grey_of_eight_bit_tones_and_floats(processor):
     for wrong in (np.array([[-1, 5]], np.int32), np.array([[np.nan, 1]], np.float32)):
         with pytest.raises(ValueError, match="have no meaning as grey"):
             processor(Image.fromarray(wrong))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "list of images is empty"),
+        ([[]], "list of images is empty"),
+        (np.zeros((0, 3, 8, 8)), "(0, 3, 8, 8) is a batch"),
+    ],
+)
+def test_no_images_are_refused(processor, images, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        processor(images, return_tensors="pt")
 
 
 def test_grey_arrays_without_channel(processor):

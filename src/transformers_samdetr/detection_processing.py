@@ -98,8 +98,8 @@ class DetectionProcessingMixin:
             image, as `annotations.labels_from_coco` describes it.
 
         Raises:
-            ValueError: an annotation does not fit, naming the image's id, the box, and what would be right; pictures
-                of different sizes without padding; a picture larger than `pad_size`.
+            ValueError: there is no image; an annotation does not fit, naming the image's id, the box, and what would be
+                right; pictures of different sizes without padding; a picture larger than `pad_size`.
         """
         if return_segmentation_masks or masks_path is not None:
             raise ValueError("SAM-DETR detects boxes: leave out return_segmentation_masks and masks_path.")
@@ -138,6 +138,8 @@ class DetectionProcessingMixin:
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Opens paths, URLs and base64 strings, at any depth of lists; adds the channel of a grey `(H, W)` array."""
         if isinstance(image_url_or_urls, list | tuple):
+            if not image_url_or_urls:
+                raise ValueError("A list of images is empty: give at least one image.")
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, str | os.PathLike):
             return open_picture(image_url_or_urls)
@@ -152,6 +154,9 @@ class DetectionProcessingMixin:
             raise UnreadablePictureError(
                 f"An array of shape {shape} is no picture: give (C, H, W), (H, W, C) or (H, W)."
             )
+        if dimensions == 4 and not len(image_url_or_urls):
+            shape = tuple(image_url_or_urls.shape)
+            raise ValueError(f"An array of shape {shape} is a batch without images: give at least one image.")
         return image_url_or_urls[None] if dimensions == 2 else image_url_or_urls
 
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
