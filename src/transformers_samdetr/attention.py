@@ -158,8 +158,10 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 class PackedLinear(nn.Linear):
     """Query, key or value: they start as the authors' one `(3C, C)` matrix does, whose Xavier bound is √(6 / 4C)."""
 
+    GAIN = 0.5**0.5  # of a bound of √(6 / 2C)
+
     def initialize(self):
-        init.xavier_uniform_(self.weight, gain=0.5**0.5)
+        init.xavier_uniform_(self.weight, gain=self.GAIN)
         init.zeros_(self.bias)
 
 

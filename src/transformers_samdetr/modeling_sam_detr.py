@@ -28,12 +28,13 @@ class SamDetrClassHead(nn.Linear):
     """One sigmoid logit a class, starting at the prior probability that focal loss needs (RetinaNet, section 4.1)."""
 
     PRIOR = 0.01
+    PRIOR_LOGIT = -math.log((1 - PRIOR) / PRIOR)
 
     def __init__(self, config: SamDetrConfig):
         super().__init__(config.d_model, config.num_labels)
 
     def initialize(self):
-        init.constant_(self.bias, -math.log((1 - self.PRIOR) / self.PRIOR))
+        init.constant_(self.bias, self.PRIOR_LOGIT)
 
 
 @auto_docstring(custom_intro="SAM-DETR without its class heads: from pixels to refined queries and boxes.")

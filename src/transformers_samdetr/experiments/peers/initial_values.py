@@ -4,13 +4,12 @@ Transformers starts nearly all weights from N(0, 0.02), which serves checkpoints
 there, queries that are all alike and classes without a prior take a large part of a short schedule.
 """
 
-import math
-
 import torch
 from torch import nn
 
-PRIOR = 0.01
-"""Of each class of each query, where the loss is focal."""
+from ...attention import PackedLinear
+from ...modeling_sam_detr import SamDetrClassHead
+
 PACKED = ("q_proj", "k_proj", "v_proj")
 """One `(3C, C)` matrix in the authors' code, and so smaller by √2; projections by other names stand for themselves."""
 DEFORMABLE = ("sampling_offsets", "attention_weights")
@@ -36,7 +35,7 @@ def start_as_published(detector: nn.Module, is_focal: bool) -> None:
             is_packed = all(hasattr(module, name) for name in PACKED)
             for name, layer in module.named_children():
                 if isinstance(layer, nn.Linear) and name not in DEFORMABLE:
-                    nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5 if is_packed and name in PACKED else 1.0)
+                    nn.init.xavier_uniform_(layer.weight, gain=PackedLinear.GAIN if is_packed and name in PACKED else 1)
                     nn.init.zeros_(layer.bias)
     for name in ("query_position_embeddings", "query_refpoint_embeddings"):
         if hasattr(model, name):
@@ -51,7 +50,7 @@ def start_as_published(detector: nn.Module, is_focal: bool) -> None:
     for head in _heads(detector, "class_labels_classifier", "class_embed"):
         head.reset_parameters()
         if is_focal:
-            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(head.bias, SamDetrClassHead.PRIOR_LOGIT)
     for head in _heads(detector, "bbox_predictor", "bbox_embed"):
         for layer in head.layers:
             layer.reset_parameters()
