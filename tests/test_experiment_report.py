@@ -146,6 +146,9 @@ def test_the_report_is_the_same_to_the_byte(little_ledger, tmp_path):
     text = (folders[0] / "experiments.md").read_text(encoding="utf-8")
     assert "| average pooling | 25.2 | 11.1 ± 2.7 |" in text
     assert "| 1 keypoint | 28.6 | not run yet |" in text
+    # a claim with too few pairs is named, not tabled
+    assert "Not yet measured: One keypoint that is searched is better than the maximum; Eight keypoints" in text
+    assert "| not yet measured |" not in text
     with (folders[0] / "experiments.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 3 * 10 and lines[0]["variant"] == "average" and lines[2]["AP"] == "10.0"

@@ -67,7 +67,7 @@ def _section(comparison: Comparison, folder: Path, ledger: Ledger) -> list[str]:
             f"![AP by epoch and by training time, {suite.title}]({picture})",
             cost_table(comparison, latency_ratios(setting, ledger)),
         ]
-    if len(setting.learning_rates) > 1:
+    if len(setting.learning_rates) > 1 and any(row.tried for row in comparison.rows):
         parts.append("Learning rates that were tried, AP after the last epoch with the first seed:")
         parts.append(rates_table(comparison))
     return parts

@@ -89,24 +89,34 @@ def _seconds_an_epoch(row: RowRuns) -> float:
 
 
 def rates_table(comparison: Comparison) -> str:
-    """Which learning rates were tried for each row, with the AP of the first seed."""
+    """Which learning rates were tried for each row, with the AP of the first seed; rows with none yet are left out."""
     rates = comparison.setting.learning_rates
     body = [
         [row.row.label, *(f"{row.tried[rate]:.1f}" if rate in row.tried else NOT_RUN for rate in rates)]
         for row in comparison.rows
+        if row.tried
     ]
     return table(["", *(f"{rate:g}" for rate in rates)], body)
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
-    """Claims with the published and the measured difference, and the verdict."""
+    """Claims with the published and the measured difference, and the verdict; those without are named below."""
+    judged = [finding for finding in findings if finding.verdict != NOT_MEASURED]
+    waiting = [finding.claim.text for finding in findings if finding.verdict == NOT_MEASURED]
+    parts = [_findings_table(judged)] if judged else []
+    if waiting:
+        parts.append(f"Not yet measured: {'; '.join(waiting)}.")
+    return "\n\n".join(parts)
+
+
+def _findings_table(findings: Sequence[Finding]) -> str:
     body = [
         [
             finding.claim.text,
             NONE if finding.claim.published is None else f"{finding.claim.published:+.1f}",
             interval(finding.difference, sign=True),
             str(finding.difference.count if finding.difference else 0),
-            finding.verdict if finding.verdict == NOT_MEASURED else f"**{finding.verdict}**",
+            f"**{finding.verdict}**",
         ]
         for finding in findings
     ]
