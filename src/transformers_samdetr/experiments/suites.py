@@ -123,6 +123,7 @@ REAL = Suite(
     ("cards", "bccd"),
     (
         Row("SAM-DETR", "sam-detr"),
+        Row("SAM-DETR with SMCA", "sam-detr-smca"),
         Row("Conditional DETR", "conditional-detr"),
         Row("Conditional DETR, twice the epochs", "conditional-detr-twice"),
         Row("DETR, focal loss", "detr"),
