@@ -194,6 +194,12 @@ def test_half_the_epochs_by_hand(tmp_path):
     assert found.difference.mean == pytest.approx(0.1) and found.verdict == NOT_SHOWN
     reversed_claim = Claim("real", "", "conditional-detr", "sam-detr", measure="half")
     assert judge(reversed_claim, comparison).verdict == NOT_SHOWN
+    # a third row above both changes the table's level, not theirs
+    for rate in SETTINGS["cards"].learning_rates:
+        write_entry(ledger, "deformable-detr", 0, [40, 60, 80, 80, 80, 80], setting="cards", rate=rate)
+    comparison = compare(suite, SETTINGS["cards"], ledger)
+    assert comparison.nearly_best == pytest.approx(72.0)
+    assert judge(claim, comparison).difference.mean == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

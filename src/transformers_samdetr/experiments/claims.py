@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .comparison import Comparison, RowRuns
+from .comparison import Comparison, RowRuns, nearly_best
 from .statistics import Estimate, paired_difference
 
 HOLDS, NOT_SHOWN, CONTRADICTED, NOT_MEASURED = (
@@ -61,7 +61,7 @@ def judge(claim: Claim, comparison: Comparison) -> Finding:
     if claim.measure == "final":
         values = [row.final(comparison.suite.metric) for row in rows]
     elif claim.measure == "half":
-        return _judge_half(claim, *rows, comparison.nearly_best)
+        return _judge_half(claim, *rows)
     elif claim.measure == "epochs":
         values = [row.area_by_epoch() for row in rows]
     else:
@@ -71,12 +71,15 @@ def judge(claim: Claim, comparison: Comparison) -> Finding:
     return Finding(claim, difference, verdict(difference, claim.margin))
 
 
-def _judge_half(claim: Claim, better: RowRuns, worse: RowRuns, level: float | None) -> Finding:
+def _judge_half(claim: Claim, better: RowRuns, worse: RowRuns) -> Finding:
     """Compares half of the other's epochs to the level with the better one's.
+
+    The level is of these two alone, whatever else stands in the table.
 
     Where the other never gets there, it counts as if it did after the last epoch, which favours it: that can show that
     the claim holds, but contradicts nothing.
     """
+    level = nearly_best([better, worse])
     if level is None or None in (own := better.epochs_to(level)).values():
         return Finding(claim, None, NOT_SHOWN)
     others = worse.epochs_to(level)

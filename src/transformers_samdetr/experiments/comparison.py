@@ -56,6 +56,16 @@ class RowRuns:
         return {seed: first_reaching(self.curve(seed), level) for seed in self.entries}
 
 
+def nearly_best(rows: Sequence[RowRuns]) -> float | None:
+    """90 % of the highest mean final AP; None without runs, or where nothing was learned.
+
+    Args:
+        rows: each with at least one finished run.
+    """
+    best = max((sum(row.final().values()) / len(row.entries) for row in rows), default=0.0)
+    return NEARLY_THERE * best if best > 0 else None
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A suite in one setting.
@@ -83,10 +93,8 @@ class Comparison:
 
     @property
     def nearly_best(self) -> float | None:
-        """90 % of the highest mean final AP; None without runs, or where nothing was learned."""
-        means = [sum(row.final().values()) / len(row.entries) for row in self.measured]
-        best = max(means, default=0.0)
-        return NEARLY_THERE * best if best > 0 else None
+        """See `nearly_best`, of all rows."""
+        return nearly_best(self.measured)
 
     def of(self, variant: str) -> RowRuns | None:
         """The row of a variant."""
