@@ -9,12 +9,13 @@ import pytest
 from matplotlib import __version__ as matplotlib_version
 from PIL import Image
 
-from transformers_samdetr.experiments.digit_signs import RUNS, SIGNS, Scenes, run_signs
+from transformers_samdetr.experiments.digit_signs import RUNS, SIGNS, run_signs
 from transformers_samdetr.experiments.signs_page import (
     COLOURS,
     DIGITS_FILE,
     OVERFIT_FILE,
     load_runs,
+    matching_difference,
     overfit_table,
     save_runs,
     similarity_figure,
@@ -31,10 +32,10 @@ PICTURES = ("matching.png", "similarity.png")
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
     overrides = {"backbone_config": SMALL_BACKBONE, "d_model": 32, "num_queries": 8, "encoder_layers": 1}
-    overrides = SIGNS.model_overrides | overrides | {"decoder_layers": 2, "decoder_ffn_dim": 32}
-    recipe = replace(SIGNS, backbone_weights=None, model_overrides=overrides, image_size=64, epochs=2)
-    scenes = Scenes(train=6, evaluation=2, probe=4, size=64)
-    return run_signs("keypoints-dn", 1, tmp_path_factory.mktemp("run"), recipe, scenes)
+    overrides = SIGNS.fields | overrides | {"decoder_layers": 2, "decoder_ffn_dim": 32}
+    recipe = replace(SIGNS.recipe, backbone_weights=None, model_overrides=overrides, image_size=64, epochs=2)
+    setting = replace(SIGNS, recipe=recipe, scenes=(6, 2))
+    return run_signs("keypoints-dn", 1, tmp_path_factory.mktemp("run"), setting, probe_scenes=4)
 
 
 def test_a_run_measures_before_training_and_after_each_epoch(small_run):
@@ -68,6 +69,20 @@ def test_a_variant_that_was_not_learned_is_said_to_be():
     run = {"variant": "dc5", "seed": 0, "steps": [10, 20], "AP": [50.0, 94.9], "cpu_seconds": 90.0}
     assert "| dc5 | 0 | not reached | 20 | 94.9 | 1.5 min |" in overfit_table([run])
     assert "| dc5 | 0 | 20 | 20 | 95.0 | 1.5 min |" in overfit_table([{**run, "AP": [50.0, 95.0]}])
+
+
+def test_stability_is_compared_in_pairs_of_seeds():
+    def run(name, seed, *changed):
+        epochs = [{}, *({"changed": [0.9, share], "instability": [9.0, 10 * share]} for share in changed)]
+        return {"name": name, "seed": seed, "epochs": epochs}
+
+    runs = [run("keypoints", 0, 0.5, 0.7), run("keypoints", 1, 0.4, 0.6), run("keypoints-dn", 0, 0.3, 0.5)]
+    assert "-20.00 % of the objects and -2.00 queries an image (1 pair)" in matching_difference(runs)
+    # differences of -20 and -10: half of the interval is 12.706 * 5
+    runs.append(run("keypoints-dn", 1, 0.4, 0.4))
+    expected = "-15.00 ± 63.53 % of the objects and -1.50 ± 6.35 queries an image (2 pairs of"
+    assert expected in matching_difference(runs)
+    assert matching_difference(runs[:2]) == "No seed was run with denoising and without."
 
 
 def test_a_figure_has_a_panel_for_each_layer_and_space(small_run):

@@ -10,47 +10,28 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..data import DetectionCollator, DetectionDataset
-from ..data.digit_scenes import DIGIT_NAMES, build_digit_scenes
-from ..training import SMALL_RECIPES, Recipe, Trainer, TrainingHook, load_model_and_processor
+from ..training import Trainer, TrainingHook, load_model_and_processor
 from ..training.epoch_log import LOG_FILE, read_log
 from .match_stability import Assignment, assign_queries, changed_objects, instability
 from .region_similarity import SPACES, region_similarity
+from .settings import DIGITS, Setting
+from .variants import DENOISING
 
 SIGNS = replace(
-    SMALL_RECIPES["digits"],
+    DIGITS,
     name="signs",
-    # without the Gaussian, which would tell queries where to look whatever they are like
-    model_overrides={"num_queries": 40, "smca": False, "num_denoising_groups": 0},
-    image_size=96,
-    epochs=6,
     # a rate that stays: one that falls would calm the matching by itself
-    schedule="step",
-    drop_at=1.0,
-    trackers="none",
+    recipe=replace(DIGITS.recipe, name="signs", epochs=8, schedule="step", drop_at=1.0),
 )
+"""The ablations' digit scenes and SAM-DETR, which learns them."""
+PROBE = 100
+"""So many of the scenes that are learned, the first ones: matching and similarity are measured on them."""
 RUNS: dict[str, Mapping[str, Any]] = {
     "keypoints": {},
-    "keypoints-dn": {"num_denoising_groups": 5},
+    "keypoints-dn": DENOISING,
     "none": {"query_resampling": "none"},
 }
 """Fields of the configuration in which each run differs: SAM-DETR, with denoising, and without aligner."""
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """How many digit scenes a run has.
-
-    Attributes:
-        train: scenes that are learned.
-        evaluation: scenes that AP is measured on.
-        probe: the first so many of those that are learned; matching and similarity are measured on them.
-        size: height and width in pixels.
-    """
-
-    train: int = 300
-    evaluation: int = 50
-    probe: int = 100
-    size: int = 96
 
 
 class SignsProbe(TrainingHook):
@@ -96,7 +77,7 @@ class SignsRun:
     Attributes:
         name: one of `RUNS`.
         seed: of weights and order; the scenes are the same for all.
-        scenes: of the set, see `Scenes`.
+        scenes: how many there are for training (`train`) and AP (`evaluation`), and in `probe`.
         objects: number of objects on the probe's scenes.
         steps_per_epoch: optimizer steps.
         epochs: a measurement for each, the one before training first: `epoch`, `AP` in percent on other scenes, and by
@@ -119,7 +100,7 @@ class SignsRun:
 
 
 def run_signs(
-    name: str, seed: int, output_dir: str | Path, recipe: Recipe = SIGNS, scenes: Scenes | None = None
+    name: str, seed: int, output_dir: str | Path, setting: Setting = SIGNS, probe_scenes: int = PROBE
 ) -> SignsRun:
     """Trains one of `RUNS` on digit scenes, measured after every epoch.
 
@@ -127,24 +108,23 @@ def run_signs(
         name: one of `RUNS`.
         seed: of weights and order.
         output_dir: for the log and the trained model.
-        recipe: how to train.
-        scenes: how many; by default those of the document.
+        setting: scenes, what the models share, and how to train.
+        probe_scenes: number of training scenes on which matching and similarity are measured.
 
     Raises:
         ValueError: there is no such run.
     """
     if name not in RUNS:
         raise ValueError(f"There is no run {name!r}. Choose one of: {', '.join(RUNS)}.")
-    scenes = scenes or Scenes()
     begin = time.process_time()
     recipe = replace(
-        recipe, name=f"{recipe.name} {name}", seed=seed, model_overrides={**recipe.model_overrides, **RUNS[name]}
+        setting.recipe, name=f"{setting.name} {name}", seed=seed, model_overrides={**setting.fields, **RUNS[name]}
     )
-    data = build_digit_scenes(scenes.train, scenes.evaluation, scenes.size)
-    model, processor = load_model_and_processor(recipe, DIGIT_NAMES)
-    examples = DetectionDataset(data["train"].select(range(scenes.probe)))
+    data = setting.load_data(None)
+    model, processor = load_model_and_processor(recipe, data.names)
+    examples = DetectionDataset(data.train.select(range(probe_scenes)))
     probe = SignsProbe(list(DataLoader(examples, batch_size=50, collate_fn=DetectionCollator(processor))))
-    trainer = Trainer(model, processor, data["train"], data["validation"], recipe, output_dir, (probe,))
+    trainer = Trainer(model, processor, data.train, data.evaluation, recipe, output_dir, (probe,))
     probe.measure(trainer)
     trainer.train()
     for line, measurement in zip(read_log(Path(output_dir) / LOG_FILE), probe.measurements[1:], strict=True):
@@ -152,7 +132,7 @@ def run_signs(
     return SignsRun(
         name=name,
         seed=seed,
-        scenes=asdict(scenes),
+        scenes={"train": len(data.train), "evaluation": len(data.evaluation), "probe": probe_scenes},
         objects=sum(len(labels["class_labels"]) for batch in probe.batches for labels in batch["labels"]),
         steps_per_epoch=trainer.order.steps_per_epoch,
         epochs=probe.measurements,

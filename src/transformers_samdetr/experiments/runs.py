@@ -90,8 +90,4 @@ class Run:
 
 def architecture(setting: Setting, variant: Variant) -> Mapping[str, Any]:
     """The configuration's fields beyond the preset's: the setting's, then the variant's."""
-    fields = {**setting.fields, **variant.fields}
-    if fields.get("num_feature_levels") == 3:  # strides 8, 16 and 32 in place of 16 alone
-        backbone = {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [2, 3, 4]}
-        fields["backbone_config"] = backbone
-    return fields
+    return {**setting.fields, **variant.fields}

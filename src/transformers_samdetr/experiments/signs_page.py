@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..benchmark.report import table, write_section
 from .overfit import ENOUGH
+from .statistics import paired_difference
 
 PAGE = "signs.md"
 FOLDER = "signs"
@@ -49,7 +50,7 @@ def write_page(docs: Path) -> None:
     if overfit:
         write_section(page, "overfit", overfit_table(overfit))
     if any(run["name"] != "none" for run in digits):  # which is not matched for this comparison
-        write_section(page, "matching", matching_table(digits))
+        write_section(page, "matching", f"{matching_table(digits)}\n\n{matching_difference(digits)}")
         matching_figure(digits).savefig(folder / "matching.png", dpi=110)
     if digits:
         write_section(page, "similarity", similarity_table(digits))
@@ -103,6 +104,29 @@ def matching_table(runs: Sequence[Run]) -> str:
     names = [LABELS[name] for name in groups]
     header = ["epoch", *(f"% changed, {name}" for name in names), *(f"queries an image, {name}" for name in names)]
     return table(header, rows)
+
+
+def matching_difference(runs: Sequence[Run]) -> str:
+    """A sentence: how much less the matching changes with denoising, from the mean over the epochs of each seed."""
+    groups = by_name(runs)
+    parts = []
+    for key, scale, unit in (("changed", 100, "% of the objects"), ("instability", 1, "queries an image")):
+        with_dn, without = (
+            {run["seed"]: scale * _mean_of_last_layer(run, key) for run in groups.get(name, ())}
+            for name in ("keypoints-dn", "keypoints")
+        )
+        found = paired_difference(with_dn, without)
+        if found is None:
+            return "No seed was run with denoising and without."
+        interval = "" if found.half_width is None else f" ± {found.half_width:.2f}"
+        parts.append(f"{found.mean:+.2f}{interval} {unit}")
+    pairs = "1 pair" if found.count == 1 else f"{found.count} pairs of runs with the same seed, 95 % intervals"
+    return f"With denoising minus without, mean over the epochs: {' and '.join(parts)} ({pairs})."
+
+
+def _mean_of_last_layer(run: Run, key: str) -> float:
+    """Over the epochs after the first measurement, which has nothing to be compared with."""
+    return _mean([epoch[key][-1] for epoch in run["epochs"][1:]])
 
 
 def similarity_table(runs: Sequence[Run]) -> str:
