@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..benchmark.report import table, write_section
 from .overfit import ENOUGH
+from .report_tables import interval
 from .statistics import paired_difference
 
 PAGE = "signs.md"
@@ -118,8 +119,7 @@ def matching_difference(runs: Sequence[Run]) -> str:
         found = paired_difference(with_dn, without)
         if found is None:
             return "No seed was run with denoising and without."
-        interval = "" if found.half_width is None else f" ± {found.half_width:.2f}"
-        parts.append(f"{found.mean:+.2f}{interval} {unit}")
+        parts.append(f"{interval(found, 2, sign=True)} {unit}")
     pairs = "1 pair" if found.count == 1 else f"{found.count} pairs of runs with the same seed, 95 % intervals"
     return f"With denoising minus without, mean over the epochs: {' and '.join(parts)} ({pairs})."
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..presets import PRESETS
+from ..training.recipes import TINY
+
 DROPOUT = {"dropout": 0.1}
 PLAIN = {"feature_reweighting": False, **DROPOUT}
 """Without the two additions that Table 3 adds last: reweighting, and removing dropout."""
@@ -14,8 +17,8 @@ PLAIN = {"feature_reweighting": False, **DROPOUT}
 
 def _scales(*stages: int) -> dict[str, Any]:
     """Stages of EfficientNet-Lite0 in place of the one of stride 16 alone: stage 2 has stride 8, 3 has 16, 4 has 32."""
-    backbone = {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": list(stages)}
-    return {"num_feature_levels": len(stages), "backbone_config": backbone}
+    backbone = PRESETS[TINY.model]["backbone_config"]
+    return {"num_feature_levels": len(stages), "backbone_config": {**backbone, "out_indices": list(stages)}}
 
 
 MULTI_SCALE = _scales(2, 3, 4)
