@@ -47,7 +47,7 @@ def curves_figure(comparison: Comparison) -> "Figure":
     if comparison.measured:
         # below, where no curve is
         shown = by_epoch.get_legend_handles_labels()
-        figure.legend(*shown, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+        figure.legend(*shown, frameon=False, fontsize=8, loc="outside lower center", ncols=3, handlelength=3.6)
     return figure
 
 
