@@ -114,6 +114,20 @@ def test_verdicts_follow_the_interval(little_ledger):
     assert found("average", "detr", measure="time") == HOLDS
 
 
+def test_every_seed_of_the_ledger_counts(little_ledger, tmp_path):
+    for seed in (3, 7):
+        write_entry(little_ledger, "average", seed, [2.0, 6.0, 20.0])
+    write_entry(little_ledger, "keypoint-1", 5, [2.0, 6.0, 20.0])
+    comparison = compare(SUITES["table3"], DIGITS, little_ledger)
+    assert list(comparison.of("average").entries) == [0, 1, 2, 3, 7]
+    assert comparison.of("average").final()[7] == 20.0
+    # a pair needs both, so those of one row alone change no claim
+    assert judge(Claim("table3", "", "average", "detr"), comparison).difference.count == 3
+    assert list(comparison.of("keypoint-1").entries) == [5] and comparison.of("keypoint-1").tried == {1e-3: 20.0}
+    text = write_report(little_ledger, tmp_path / "docs").read_text(encoding="utf-8")
+    assert "on digit scenes: 10 of 33 runs, and 3 with further seeds." in text
+
+
 def test_time_is_compared_up_to_what_all_have_reached(little_ledger):
     comparison = compare(SUITES["table3"], DIGITS, little_ledger)
     assert comparison.common_time == 30.0

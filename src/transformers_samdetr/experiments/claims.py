@@ -156,8 +156,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("table3", "Reweighting by the previous queries helps", "keypoints-8-reweighted", "keypoints-8", 2.8),
     Claim("table3", "Dropout does harm", "sam-detr", "keypoints-8-reweighted", 1.1),
     Claim("table3", "Several scales are better than their coarsest alone", "sam-detr-pp", "sam-detr-stride-32", 7.7),
-    Claim("table3", "Several scales are better than a finer single one", "sam-detr-pp", "sam-detr"),
     Claim("table3", "Several scales need the aligner", "sam-detr-pp", "detr-multi-scale", 12.8),
+    Claim("scales", "Without an encoder, several scales are better than stride 16 alone", "sam-detr-pp", "sam-detr"),
+    Claim("scales", "With one, they are", "sam-detr-pp-encoder", "sam-detr-encoder", 2.8),
     Claim("table4", "A search within the box is easier", "keypoints-8-reweighted", "image-range", 3.1),
     Claim(
         "table5", "Boxes of another set do as well as learned ones", "boxes-of-another-set", "sam-detr-pp-smca", -0.1,

@@ -9,7 +9,7 @@ from .convergence import area_under_curve, first_reaching
 from .ledger import Ledger
 from .plan import best_learning_rate, last_ap
 from .runs import Run
-from .settings import SEEDS, Setting
+from .settings import Setting
 from .suites import Row, Suite
 
 Entry = dict[str, Any]
@@ -101,12 +101,16 @@ class Comparison:
         return next((row for row in self.rows if row.row.variant == variant), None)
 
 
-def compare(suite: Suite, setting: Setting, ledger: Ledger, seeds: Sequence[int] = SEEDS) -> Comparison:
-    """Reads the runs of a suite in a setting."""
-    return Comparison(suite, setting, tuple(_row_runs(row, setting, ledger, seeds) for row in suite.rows))
+def compare(suite: Suite, setting: Setting, ledger: Ledger) -> Comparison:
+    """Reads the runs of a suite in a setting, of every seed that is in the ledger."""
+    return Comparison(suite, setting, tuple(_row_runs(row, setting, ledger) for row in suite.rows))
 
 
-def _row_runs(row: Row, setting: Setting, ledger: Ledger, seeds: Sequence[int]) -> RowRuns:
+def _row_runs(row: Row, setting: Setting, ledger: Ledger) -> RowRuns:
+    """Learning rates are those that were tried with the lowest seed, as planned."""
+    seeds = ledger.seeds(setting.name, row.variant)
+    if not seeds:
+        return RowRuns(row, {}, {})
     first = {rate: ledger.read(Run(setting.name, row.variant, rate, seeds[0])) for rate in setting.learning_rates}
     tried = {rate: last_ap(entry) for rate, entry in first.items() if entry is not None}
     rate = best_learning_rate(setting, row.variant, seeds[0], ledger)

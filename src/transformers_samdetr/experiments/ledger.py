@@ -34,6 +34,11 @@ class Ledger:
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.name}.json"
 
+    def seeds(self, setting: str, variant: str) -> list[int]:
+        """Those with a finished run at any learning rate, from the lowest up."""
+        names = (path.stem for path in (self.folder / setting).glob(f"{variant}-lr*-seed*.json"))
+        return sorted({int(name.rpartition("-seed")[2]) for name in names})
+
     def read(self, run: Run) -> dict[str, Any] | None:
         """The entry of a run, or None if it is not finished.
 

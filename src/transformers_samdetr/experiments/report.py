@@ -1,6 +1,5 @@
 """docs/experiments.md, its pictures and its CSV: a function of the ledger alone, to the byte."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmark.report import table
@@ -91,14 +90,16 @@ def _coco_table(ledger: Ledger) -> str:
     return table(["recipe", "hours", "published AP", "AP"], body)
 
 
-def _overview(ledger: Ledger, seeds: Sequence[int] = SEEDS) -> str:
+def _overview(ledger: Ledger) -> str:
     """How much of each suite is in the ledger, and on which machines and software it was run."""
     lines, places = [], set()
     for suite in SUITES.values():
         for name in suite.settings:
-            comparison = compare(suite, SETTINGS[name], ledger, seeds)
-            done = sum(len(row.entries) for row in comparison.rows)
-            lines.append(f"- {_label(suite, name)}: {done} of {len(comparison.rows) * len(seeds)} runs.")
+            comparison = compare(suite, SETTINGS[name], ledger)
+            made = [seed in SEEDS for row in comparison.rows for seed in row.entries]
+            done, more = sum(made), len(made) - sum(made)
+            line = f"- {_label(suite, name)}: {done} of {len(comparison.rows) * len(SEEDS)} runs"
+            lines.append(f"{line}, and {more} with further seeds." if more else f"{line}.")
             places |= {_place(entry) for row in comparison.rows for entry in row.entries.values()}
     return "\n".join([*lines, *([""] if places else []), *sorted(places)])
 

@@ -65,6 +65,18 @@ TABLE3 = Suite(
         Row("several scales (SAM-DETR++)", "sam-detr-pp", "sam-detr-pp-r50-12e", _ap(41.9, 60.5, 45.3)),
     ),
 )
+SCALES = Suite(
+    "scales",
+    "Several scales and an encoder (from Table 1)",
+    ("digits",),
+    (
+        Row("stride 16, no encoder", "sam-detr"),
+        Row("several scales, no encoder", "sam-detr-pp"),
+        Row("stride 16, an encoder layer", "sam-detr-encoder", "sam-detr-r50-dc5-12e", _ap(39.1, 59.9, 41.2)),
+        Row("several scales, an encoder layer", "sam-detr-pp-encoder", "sam-detr-pp-r50-12e", _ap(41.9, 60.5, 45.3)),
+    ),
+)
+"""Both published models have six encoder layers, and the one of a single scale has stride 16 by dilation."""
 TABLE4 = Suite(
     "table4",
     "Table 4: where keypoints are searched",
@@ -182,6 +194,6 @@ TABLE2 = Suite(
 )
 
 SUITES: dict[str, Suite] = {
-    suite.name: suite for suite in (REAL, TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE6, FIGURE7, ADDITIONS)
+    suite.name: suite for suite in (REAL, TABLE1, TABLE2, TABLE3, SCALES, TABLE4, TABLE5, FIGURE6, FIGURE7, ADDITIONS)
 }
 """All suites by name."""

@@ -23,6 +23,7 @@ def _scales(*stages: int) -> dict[str, Any]:
 
 MULTI_SCALE = _scales(2, 3, 4)
 COARSEST_SCALE = _scales(4)
+ENCODER = {"encoder_layers": 1, "encoder_ffn_dim": 512}
 SMCA = {"smca": True}
 DENOISING = {"num_denoising_groups": 5}
 
@@ -63,6 +64,9 @@ def _ours() -> list[Variant]:
         Variant("sam-detr-pp", MULTI_SCALE),
         # the published single scale is the coarsest of several; that of the settings is finer
         Variant("sam-detr-stride-32", COARSEST_SCALE),
+        # digits have no encoder otherwise, so that nothing but the decoder joins scales
+        Variant("sam-detr-encoder", ENCODER),
+        Variant("sam-detr-pp-encoder", {**MULTI_SCALE, **ENCODER}),
         # Fig. 7 and Table 4, both with reweighting and dropout
         Variant("keypoints-2-reweighted", {"num_keypoints": 2, **DROPOUT}),
         Variant("keypoints-4-reweighted", {"num_keypoints": 4, **DROPOUT}),
