@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F3C8D", "#999999")
 """Told apart by most eyes."""
+BANDS = 8
+"""Up to so many curves have a band over all epochs; more would hide each other's."""
 FIXED = {"dpi": 110, "metadata": {"Software": None}}
 """So that a picture's bytes depend on its lines alone, and not on the version or the day."""
 
@@ -23,22 +25,30 @@ def save_curves(comparison: Comparison, path: Path) -> None:
 
 
 def curves_figure(comparison: Comparison) -> "Figure":
-    """AP by epoch left, by processor time of training right; bands reach from the worst to the best seed."""
+    """AP by epoch left, by processor time of training right.
+
+    Bands reach from the worst to the best seed; of many curves a line beside their end does.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     by_epoch, by_time = figure.subplots(1, 2, sharey=True)
+    crowded = len(comparison.measured) > BANDS
     for index, row in enumerate(comparison.measured):
         colour, line = COLOURS[index % len(COLOURS)], ("-", "--")[index // len(COLOURS)]
         values = np.array([row.curve(seed) for seed in row.entries])
         epochs = np.arange(1, values.shape[1] + 1)
         times = np.array([row.clock(seed) for seed in row.entries]).mean(0)
-        for axes, places in ((by_epoch, epochs), (by_time, times)):
+        # lines of curves that end together stand side by side
+        for axes, places, aside in ((by_epoch, epochs, 0.22 * (index + 1)), (by_time, times, 0)):
             # every curve starts at 0
             x = np.concatenate([[0], places])
             low, mean, high = (np.concatenate([[0], bound(values, 0)]) for bound in (np.min, np.mean, np.max))
             axes.plot(x, mean, line, color=colour, linewidth=1.8, marker=".", label=_label(row))
-            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            if crowded:
+                axes.vlines(x[-1] + aside, low[-1], high[-1], color=colour, linewidth=1.4, linestyle=line)
+            else:
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     by_epoch.set_xlabel("epoch")
     by_time.set_xlabel("processor time of training, s")
     by_epoch.set_ylabel("AP, %")
