@@ -3,13 +3,20 @@
     python scripts/signs.py                                            # tables and pictures from docs/signs/*.json
     python scripts/signs.py --runs keypoints none --seeds 0 1 2        # trains on digit scenes and measures first
     python scripts/signs.py --log outputs/pp-r50/log.jsonl --published CSV --variant r50_ms_e12
+    python scripts/signs.py --attention outputs/birds --data birds     # where a trained model looks
 
-The last one shows the losses of a run on COCO beside those of the authors' logs, and does nothing else.
+The last two do nothing else: one shows the losses of a run on COCO beside those of the authors' logs, the other how
+much of a model's cross-attention lies in the boxes of the set's evaluation pictures.
 """
 
 import argparse
 from pathlib import Path
 
+from transformers import AutoImageProcessor
+
+from transformers_samdetr import SamDetrForObjectDetection
+from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.experiments.attention_in_boxes import AttentionInBoxes, attention_in_set, attention_summary
 from transformers_samdetr.experiments.digit_signs import RUNS, run_signs
 from transformers_samdetr.experiments.published_terms import compare_epoch, comparison_table
 from transformers_samdetr.experiments.signs_page import DIGITS_FILE, FOLDER, save_runs, write_page
@@ -26,8 +33,19 @@ def main() -> None:
     published.add_argument("--published", type=Path, metavar="CSV")
     published.add_argument("--variant", help="what the published file calls the model")
     published.add_argument("--epoch", type=int, default=1)
+    looking = parser.add_argument_group("where a trained model looks")
+    looking.add_argument("--attention", metavar="MODEL", help="folder, or a name on the Hub")
+    looking.add_argument("--data", help="as scripts/train.py has it")
     args = parser.parse_args()
 
+    if args.attention is not None:
+        if args.data is None:
+            parser.error("--attention needs --data")
+        try:
+            print(attention_summary(_attention(args.attention, args.data)))
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        return
     if args.log is not None:
         if args.published is None or args.variant is None:
             parser.error("--log needs --published and --variant")
@@ -41,6 +59,11 @@ def main() -> None:
             run = run_signs(name, seed, args.output_dir / f"{name} {seed}")
             save_runs(args.docs / FOLDER / DIGITS_FILE, [run.to_dict()], ("name", "seed"))
     write_page(args.docs)
+
+
+def _attention(model: str, data: str) -> AttentionInBoxes:
+    detector, processor = SamDetrForObjectDetection.from_pretrained(model), AutoImageProcessor.from_pretrained(model)
+    return attention_in_set(detector, processor, load_detection_data(data).evaluation)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ from transformers_samdetr.experiments.digit_signs import RUNS, SIGNS, run_signs
 from transformers_samdetr.experiments.signs_page import (
     COLOURS,
     DIGITS_FILE,
+    LABELS,
     OVERFIT_FILE,
+    attention_figure,
+    attention_table,
     load_runs,
     matching_difference,
     overfit_table,
@@ -26,7 +29,7 @@ from .models import SMALL_BACKBONE
 
 DOCS = Path(__file__).parents[1] / "docs"
 DOCUMENT = (DOCS / "signs.md").read_text(encoding="utf-8")
-PICTURES = ("matching.png", "similarity.png")
+PICTURES = ("matching.png", "similarity.png", "attention.png")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,8 @@ def test_a_run_measures_before_training_and_after_each_epoch(small_run):
     for found in small_run.epochs:
         for space in ("features", "attention"):
             assert len(found[space]["region"]) == len(found[space]["image"]) == 2
+        assert len(found["boxes"]["weight"]) == len(found["boxes"]["area"]) == 2
+        assert all(0 < share < 1 for shares in found["boxes"].values() for share in shares)
 
 
 def test_an_unknown_run_is_refused(tmp_path):
@@ -92,6 +97,19 @@ def test_a_figure_has_a_panel_for_each_layer_and_space(small_run):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         *("aligner, own region", "aligner, whole image", "no aligner, own region", "no aligner, whole image"),
     ]
+    figure = attention_figure([{**run, "name": name} for name in RUNS])
+    assert len(figure.axes) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*LABELS.values(), "even attention"]
+
+
+def test_attention_is_compared_with_the_area():
+    def run(seed, *weights):
+        epochs = [{"boxes": {"weight": [0.05, weight], "area": [0.05, 0.05]}} for weight in weights]
+        return {"name": "keypoints", "seed": seed, "epochs": epochs}
+
+    text = attention_table([run(0, 0.04, 0.1, 0.2), run(1, 0.04, 0.1, 0.1)])
+    assert "| aligner | 1 | 5.0 (5.0 to 5.0), 1.0 | 5.0 (5.0 to 5.0), 1.0 | 5.0 (5.0 to 5.0), 1.0 |" in text
+    assert "| aligner | 2 | 4.0 (4.0 to 4.0), 0.8 | 10.0 (10.0 to 10.0), 2.0 | 15.0 (10.0 to 20.0), 3.0 |" in text
 
 
 def test_the_page_is_made_from_its_json_alone(tmp_path):

@@ -1,8 +1,9 @@
 """Digit scenes learned with and without aligner and denoising; matching and similarity measured after every epoch."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from ..data import DetectionCollator, DetectionDataset
 from ..training import Trainer, TrainingHook, load_model_and_processor
 from ..training.epoch_log import LOG_FILE, read_log
+from .attention_in_boxes import attention_in_boxes
 from .match_stability import Assignment, assign_queries, changed_objects, instability
 from .region_similarity import SPACES, region_similarity
 from .settings import DIGITS, Setting
@@ -58,12 +60,14 @@ class SignsProbe(TrainingHook):
             found["instability"] = _rounded(instability(self._before, assignment))
         self._before = assignment
         for space in SPACES:
-            parts = [region_similarity(model, batch, space) for batch in self.batches]
-            found[space] = {
-                name: _rounded(torch.cat([getattr(part, name) for part in parts], dim=1).mean(1))
-                for name in ("region", "image")
-            }
+            found[space] = self._means(("region", "image"), partial(region_similarity, model, space=space))
+        found["boxes"] = self._means(("weight", "area"), partial(attention_in_boxes, model))
         self.measurements.append(found)
+
+    def _means(self, names: Sequence[str], measure: Callable[[Mapping[str, Any]], Any]) -> dict[str, list[float]]:
+        """By decoder layer, over all objects: fields of what is measured on each batch."""
+        parts = [measure(batch) for batch in self.batches]
+        return {name: _rounded(torch.cat([getattr(part, name) for part in parts], dim=1).mean(1)) for name in names}
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Measures."""
@@ -81,8 +85,8 @@ class SignsRun:
         objects: number of objects on the probe's scenes.
         steps_per_epoch: optimizer steps.
         epochs: a measurement for each, the one before training first: `epoch`, `AP` in percent on other scenes, and by
-            decoder layer `changed` and `instability` since the epoch before, and of each space the similarity with
-            `region` and `image`.
+            decoder layer `changed` and `instability` since the epoch before, of each space the similarity with
+            `region` and `image`, and of attention to the objects' `boxes` the share of `weight` and of `area`.
         cpu_seconds: processor time of all of it.
     """
 

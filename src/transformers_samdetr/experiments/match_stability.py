@@ -57,6 +57,37 @@ def predictions_by_layer(outputs: SamDetrObjectDetectionOutput) -> tuple[Tensor,
     return tuple(torch.stack([layer[name] for layer in layers], dim=1) for name in ("logits", "pred_boxes"))
 
 
+@dataclass
+class MatchedObjects:
+    """The N objects of a batch that have a query, image by image, in each image as in its labels; `(layers, N)` each.
+
+    Attributes:
+        image: index of the object's image.
+        query: index of its query in the image.
+        target: index of the object among those of its image.
+        boxes: `(B, T, 4)` of all objects, padded: center x, center y, width, height, normalised by the valid image.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    boxes: Tensor
+
+
+def match_objects(
+    model: SamDetrForObjectDetection, outputs: SamDetrObjectDetectionOutput, labels: list[Mapping[str, Tensor]]
+) -> MatchedObjects:
+    """Matches at each layer by what it predicts there, as in the loss."""
+    logits, boxes = predictions_by_layer(outputs)
+    targets = prepare_targets(labels, len(logits), model.config.num_labels, logits.device)
+    matches = match(logits, boxes, targets, model.config)
+    # matches come in the order of the queries, which is another one at each layer
+    order = torch.argsort(matches.image * targets.labels.shape[1] + matches.target, dim=1)
+    image = matches.image.expand_as(order).gather(1, order)
+    query, target = (pairs.gather(1, order) for pairs in (matches.query, matches.target))
+    return MatchedObjects(image, query, target, targets.boxes)
+
+
 @torch.no_grad()
 def assign_queries(model: SamDetrForObjectDetection, batches: Iterable[Mapping[str, Any]]) -> Assignment:
     """Matches the objects of a set as the training loss does, with the model as it stands, in evaluation mode.
@@ -72,14 +103,11 @@ def assign_queries(model: SamDetrForObjectDetection, batches: Iterable[Mapping[s
         for batch in batches:
             labels = batch["labels"]
             outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
-            logits, boxes = predictions_by_layer(outputs)
-            targets = prepare_targets(labels, len(logits), model.config.num_labels, logits.device)
-            matches = match(logits, boxes, targets, model.config)
-            counts = torch.tensor(targets.counts)
+            objects = match_objects(model, outputs, labels)
+            counts = torch.tensor([len(image["class_labels"]) for image in labels])
             starts = counts.cumsum(0) - counts
-            found = torch.full((logits.shape[1], int(counts.sum())), -1)
-            # pairs come in the order of the queries: each goes to the place of its object
-            found.scatter_(1, starts[matches.image.cpu()] + matches.target.cpu(), matches.query.cpu())
+            found = torch.full((len(objects.query), int(counts.sum())), -1)
+            found.scatter_(1, starts[objects.image.cpu()] + objects.target.cpu(), objects.query.cpu())
             queries.append(found)
             images.append(first + torch.arange(len(counts)).repeat_interleave(counts))
             first += len(counts)

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from ..attention import SamDetrAttention, SamDetrSharedKeyAttention
 from ..backbone import FeatureLevel
-from ..matcher import match
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..region_features import extract_region_features
-from ..targets import prepare_targets
-from .match_stability import predictions_by_layer
+from .attention_in_boxes import recorded_levels, removed_after
+from .match_stability import match_objects
 
 SPACES = ("features", "attention")
 CrossAttention = SamDetrSharedKeyAttention | SamDetrAttention
@@ -62,43 +61,34 @@ def region_similarity(
     was_training = model.training
     model.eval()
     try:
-        with _recorded_inputs(model) as inputs:
+        with recorded_levels(model) as levels, _recorded_queries(model) as queries:
             outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
     finally:
         model.train(was_training)
-    logits, boxes = predictions_by_layer(outputs)
-    targets = prepare_targets(batch["labels"], len(logits), model.config.num_labels, logits.device)
-    matches = match(logits, boxes, targets, model.config)
-
-    found = []
-    for index, (layer, queries, level) in enumerate(zip(model.model.decoder.layers, *inputs, strict=True)):
-        # matches come in the order of the queries, which is another one at each layer
-        order = torch.argsort(matches.image * targets.labels.shape[1] + matches.target[index])
-        image, query, target = (pairs[order] for pairs in (matches.image, matches.query[index], matches.target[index]))
-        regions = _regions(level, targets.boxes, model.config.roi_size)[image, target]  # (N, roi², C)
-        found.append(_similarities(layer.cross_attn, queries[image, query], regions, level, image, space))
+    objects, found = match_objects(model, outputs, batch["labels"]), []
+    for index, layer in enumerate(model.model.decoder.layers):
+        image, query, target = objects.image[index], objects.query[index], objects.target[index]
+        level = levels[index]
+        regions = _regions(level, objects.boxes, model.config.roi_size)[image, target]  # (N, roi², C)
+        content = queries[index][image, query]
+        found.append(_similarities(layer.cross_attn, content, regions, level, image, space))
     region, whole = (torch.stack(values) for values in zip(*found, strict=True))
     return RegionSimilarity(region, whole)
 
 
 @contextmanager
-def _recorded_inputs(model: SamDetrForObjectDetection) -> Iterator[tuple[list[Tensor], list[FeatureLevel]]]:
-    """What cross-attention is given at each layer: queries `(B, Q, M, C)`, 1 for M where heads share them; a level."""
+def _recorded_queries(model: SamDetrForObjectDetection) -> Iterator[list[Tensor]]:
+    """What cross-attention is given at each layer: queries `(B, Q, M, C)`, 1 for M where heads share them."""
     queries: list[Tensor] = []
-    levels: list[FeatureLevel] = []
     hooks = []
     for layer in model.model.decoder.layers:
-        hooks.append(layer.register_forward_pre_hook(lambda _, inputs: levels.append(inputs[4])))
         if layer.has_aligner:
             hooks.append(layer.aligner.register_forward_hook(lambda _, inputs, output: queries.append(output.content)))
         else:
             norm = layer.self_attn_layer_norm
             hooks.append(norm.register_forward_hook(lambda _, inputs, output: queries.append(output[:, :, None])))
-    try:
-        yield queries, levels
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removed_after(hooks):
+        yield queries
 
 
 def _regions(level: FeatureLevel, boxes: Tensor, size: int) -> Tensor:

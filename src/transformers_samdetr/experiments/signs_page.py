@@ -56,6 +56,8 @@ def write_page(docs: Path) -> None:
     if digits:
         write_section(page, "similarity", similarity_table(digits))
         similarity_figure(digits).savefig(folder / "similarity.png", dpi=110)
+        write_section(page, "attention", attention_table(digits))
+        attention_figure(digits).savefig(folder / "attention.png", dpi=110)
         write_section(page, "cost", cost_table(digits))
 
 
@@ -147,6 +149,21 @@ def similarity_table(runs: Sequence[Run]) -> str:
     return table(["compared", "model", "layer", "before training", "after epoch 1", "at the end"], rows)
 
 
+def attention_table(runs: Sequence[Run]) -> str:
+    """The share of attention in the own box at the first and the last epoch, and how often it is the area's."""
+    rows = []
+    for name, found in by_name(runs).items():
+        for layer in range(len(found[0]["epochs"][0]["boxes"]["weight"])):
+            cells = [LABELS[name], str(layer + 1)]
+            for epoch in (0, 1, -1):
+                parts = [run["epochs"][epoch]["boxes"] for run in found]
+                weights = [100 * part["weight"][layer] for part in parts]
+                times = _mean(weights) / _mean([100 * part["area"][layer] for part in parts])
+                cells.append(f"{mean_and_range(weights, 1)}, {times:.1f}")
+            rows.append(cells)
+    return table(["model", "layer", "before training", "after epoch 1", "at the end"], rows)
+
+
 def cost_table(runs: Sequence[Run]) -> str:
     """A row for each kind of run: seeds, AP at the end, and processor time."""
     rows = [
@@ -225,5 +242,31 @@ def similarity_figure(runs: Sequence[Run]) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def attention_figure(runs: Sequence[Run]) -> Figure:
+    """The share of cross-attention in the own box by epoch, a panel for each layer; dashed that of the area."""
+    groups = by_name(runs)
+    layers = len(next(iter(groups.values()))[0]["epochs"][0]["boxes"]["weight"])
+    figure = Figure(figsize=(3.4 * layers, 3.6), layout="constrained")
+    (row,) = figure.subplots(1, layers, sharey=True, squeeze=False)
+    for layer, axes in enumerate(row):
+        shares = {
+            (name, part): [[100 * epoch["boxes"][part][layer] for epoch in run["epochs"]] for run in found]
+            for name, found in groups.items()
+            for part in ("weight", "area")
+        }
+        for name in groups:
+            _draw(axes, shares[name, "weight"], 0, LABELS[name], COLOURS[name])
+        # the same boxes for all models
+        _draw(axes, shares[next(iter(groups)), "area"], 0, "even attention", "#666666", dashed=True)
+        axes.set_title(f"Layer {layer + 1}", fontsize=10)
+        axes.set_xlabel("epoch")
+        _plain(axes)
+    row[0].set_ylabel("attention in the own box, %")
+    row[0].set_ylim(bottom=0)  # once all is drawn: the axis is shared, and no longer grows
+    handles, labels = row[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
