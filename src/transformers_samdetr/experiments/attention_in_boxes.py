@@ -14,9 +14,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..backbone import FeatureLevel
 from ..benchmark.report import table
+from ..box_ops import box_to_pixel_corners
 from ..data import DetectionCollator, DetectionDataset
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from .match_stability import match_objects
+from .match_stability import evaluating, match_objects
 
 BATCH = 8
 
@@ -51,7 +52,7 @@ def attention_in_boxes(model: SamDetrForObjectDetection, batch: Mapping[str, Any
         ValueError: the model does not return every layer's predictions.
     """
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    with recorded_levels(model) as levels, _eager(model):
+    with evaluating(model), _eager(model), recorded_levels(model) as levels:
         outputs = model(**inputs, output_attentions=True)
     objects, weights, areas = match_objects(model, outputs, batch["labels"]), [], []
     for index, (attention, level) in enumerate(zip(outputs.cross_attentions, levels, strict=True)):
@@ -100,15 +101,20 @@ def covered_parts(boxes: Tensor, level: FeatureLevel, image: Tensor) -> Tensor:
         image: `(N,)`, index of each box's image.
     """
     height, width = level.size
-    centers, sizes = boxes.split(2, dim=-1)
-    scale = level.valid_ratio[image] * level.valid_ratio.new_tensor([width, height])
-    low, high = (centers - sizes / 2) * scale, (centers + sizes / 2) * scale  # (N, 2), in pixels of the map
+    corners = box_to_pixel_corners(boxes[:, None], valid_size(level)[image])
+    low, high = corners.squeeze(1).split(2, dim=-1)  # (N, 2)
 
     def along(axis: int, length: int) -> Tensor:
         begin = torch.arange(length, device=boxes.device)
         return (high[:, axis, None].minimum(begin + 1) - low[:, axis, None].maximum(begin)).clamp(min=0)
 
     return (along(1, height)[:, :, None] * along(0, width)[:, None]).flatten(1)
+
+
+def valid_size(level: FeatureLevel) -> Tensor:
+    """`(B, 2)`: width and height of each image's valid part, in pixels of the map."""
+    height, width = level.size
+    return level.valid_ratio * level.valid_ratio.new_tensor([width, height])
 
 
 @contextmanager
@@ -134,12 +140,10 @@ def removed_after(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
 
 @contextmanager
 def _eager(model: SamDetrForObjectDetection) -> Iterator[None]:
-    """Evaluation mode, with the attention that keeps its weights."""
-    was_training, implementation = model.training, model.config._attn_implementation
-    model.eval()
+    """The attention that keeps its weights, while this lasts."""
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
         model.set_attn_implementation(implementation)
-        model.train(was_training)

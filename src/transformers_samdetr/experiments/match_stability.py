@@ -1,11 +1,12 @@
 """How stable the matching is: which objects have another query than an epoch before (DN-DETR, section 3)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..matcher import match
 from ..modeling_sam_detr import SamDetrForObjectDetection
@@ -43,6 +44,17 @@ class Assignment:
                 f"The assignments cannot be compared: {mine}, and {others}. Take the same pictures in the same order, "
                 "and as many layers and queries."
             )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while this lasts."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def predictions_by_layer(outputs: SamDetrObjectDetectionOutput) -> tuple[Tensor, Tensor]:
@@ -97,9 +109,7 @@ def assign_queries(model: SamDetrForObjectDetection, batches: Iterable[Mapping[s
         batches: what the model takes, with `labels`.
     """
     queries, images, first = [], [], 0
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in batches:
             labels = batch["labels"]
             outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
@@ -111,8 +121,6 @@ def assign_queries(model: SamDetrForObjectDetection, batches: Iterable[Mapping[s
             queries.append(found)
             images.append(first + torch.arange(len(counts)).repeat_interleave(counts))
             first += len(counts)
-    finally:
-        model.train(was_training)
     return Assignment(torch.cat(queries, dim=1), torch.cat(images), first, model.config.num_queries)
 
 

@@ -16,8 +16,8 @@ from ..attention import SamDetrAttention, SamDetrSharedKeyAttention
 from ..backbone import FeatureLevel
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..region_features import extract_region_features
-from .attention_in_boxes import recorded_levels, removed_after
-from .match_stability import match_objects
+from .attention_in_boxes import recorded_levels, removed_after, valid_size
+from .match_stability import evaluating, match_objects
 
 SPACES = ("features", "attention")
 CrossAttention = SamDetrSharedKeyAttention | SamDetrAttention
@@ -58,13 +58,8 @@ def region_similarity(
     """
     if space not in SPACES:
         raise ValueError(f"space={space!r} is not possible: choose one of {', '.join(map(repr, SPACES))}.")
-    was_training = model.training
-    model.eval()
-    try:
-        with recorded_levels(model) as levels, _recorded_queries(model) as queries:
-            outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
-    finally:
-        model.train(was_training)
+    with evaluating(model), recorded_levels(model) as levels, _recorded_queries(model) as queries:
+        outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
     objects, found = match_objects(model, outputs, batch["labels"]), []
     for index, layer in enumerate(model.model.decoder.layers):
         image, query, target = objects.image[index], objects.query[index], objects.target[index]
@@ -93,9 +88,9 @@ def _recorded_queries(model: SamDetrForObjectDetection) -> Iterator[list[Tensor]
 
 def _regions(level: FeatureLevel, boxes: Tensor, size: int) -> Tensor:
     """`(B, T, size², C)`: features of a level within `(B, T, 4)` boxes, by RoIAlign as in the aligner."""
-    height, width = level.size
-    valid_size = level.valid_ratio * level.valid_ratio.new_tensor([width, height])
-    return extract_region_features(level.features.unflatten(1, level.size), boxes, valid_size, size).flatten(2, 3)
+    return extract_region_features(level.features.unflatten(1, level.size), boxes, valid_size(level), size).flatten(
+        2, 3
+    )
 
 
 def _similarities(

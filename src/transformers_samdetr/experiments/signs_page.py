@@ -253,15 +253,12 @@ def attention_figure(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(3.4 * layers, 3.6), layout="constrained")
     (row,) = figure.subplots(1, layers, sharey=True, squeeze=False)
     for layer, axes in enumerate(row):
-        shares = {
-            (name, part): [[100 * epoch["boxes"][part][layer] for epoch in run["epochs"]] for run in found]
-            for name, found in groups.items()
-            for part in ("weight", "area")
-        }
-        for name in groups:
-            _draw(axes, shares[name, "weight"], 0, LABELS[name], COLOURS[name])
+        for name, found in groups.items():
+            rows = [[100 * epoch["boxes"]["weight"][layer] for epoch in run["epochs"]] for run in found]
+            _draw(axes, rows, 0, LABELS[name], COLOURS[name])
         # the same boxes for all models
-        _draw(axes, shares[next(iter(groups)), "area"], 0, "even attention", "#666666", dashed=True)
+        areas = [100 * epoch["boxes"]["area"][layer] for epoch in runs[0]["epochs"]]
+        _draw(axes, [areas], 0, "even attention", "#666666", dashed=True)
         axes.set_title(f"Layer {layer + 1}", fontsize=10)
         axes.set_xlabel("epoch")
         _plain(axes)
