@@ -88,9 +88,8 @@ def _recorded_queries(model: SamDetrForObjectDetection) -> Iterator[list[Tensor]
 
 def _regions(level: FeatureLevel, boxes: Tensor, size: int) -> Tensor:
     """`(B, T, size², C)`: features of a level within `(B, T, 4)` boxes, by RoIAlign as in the aligner."""
-    return extract_region_features(level.features.unflatten(1, level.size), boxes, valid_size(level), size).flatten(
-        2, 3
-    )
+    feature_map = level.features.unflatten(1, level.size)
+    return extract_region_features(feature_map, boxes, valid_size(level), size).flatten(2, 3)
 
 
 def _similarities(

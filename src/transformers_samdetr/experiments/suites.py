@@ -154,8 +154,13 @@ _SINGLE = (
     Row("DAB-DETR (published with dilation)", "dab-detr", "dab-detr-r50-dc5-12e", _ap(38.0, 60.3, 39.8)),
     Row("SAM-DETR", "sam-detr", "sam-detr-r50-12e", _ap(34.2, 55.8, 35.3)),
     Row("SAM-DETR with SMCA", "sam-detr-smca", "sam-detr-r50-smca-12e", _ap(37.0, 58.0, 38.5)),
-    Row("SAM-DETR with DN (with dilation)", "sam-detr-dn", "sam-detr-r50-dc5-dn-12e", _ap(42.3, 61.7, 45.2)),
-    Row("with SMCA and DN (with dilation)", "sam-detr-smca-dn", "sam-detr-r50-dc5-smca-dn-12e", _ap(43.7, 63.0, 46.8)),
+    Row("SAM-DETR with DN (published with dilation)", "sam-detr-dn", "sam-detr-r50-dc5-dn-12e", _ap(42.3, 61.7, 45.2)),
+    Row(
+        "SAM-DETR with SMCA and DN (published with dilation)",
+        "sam-detr-smca-dn",
+        "sam-detr-r50-dc5-smca-dn-12e",
+        _ap(43.7, 63.0, 46.8),
+    ),
 )
 TABLE1 = Suite(
     "table1",
@@ -172,7 +177,7 @@ TABLE1 = Suite(
         ),
         Row("SAM-DETR++", "sam-detr-pp", "sam-detr-pp-r50-12e", _ap(41.9, 60.5, 45.3)),
         Row("SAM-DETR++ with SMCA", "sam-detr-pp-smca", "sam-detr-pp-r50-smca-12e", _ap(43.2, 61.5, 46.5)),
-        Row("with SMCA and DN", "sam-detr-pp-smca-dn", "sam-detr-pp-r50-smca-dn-12e", _ap(44.8, 62.6, 47.9)),
+        Row("SAM-DETR++ with SMCA and DN", "sam-detr-pp-smca-dn", "sam-detr-pp-r50-smca-dn-12e", _ap(44.8, 62.6, 47.9)),
     ),
 )
 TABLE2 = Suite(
@@ -189,7 +194,7 @@ TABLE2 = Suite(
         Row("DAB-DETR", "dab-detr", "dab-detr-r50-50e", _ap(42.2, 63.1, 44.7)),
         Row("SAM-DETR++", "sam-detr-pp", "sam-detr-pp-r50-50e", _ap(47.5, 66.5, 51.3)),
         Row("SAM-DETR++ with SMCA", "sam-detr-pp-smca", "sam-detr-pp-r50-smca-50e", _ap(48.0, 66.6, 52.2)),
-        Row("with SMCA and DN", "sam-detr-pp-smca-dn", "sam-detr-pp-r50-smca-dn-50e", _ap(49.1, 67.2, 53.2)),
+        Row("SAM-DETR++ with SMCA and DN", "sam-detr-pp-smca-dn", "sam-detr-pp-r50-smca-dn-50e", _ap(49.1, 67.2, 53.2)),
     ),
 )
 
