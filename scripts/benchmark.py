@@ -4,6 +4,7 @@ python scripts/benchmark.py --preset bars                        # the table of 
 python scripts/benchmark.py --preset bars --groups loss load     # some of its groups
 python scripts/benchmark.py --preset quick                       # all models once at 480x640
 python scripts/benchmark.py --preset full                        # everything; hours, and memory for batches of 8
+python scripts/benchmark.py --preset gpu --rounds 20             # in float32 and bf16 on a GPU; some minutes
 python scripts/benchmark.py --models sam-detr-r50 conditional-detr-r50 --sizes 480x640 800x1066 --threads 1 2
 python scripts/benchmark.py --growth sam-detr-r50                # time over pixels, queries, keypoints, objects
 python scripts/benchmark.py --stages sam-detr-r50                # multiply-adds and time of each stage
@@ -17,11 +18,13 @@ import sys
 from pathlib import Path
 
 from transformers_samdetr.benchmark import BARS, TASKS, Work, interleave, measure_bars
+from transformers_samdetr.benchmark.gpu import interleave_on_gpu
 from transformers_samdetr.benchmark.grid import GRIDS, Grid, growth_axes
 from transformers_samdetr.benchmark.lines import lines_report
 from transformers_samdetr.benchmark.machine import describe_machine
 from transformers_samdetr.benchmark.report import (
     bars_table,
+    gpu_tables,
     growth_table,
     lines_table,
     measurements_table,
@@ -66,9 +69,17 @@ def report_progress(line: str) -> None:
 
 def main() -> None:
     args = parse()
-    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Grid)}
+    given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Grid)}
     given = {name: tuple(values) for name, values in given.items() if values is not None}
-    results: dict = {"machine": describe_machine()}
+    grid = dataclasses.replace(GRIDS.get(args.preset, Grid()), **given)
+    machine = describe_machine()
+    if grid.device == "cuda":
+        found = [entry for works in grid.groups() for entry in interleave_on_gpu(works, args.rounds, report_progress)]
+        gpu = {"machine": machine, "measurements": [entry.to_dict() for entry in found]}
+        print(gpu_tables(gpu))
+        write_report({"gpu": gpu}, args.output_dir)
+        return
+    results: dict = {"machine": machine}
     if args.preset == "bars":
         rows, measurements = [], []
         for group in args.groups:
@@ -79,7 +90,6 @@ def main() -> None:
         results |= {"bars": rows, "measurements": measurements}
         print(bars_table(rows))
     elif args.preset or given:
-        grid = dataclasses.replace(GRIDS.get(args.preset, Grid()), **given)
         found = [entry for works in grid.groups() for entry in interleave(works, args.rounds, report_progress)]
         results["measurements"] = [entry.to_dict() for entry in found]
         print(measurements_table(results["measurements"]))

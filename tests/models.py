@@ -1,8 +1,16 @@
 """Small models and targets that the tests share."""
 
+import pytest
 import torch
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
+
+NEEDS_GPU = (
+    pytest.mark.accelerator,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: PyTorch sees none"),
+)
+DEVICES = ("cpu", pytest.param("cuda", marks=NEEDS_GPU))
+"""Where a test runs."""
 
 TINY = {
     "backbone_config": {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [4]},

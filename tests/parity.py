@@ -50,7 +50,7 @@ def layers_of(outputs: SamDetrObjectDetectionOutput) -> tuple[np.ndarray, np.nda
     """Boxes `(layers, B, Q, 4)` and logits `(layers, B, Q, K)` of all decoder layers that the outputs have."""
     layers = [*(outputs.auxiliary_outputs or []), {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes}]
     boxes, logits = (torch.stack([layer[name] for layer in layers]).detach() for name in ("pred_boxes", "logits"))
-    return boxes.numpy(), logits.numpy()
+    return boxes.cpu().numpy(), logits.cpu().numpy()
 
 
 def deviation(
@@ -134,8 +134,9 @@ def check_detections(
         outputs, threshold=0.0, target_sizes=target_sizes, top_k=scores.shape[1]
     )
     for index, result in enumerate(results):
-        np.testing.assert_allclose(result["scores"].detach().numpy(), scores[index], atol=1e-5, rtol=0)
+        result = {name: values.detach().cpu().numpy() for name, values in result.items()}
+        np.testing.assert_allclose(result["scores"], scores[index], atol=1e-5, rtol=0)
         gaps = np.abs(np.diff(scores[index]))
         clear = np.concatenate([[True], gaps > 1e-6]) & np.concatenate([gaps > 1e-6, [True]])
-        assert (result["labels"].numpy() == labels[index])[clear].all()
-        np.testing.assert_allclose(result["boxes"].detach().numpy()[clear], boxes[index][clear], atol=0.05, rtol=0)
+        assert (result["labels"] == labels[index])[clear].all()
+        np.testing.assert_allclose(result["boxes"][clear], boxes[index][clear], atol=0.05, rtol=0)

@@ -146,21 +146,23 @@ def fixed_noise(labels: torch.Tensor, boxes: torch.Tensor, config: SamDetrConfig
     others = torch.from_numpy(rng.integers(0, config.num_labels, labels.shape))
     noise = torch.from_numpy(rng.uniform(-1, 1, boxes.shape).astype(np.float32)) * config.denoising_box_noise
     size = boxes[..., 2:].repeat(*[1] * (boxes.ndim - 1), 2)
-    return torch.where(flipped, others, labels), (boxes + noise * size * torch.tensor([0.5, 0.5, 1, 1])).clamp(0, 1)
+    flipped, others, noise = (tensor.to(boxes.device) for tensor in (flipped, others, noise))
+    shares = torch.tensor([0.5, 0.5, 1, 1], device=boxes.device)
+    return torch.where(flipped, others, labels), (boxes + noise * size * shares).clamp(0, 1)
 
 
-def run(name: str):
+def run(name: str, device: str = "cpu"):
     """The model after its backward pass, its outputs, and its gradients' norms by name.
 
     In double precision: rounded otherwise, as on another processor, a ReLU may fall on the other side of 0, which moves
     single gradients by one percent.
     """
     model, shapes = build(name)
-    model.double()
+    model.double().to(device)
     model.train(bool(model.config.num_denoising_groups))  # nothing else depends on the mode
     pixels, mask, labels = case_inputs(name)
     with mock.patch("transformers_samdetr.denoising.add_noise", fixed_noise):
-        outputs = model(pixels.double(), mask, labels=labels)
+        outputs = model(pixels.double().to(device), mask.to(device), labels=labels)
     outputs.loss.backward()
     return model, outputs, gradient_norms(model) if shapes is None else original_gradient_norms(model, shapes)
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_samdetr.benchmark import Measurement, Work
 from transformers_samdetr.benchmark.bars import BARS, Bar, measure_bars
+from transformers_samdetr.benchmark.gpu import interleave_on_gpu
 from transformers_samdetr.benchmark.grid import GRIDS, Axis, growth_axes
 from transformers_samdetr.benchmark.lines import profile_lines
 from transformers_samdetr.benchmark.precision import InAutocast
@@ -156,6 +157,29 @@ def test_a_report_keeps_what_it_does_not_renew(tmp_path):
     content = json.loads((tmp_path / "performance.json").read_text())
     assert len(content["bars"]) == 1 and len(content["measurements"]) == 2
     assert (tmp_path / "performance.png").stat().st_size > 1000
+
+
+def test_a_gpu_has_tables_of_its_own_and_ratios_to_the_peer_of_each_kind(tmp_path):
+    ours, theirs, alone = (
+        Work(name, device="cuda") for name in ("sam-detr-r50-smca", "conditional-detr-r50", "sam-detr-pp-r50")
+    )
+    machine = {"gpu": "a GPU", "versions": {"torch": "2", "transformers": "5"}}
+    for seconds in (3.0, 1.0):
+        entries = [measured(ours, seconds), measured(theirs, 2.0), measured(alone, 4.0)]
+        gpu = {"machine": machine, "measurements": [{**entry.to_dict(), "peak_bytes": 2**30} for entry in entries]}
+        write_report({"gpu": gpu}, tmp_path)
+    text = (tmp_path / "performance.md").read_text()
+    assert "| sam-detr-r50-smca | 1.00 s (**0.50**) |" in text and "| sam-detr-pp-r50 | 4.00 s |" in text
+    assert "| sam-detr-r50-smca | 1,024 MiB (**1.00**) |" in text and "3.00 s" not in text
+    assert set(json.loads((tmp_path / "performance.json").read_text())) == {"gpu"}
+
+
+def test_without_a_gpu_the_gpus_preset_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="PyTorch sees no GPU here: measure on the CPU"):
+        interleave_on_gpu([Work("sam-detr-r50", device="cuda")])
+    with pytest.raises(ValueError, match="is for device='cpu': give it 'cuda'"):
+        interleave_on_gpu([OURS])
 
 
 def test_the_script_measures_in_turn_and_says_what_failed(tmp_path):

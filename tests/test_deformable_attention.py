@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.deformable_detr import modeling_deformable_detr
 from transformers.utils import is_kernels_available
 
@@ -45,6 +47,28 @@ def test_a_kernel_gets_numbers_of_one_kind(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(torch.randn(1, 3, 64, 96))
     assert seen == [{torch.float32}]
+
+
+def test_where_determinism_is_asked_for_nothing_is_added_up_in_any_order(monkeypatch):
+    """On a GPU that need not be there: `grid_sample` has no deterministic gradient, patches have."""
+    names = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    def run():
+        names.clear()
+        with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+            model = tiny_model(**MULTI_SCALE)
+            with Watch():
+                model(torch.randn(1, 3, 64, 96), torch.ones(1, 64, 96, dtype=torch.int64))
+        return any("grid_sampler" in name or "roi_align" in name for name in names)
+
+    assert run()
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert not run()
 
 
 @pytest.mark.skipif(not is_kernels_available(), reason="needs the version of `kernels` that Transformers asks for")

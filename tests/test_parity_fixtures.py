@@ -11,13 +11,15 @@ import torch
 from transformers_samdetr.attention import AxisBias
 
 from . import parity_fixtures as fixtures
+from .models import DEVICES
 from .parity import check_detections, deviation
 
 
 @pytest.mark.parametrize("name", fixtures.CASES)
-def test_numbers_of_every_variant(name):
+@pytest.mark.parametrize("device", DEVICES)
+def test_numbers_of_every_variant(name, device):
     expected = fixtures.read(name)
-    model, outputs, norms = fixtures.run(name)
+    model, outputs, norms = fixtures.run(name, device)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected["num_trainable"]
     off = deviation(outputs, norms, expected)
     print(f"\n{name}: {off}")

@@ -1,4 +1,4 @@
-"""Both ways to compute RoIAlign against torchvision's, with boxes that touch, cross and leave the map."""
+"""All ways to compute RoIAlign against torchvision's, with boxes that touch, cross and leave the map."""
 
 import pytest
 import torch
@@ -23,10 +23,13 @@ def random_boxes(batch_size, num_boxes, dtype=torch.float64):
     return torch.cat([centers, torch.rand(batch_size, num_boxes, 2, dtype=dtype) ** 3], dim=-1)
 
 
-@pytest.fixture(params=["bags", "products"])
+@pytest.fixture(params=["bags", "products", "kernel"])
 def way(request, monkeypatch):
+    """On a CPU, what it does, what compiled code does, and what a GPU does."""
     if request.param == "products":
         monkeypatch.setattr(region_features, "bag_regions", region_features.multiply_regions)
+    if request.param == "kernel":
+        monkeypatch.setattr(region_features, "bag_regions", lambda *args: region_features.align_regions(*args[:3]))
     monkeypatch.setattr(region_features, "CHUNK", 20_000)  # several passes
 
 
@@ -61,6 +64,7 @@ def test_boxes_get_no_gradient_and_autocast_does_not_coarsen(way):
     assert half.dtype == torch.float32
 
 
+@pytest.mark.parametrize("way", ["bags", "products"], indirect=True)
 def test_what_is_not_a_number_stays_so(way):
     feature_map, boxes = torch.randn(1, 6, 8, 4), torch.full((1, 3, 4), 0.5)
     boxes[0, 1, 0] = torch.nan

@@ -11,7 +11,7 @@ from transformers import AutoBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
-from .frozen_batch_norm import FoldedConv2d, authors_order, freeze_batch_norms, is_frozen_batch_norm
+from .frozen_batch_norm import FoldedConv2d, authors_order, freeze_batch_norms, is_frozen_batch_norm, norms_together
 from .padding_masks import extract_features, group_norm, keep_padding_out
 from .position_encoding import embed_map
 from .resnet_in_strips import save_memory
@@ -156,14 +156,10 @@ class SamDetrBackbone(nn.Module):
         # a folded stem brings them about itself
         if not authors_order(self) and not self.stem_is_folded:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        if self.strides is None:
-            feature_maps = self.feature_extractor(pixel_values).feature_maps
-            masks = [_resized_mask(pixel_mask, feature_map) for feature_map in feature_maps]
-            norm_masks = [None] * len(masks)  # as the authors' code, which normalises padding too
-        else:
-            pixel_mask = pixel_mask.bool()
-            feature_maps = extract_features(self.feature_extractor, pixel_values, pixel_mask)
-            norm_masks = masks = [pixel_mask[:, ::stride, ::stride] for stride in self.strides]
+        with norms_together(self.feature_extractor):
+            feature_maps, masks = self._extract(pixel_values, pixel_mask)
+        # the authors' code normalises padding too
+        norm_masks = [None] * len(masks) if self.strides is None else masks
         levels = []
         for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):
             mask, size = masks[index], tuple(feature_map.shape[-2:])
@@ -173,6 +169,15 @@ class SamDetrBackbone(nn.Module):
                 positions = positions + self.level_embeddings[index]
             levels.append(FeatureLevel(features, positions.to(features.dtype), mask, valid_ratio(mask), size))
         return levels
+
+    def _extract(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Feature maps `(B, channels, H, W)` and their masks `(B, H, W)`, finest first."""
+        if self.strides is None:
+            feature_maps = self.feature_extractor(pixel_values).feature_maps
+            return feature_maps, [_resized_mask(pixel_mask, feature_map) for feature_map in feature_maps]
+        pixel_mask = pixel_mask.bool()
+        feature_maps = extract_features(self.feature_extractor, pixel_values, pixel_mask)
+        return feature_maps, [pixel_mask[:, ::stride, ::stride] for stride in self.strides]
 
 
 def _resized_mask(pixel_mask: Tensor, feature_map: Tensor) -> Tensor:

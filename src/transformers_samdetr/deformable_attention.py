@@ -1,6 +1,7 @@
 """Multi-scale deformable self-attention in plain PyTorch, for any device (Deformable DETR, section 4.1)."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ def sample_levels(
         return sample_bags(value.to(locations.dtype), level_sizes, locations, attention_weights.to(locations.dtype)).to(
             value.dtype
         )
+    if torch.are_deterministic_algorithms_enabled():  # the gradient of a grid is added up in any order on a GPU
+        return sample_patches(value, level_sizes, locations, attention_weights)
     return sample_grids(value, level_sizes, locations, attention_weights)
 
 
@@ -60,9 +63,10 @@ def sample_grids(
 def sample_patches(
     value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """`sample_levels` in exported programs: of each sample the four pixels around it are one row of a table.
+    """`sample_levels` in exported programs, and where determinism is asked for.
 
-    Other runtimes have no bags, and take many times as long for grids, channel by channel.
+    The four pixels around each sample are one row of a table. Other runtimes have no bags, and take many times as long
+    for grids, channel by channel.
     """
     batch_size, _, num_heads, channels = value.shape
     block = torch.arange(batch_size * num_heads, device=value.device).view(batch_size, 1, num_heads, 1)
@@ -84,6 +88,31 @@ def sample_patches(
         samples = rows.unflatten(-1, (4, channels)).flatten(-3, -2)  # (B, S_q, M, P·4, D)
         output = output + weights.flatten(-2)[..., None, :] @ samples
     return output.flatten(2).to(value.dtype)
+
+
+@dataclass
+class LevelGeometry:
+    """Sizes of L feature levels that lie one after another, on the host and on the device, for all layers alike.
+
+    Attributes:
+        sizes: (height, width) of each.
+        shapes: `(L, 2)` int64, the same.
+        starts: `(L,)` int64, where each begins.
+        widths_and_heights: `(L, 2)` float32.
+    """
+
+    sizes: list[tuple[int, int]]
+    shapes: Tensor
+    starts: Tensor
+    widths_and_heights: Tensor
+
+    @classmethod
+    def of(cls, sizes: list[tuple[int, int]], device: torch.device) -> "LevelGeometry":
+        """Numbers are filled in on the device, so that nothing waits for a copy."""
+        numbers = [torch.full((), n, dtype=torch.int64, device=device) for size in sizes for n in size]
+        shapes = torch.stack(numbers).view(-1, 2)
+        lengths = shapes.prod(-1)
+        return cls(sizes, shapes, lengths.cumsum(0) - lengths, shapes.flip(-1).float())
 
 
 @use_kernel_forward_from_hub("MultiScaleDeformableAttention")
@@ -160,7 +189,7 @@ class SamDetrDeformableAttention(nn.Module):
         positions: Tensor,
         reference_points: Tensor,
         mask: Tensor,
-        level_sizes: list[tuple[int, int]],
+        levels: LevelGeometry,
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
@@ -168,7 +197,7 @@ class SamDetrDeformableAttention(nn.Module):
             positions: `(B, S, C)`, added to the queries alone.
             reference_points: `(B, S, L, 2)`, (x, y) of each position on every level, 0 and 1 at the outer pixel edges.
             mask: `(B, S)`, True on valid positions; the others have value 0.
-            level_sizes: (height, width) of each level.
+            levels: of the same S positions.
 
         Returns:
             `(B, S, C)` and the attention weights `(B, S, M, L, P)`.
@@ -178,21 +207,14 @@ class SamDetrDeformableAttention(nn.Module):
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
         weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(-1)
         weights = weights.unflatten(-1, (self.num_levels, self.num_points))
-        level_shapes = _numbers(level_sizes, hidden_states.device)  # (L, 2)
-        locations = reference_points[:, :, None, :, None] + offsets / level_shapes.flip(-1)[:, None].float()
+        locations = reference_points[:, :, None, :, None] + offsets / levels.widths_and_heights[:, None]
         output = self.sampling(
             value.to(locations.dtype),  # places are float32, and a kernel wants one kind of numbers
-            level_shapes,
-            level_sizes,
-            level_shapes.prod(-1).cumsum(0) - level_shapes.prod(-1),
+            levels.shapes,
+            levels.sizes,
+            levels.starts,
             locations,
             weights.to(locations.dtype),
             im2col_step=value.shape[0],  # in a program, len() would fix it
         )
         return self.output_proj(output.to(value.dtype)), weights
-
-
-def _numbers(level_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
-    """`(L, 2)` int64: the sizes, filled in on the device so that nothing waits for a copy."""
-    numbers = [torch.full((), n, dtype=torch.int64, device=device) for size in level_sizes for n in size]
-    return torch.stack(numbers).view(-1, 2)

@@ -12,7 +12,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import SamDetrAttention, SamDetrFeedForward, additive_mask
 from .backbone import FeatureLevel
 from .configuration_sam_detr import SamDetrConfig
-from .deformable_attention import SamDetrDeformableAttention
+from .deformable_attention import LevelGeometry, SamDetrDeformableAttention
 from .pretrained_model import SamDetrPreTrainedModel
 
 
@@ -60,7 +60,8 @@ class SamDetrEncoder(SamDetrPreTrainedModel):
         positions = torch.cat([level.positions for level in levels], dim=1)
         mask = torch.cat([level.mask.flatten(1) for level in levels], dim=1)
         if self.config.num_feature_levels > 1:
-            attention_inputs = (_reference_points(levels), mask, [level.size for level in levels])
+            geometry = LevelGeometry.of([level.size for level in levels], mask.device)
+            attention_inputs = (_reference_points(levels), mask, geometry)
         else:
             attention_inputs = (additive_mask(mask[:, None, None], hidden_states.dtype),)
         for layer in self.layers:

@@ -7,6 +7,9 @@ bias: two passes over each feature map less, forward and backward. Measured on o
 Training and inference are folded; gradients in evaluation mode are in `authors_order`.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
@@ -45,8 +48,13 @@ class FoldedBatchNorm2d(nn.Module):
             self.register_buffer(name, buffer)
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
+        self._prepared: tuple[Tensor, Tensor] | None = None
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """`(C,)` each."""
+        prepared = self._prepared
+        if prepared is not None:
+            return prepared
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -81,6 +89,30 @@ class FoldedConv2d(nn.Conv2d):
         scale, shift = norm.scale_and_shift()
         weight = self.weight * scale[:, None, None, None]
         return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
+
+
+@contextlib.contextmanager
+def norms_together(module: nn.Module) -> Iterator[None]:
+    """Computes all scales and shifts before a pass of `module`: five kernels in all on a GPU, where a host waits less.
+
+    They are kept for this pass alone, so nothing has to notice when a norm changes.
+    """
+    norms = [part for part in module.modules() if type(part) is FoldedBatchNorm2d]
+    if torch.compiler.is_compiling() or not norms or norms[0].weight.device.type == "cpu":
+        yield
+        return
+    scales = torch._foreach_add([norm.running_var for norm in norms], [norm.eps for norm in norms])
+    torch._foreach_rsqrt_(scales)
+    torch._foreach_mul_(scales, [norm.weight for norm in norms])
+    shifts = torch._foreach_mul([norm.running_mean for norm in norms], scales)
+    shifts = torch._foreach_sub([norm.bias for norm in norms], shifts)
+    try:
+        for norm, *prepared in zip(norms, scales, shifts, strict=True):
+            norm._prepared = tuple(prepared)
+        yield
+    finally:
+        for norm in norms:
+            norm._prepared = None
 
 
 def freeze_batch_norms(module: nn.Module) -> nn.Module:

@@ -8,12 +8,25 @@ from torch import Tensor
 TEMPERATURE = 10000
 _KNOWN_WAVELENGTHS: dict[int, list[float]] = {}
 """By number of features."""
+_ON_DEVICE: dict[tuple[int, torch.device], Tensor] = {}
 
 
 def _wavelengths(num_features: int, device: torch.device) -> Tensor:
     """`(num_features,)`, each twice; where they are known, an exported program holds them as numbers."""
     if torch.compiler.is_exporting() and num_features in _KNOWN_WAVELENGTHS:
         return torch.tensor(_KNOWN_WAVELENGTHS[num_features], device=device)
+    if torch.compiler.is_compiling():
+        return _compute_wavelengths(num_features, device)
+    found = _ON_DEVICE.get((num_features, device))
+    if found is None:
+        with torch.inference_mode(False):  # they serve training, too
+            found = _compute_wavelengths(num_features, device)
+        if type(found) is Tensor:  # none of a mode in which tensors have no numbers
+            _ON_DEVICE[num_features, device] = found
+    return found
+
+
+def _compute_wavelengths(num_features: int, device: torch.device) -> Tensor:
     pair = torch.arange(num_features, dtype=torch.float32, device=device) // 2
     return TEMPERATURE ** (2 * pair / num_features)
 
@@ -69,5 +82,5 @@ def embed_points(points: Tensor, d_model: int) -> Tensor:
         `(..., d_model)` float32, also under autocast: half precision cannot tell neighbouring pixels apart.
     """
     with torch.autocast(points.device.type, enabled=False):
-        x, y = (points.float() * (2 * math.pi)).unbind(-1)
-        return torch.cat([_sine_features(y, d_model // 2), _sine_features(x, d_model // 2)], dim=-1)
+        angles = points.float().flip(-1) * (2 * math.pi)  # y, x
+        return _sine_features(angles, d_model // 2).flatten(-2)

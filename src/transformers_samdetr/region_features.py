@@ -1,11 +1,13 @@
-"""RoIAlign on a regular grid: on a CPU as in `region_bags`, elsewhere as two matrix products, one for each axis.
+"""RoIAlign on a regular grid: on a CPU as in `region_bags`, on a GPU by torchvision's kernel, else as two products.
 
-The samples of a region form a grid, and bilinear interpolation is a product of an x and a y part. So the region is
+The products are for compiled code, other devices, determinism, and maps that end early. The samples of a region form a
+grid, and bilinear interpolation is a product of an x and a y part. So the region is
 `y_weights · features · x_weightsᵀ`, with weights that depend on the boxes alone.
 """
 
 import torch
 from torch import Tensor
+from torchvision.ops import roi_align
 
 from .box_ops import box_to_pixel_corners
 from .region_bags import bag_regions, sample_places
@@ -35,9 +37,24 @@ def extract_region_features(
         feature_map = feature_map.float()
     corners = box_to_pixel_corners(boxes.detach().to(valid_size.dtype), valid_size).to(feature_map.dtype)
     valid_size = valid_size.to(corners.dtype) if ends_at_valid else None
-    if feature_map.device.type == "cpu" and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        return multiply_regions(feature_map, corners, size, valid_size)
+    if feature_map.device.type == "cpu":
         return bag_regions(feature_map, corners, size, valid_size)
+    # its kernel knows one end for all images, and adds gradients in any order
+    if feature_map.is_cuda and not ends_at_valid and not torch.are_deterministic_algorithms_enabled():
+        return align_regions(feature_map, corners, size)
     return multiply_regions(feature_map, corners, size, valid_size)
+
+
+def align_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
+    """`region_bags.bag_regions` by torchvision's kernel, for a map without ends of its own for each image."""
+    batch_size, num_queries = corners.shape[:2]
+    images = torch.arange(batch_size, dtype=corners.dtype, device=corners.device)[:, None, None]
+    boxes = torch.cat([images.expand(-1, num_queries, -1), corners], dim=-1).flatten(0, 1)
+    with torch.autocast(feature_map.device.type, enabled=False):
+        regions = roi_align(feature_map.permute(0, 3, 1, 2), boxes, size, sampling_ratio=-1, aligned=True)
+    return regions.permute(0, 2, 3, 1).unflatten(0, (batch_size, num_queries))
 
 
 def multiply_regions(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Tensor:

@@ -18,6 +18,8 @@ from .frozen_batch_norm import FoldedBatchNorm2d, FoldedConv2d
 
 STRIP = 5 * 2**20
 """Numbers of the largest map in a strip; more strips compute more rows twice, for neighbours share some."""
+STRIP_ELSEWHERE = 64 * 2**20
+"""On a GPU, where a strip that is too small to fill it takes as long as a larger one: 256 MiB."""
 
 
 def in_strips(layers: Callable[[Tensor], Tensor], x: Tensor, stride: int, reach: int, height: int) -> Tensor:
@@ -47,10 +49,13 @@ def in_strips(layers: Callable[[Tensor], Tensor], x: Tensor, stride: int, reach:
 
 
 class InPlaceBottleneck(Bottleneck):
-    """timm's block; without gradients its input, the output of the block before, is overwritten."""
+    """timm's block; on a CPU, without gradients, its input, the output of the block before, is overwritten.
+
+    On a GPU a convolution may round to TF32, as the others do, and is faster than a product that may not.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if _needs_maps() or not x.is_contiguous(memory_format=torch.channels_last):
+        if _needs_maps() or x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         inner = self.act1(self.bn1(self.conv1(x)))
         inner = self.act2(self.bn2(self.conv2(inner)))
@@ -74,7 +79,8 @@ class FeaturesInStrips(FeatureListNet):
         # the stem and its pooling see 3 + 1 · 2 rows beside the center, a 3 x 3 convolution at stride 4 sees 4
         reach = 5 + 4 * (len(self["layer1"]) + 1)
         numbers = len(x) * self["conv1"].out_channels * 4 * -(-x.shape[3] // 2)  # at stride 2, for a row at stride 8
-        x = in_strips(early, x, 8, reach, max(1, STRIP // numbers))
+        strip = STRIP if x.device.type == "cpu" else STRIP_ELSEWHERE
+        x = in_strips(early, x, 8, reach, max(1, strip // numbers))
         features = OrderedDict()
         for name in names[second:]:
             for block in self[name][name == "layer2" :]:  # one by one: a stage would hold its input to its end

@@ -146,8 +146,7 @@ class SemanticsAligner(nn.Module):
             grid = 2 * salient_points * valid_ratio[:, None, None] - 1
             maps = feature_map.permute(0, 3, 1, 2).to(regions.dtype)
             return sample_points(maps, grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
-        x, y = offsets.tanh().unbind(-1)  # (B, Q, P) each
-        x, y = bilinear_weights(x, self.roi_size), bilinear_weights(y, self.roi_size)
+        x, y = bilinear_weights(offsets.tanh(), self.roi_size).unbind(-2)  # (B, Q, P, roi) each
         weights = (y[..., :, None] * x[..., None, :]).flatten(-2)  # (B, Q, P, roi²)
         return weights.to(regions.dtype) @ regions
 

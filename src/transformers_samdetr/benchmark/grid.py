@@ -25,6 +25,7 @@ class Grid:
     threads: tuple[int, ...] = (2,)
     dtypes: tuple[str, ...] = ("float32",)
     compiled: tuple[bool, ...] = (False,)
+    device: str = "cpu"
 
     def groups(self) -> list[list[Work]]:
         """Works to interleave, one list for each combination of everything but the model."""
@@ -32,7 +33,10 @@ class Grid:
             self.tasks, self.sizes, self.batch_sizes, self.threads, self.dtypes, self.compiled
         )
         return [
-            [Work(model, task, *size, batch_size, threads, dtype, compiled) for model in self.models]
+            [
+                Work(model, task, *size, batch_size, threads, dtype, compiled, device=self.device)
+                for model in self.models
+            ]
             for task, size, batch_size, threads, dtype, compiled in combinations
         ]
 
@@ -46,6 +50,14 @@ GRIDS = {
         threads=(1, 2),
         dtypes=("float32", "bfloat16"),
         compiled=(False, True),
+    ),
+    "gpu": Grid(
+        models=("sam-detr-r50", "sam-detr-r50-smca", "sam-detr-r50-dc5-smca", "sam-detr-pp-r50-smca", *PEERS),
+        tasks=("inference", "training"),
+        sizes=((800, 1066),),
+        batch_sizes=(1, 4),
+        dtypes=("float32", "bfloat16"),
+        device="cuda",
     ),
 }
 

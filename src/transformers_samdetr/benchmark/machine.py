@@ -5,13 +5,17 @@ import os
 import platform
 from typing import Any
 
+import torch
+
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "scipy", "numpy", "pillow", "transformers-samdetr")
 
 
 def describe_machine() -> dict[str, Any]:
-    """CPU, cores, memory, system, load in the last minute, and versions."""
+    """CPU, GPU where PyTorch sees one, cores, memory, system, load in the last minute, and versions."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "cpu": _cpu_name(),
+        **gpu,
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",

@@ -28,5 +28,5 @@ def model_config(work: Work) -> transformers.PreTrainedConfig:
 def build_model(work: Work) -> nn.Module:
     """Every caller gets the same weights."""
     torch.manual_seed(0)
-    model = model_class(work)(model_config(work))
+    model = model_class(work)(model_config(work)).to(work.device)
     return model.train(work.task == "training")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,54 @@ def measurements_table(measurements: list[dict[str, Any]]) -> str:
         middle = f"{seconds(low)} to {seconds(high)}"
         body.append([entry["label"], seconds(entry["median"]), middle, seconds(min(entry["seconds"])), peak])
     return table(["work", "median", "middle half", "fastest", "peak memory"], body)
+
+
+GPU_PEERS = {"sam-detr-r50": "conditional-detr-r50", "sam-detr-pp": "deformable-detr-r50"}
+"""What a model of ours is set beside on a GPU, by how its name begins: one scale, or several."""
+
+
+def gpu_tables(gpu: dict[str, Any]) -> str:
+    """Time and memory of each task, models down and settings across, with their ratios to the peer of their kind."""
+    found = {(entry["work"]["model"], _setting(entry["work"])): entry for entry in gpu["measurements"]}
+    parts = [gpu_text(gpu["machine"])]
+    for task in dict.fromkeys(entry["work"]["task"] for entry in gpu["measurements"]):
+        settings = list(dict.fromkeys(setting for _, setting in found if setting[0] == task))
+        models = list(dict.fromkeys(model for model, setting in found if setting[0] == task))
+        for title, key, show in (("time", "median", seconds), ("peak memory", "peak_bytes", _mebibytes)):
+            body = [[model, *(_gpu_cell(found, model, setting, key, show) for setting in settings)] for model in models]
+            header = [
+                f"{task}: {title}",
+                *(f"{pixels}, batch {batch}, {how}" for _, pixels, batch, how in settings),
+            ]
+            parts.append(table(header, body))
+    errors = [f"- {entry['label']}: {entry['error']}" for entry in gpu["measurements"] if entry["error"] is not None]
+    return "\n\n".join([*parts, *errors])
+
+
+def gpu_text(machine: dict[str, Any]) -> str:
+    versions = machine["versions"]
+    return f"{machine['gpu']}; torch {versions['torch']}, transformers {versions['transformers']}."
+
+
+def _setting(work: dict[str, Any]) -> tuple[str, str, int, str]:
+    how = work["dtype"] + (", compiled" if work["compiled"] else "")
+    return work["task"], f"{work['height']}x{work['width']}", work["batch_size"], how
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / MEBIBYTE:,.0f} MiB"
+
+
+def _gpu_cell(found: dict, model: str, setting: tuple, key: str, show: Callable[[float], str]) -> str:
+    def value(name: str | None) -> float | None:
+        entry = found.get((name, setting))
+        return None if entry is None or entry["error"] is not None else entry[key]
+
+    peer = next((peer for start, peer in GPU_PEERS.items() if model.startswith(start)), None)
+    own, other = value(model), value(peer)
+    if own is None:
+        return "–"
+    return show(own) if other is None else f"{show(own)} (**{own / other:.2f}**)"
 
 
 def growth_table(axes: list[dict[str, Any]]) -> str:
@@ -167,6 +216,8 @@ def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             entries[tuple(entry[name] for name in names)] = entry
         if entries:
             merged[section] = list(entries.values())
+    if "gpu" in old and "gpu" in new:
+        merged["gpu"] = merge(old["gpu"], new["gpu"])
     return merged
 
 
@@ -187,7 +238,8 @@ def write_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Merges the results into `performance.json` and renews the page's tables and picture from all there is.
 
     Args:
-        results: any of `machine`, `bars`, `measurements`, `growth`, `stages`, `lines`.
+        results: any of `machine`, `bars`, `measurements`, `growth`, `stages`, `lines`, and `gpu`, which has a `machine`
+            and `measurements` of its own.
         folder: gets `performance.json`, `performance.md` and `performance.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,6 +257,7 @@ def write_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
         "growth": growth_table,
         "stages": stages_table,
         "lines": lines_table,
+        "gpu": gpu_tables,
     }
     for name, make in makers.items():
         if name in results:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
 
 from .. import SamDetrImageProcessor
@@ -37,27 +37,34 @@ def prepare(work: Work) -> Call:
 def make_pixels(work: Work) -> Tensor:
     """`(B, 3, H, W)`, the same for every model."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(work.batch_size, 3, *work.pixel_size, generator=generator)
+    return torch.randn(work.batch_size, 3, *work.pixel_size, generator=generator).to(work.device)
 
 
 def make_labels(work: Work) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(2)
     return [
         {
-            "class_labels": torch.randint(NUM_LABELS, (work.objects,), generator=generator),
-            "boxes": torch.rand(work.objects, 4, generator=generator) * 0.4 + 0.2,
+            "class_labels": torch.randint(NUM_LABELS, (work.objects,), generator=generator).to(work.device),
+            "boxes": (torch.rand(work.objects, 4, generator=generator) * 0.4 + 0.2).to(work.device),
         }
         for _ in range(work.batch_size)
     ]
 
 
 def _autocast(work: Work) -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=work.dtype == "bfloat16")
+    return torch.autocast(work.device, dtype=torch.bfloat16, enabled=work.dtype == "bfloat16")
+
+
+def _compiled(model: nn.Module, work: Work) -> Callable:
+    if not work.compiled:
+        return model
+    # on a GPU recorded as CUDA graphs, which the host starts as a whole
+    return torch.compile(model, mode="reduce-overhead" if work.device == "cuda" else None)
 
 
 def inference(work: Work) -> Call:
     model, pixels = build_model(work), make_pixels(work)
-    run = torch.compile(model) if work.compiled else model
+    run = _compiled(model, work)
 
     @torch.no_grad()
     def call() -> None:
@@ -70,7 +77,7 @@ def inference(work: Work) -> Call:
 def training(work: Work) -> Call:
     """Forward, loss and backward; the optimizer's step is the same for all and left out."""
     model, pixels, labels = build_model(work), make_pixels(work), make_labels(work)
-    run = torch.compile(model) if work.compiled else model
+    run = _compiled(model, work)
 
     def call() -> None:
         with _autocast(work):
@@ -86,8 +93,8 @@ def loss(work: Work) -> Call:
     if not work.is_ours and work.model != "deformable-detr-r50":
         raise ValueError(f"The loss of {work.model} is not compared; deformable-detr-r50 is.")
     config, labels, generator = model_config(work), make_labels(work), torch.Generator().manual_seed(3)
-    logits = torch.randn(LAYERS, work.batch_size, QUERIES, NUM_LABELS, generator=generator) - 4
-    boxes = torch.rand(LAYERS, work.batch_size, QUERIES, 4, generator=generator) * 0.5 + 0.2
+    logits = torch.randn(LAYERS, work.batch_size, QUERIES, NUM_LABELS, generator=generator).to(work.device) - 4
+    boxes = torch.rand(LAYERS, work.batch_size, QUERIES, 4, generator=generator).to(work.device) * 0.5 + 0.2
     if work.is_ours:  # images first
         logits, boxes = logits.transpose(0, 1).contiguous(), boxes.transpose(0, 1).contiguous()
     logits.requires_grad_()

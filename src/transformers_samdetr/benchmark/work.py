@@ -13,6 +13,7 @@ PEERS = {
     "rt-detr-r50": "RTDetr",
 }
 """What Transformers has beside us: our name for it, and the start of its class names."""
+DEVICES = ("cpu", "cuda")
 TASKS = ("inference", "training", "loss", "processor", "load")
 DTYPES = ("float32", "bfloat16")
 SIZE_DIVISOR = {"rt-detr-r50": 32}
@@ -32,9 +33,10 @@ class Work:
         batch_size: images.
         threads: of PyTorch.
         dtype: `bfloat16` is autocast.
-        compiled: by `torch.compile`.
+        compiled: by `torch.compile`, on a GPU with CUDA graphs (`mode="reduce-overhead"`).
         objects: in each image, for `training` and `loss`.
         overrides: configuration fields that differ from the preset's, as pairs.
+        device: of `inference`, `training` and `loss`; the threads then only feed it.
     """
 
     model: str
@@ -47,10 +49,12 @@ class Work:
     compiled: bool = False
     objects: int = 7
     overrides: tuple[tuple[str, Any], ...] = ()
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", tuple((str(name), value) for name, value in self.overrides))
-        for field, known in (("model", (*PRESETS, *PEERS)), ("task", TASKS), ("dtype", DTYPES)):
+        choices = (("model", (*PRESETS, *PEERS)), ("task", TASKS), ("dtype", DTYPES), ("device", DEVICES))
+        for field, known in choices:
             if getattr(self, field) not in known:
                 raise ValueError(f"{field}={getattr(self, field)!r} is unknown: choose one of {', '.join(known)}.")
         for field in ("height", "width", "batch_size", "threads", "objects"):
@@ -79,8 +83,9 @@ class Work:
         }[self.task].format(**vars(self))
         compiled = ", compiled" if self.compiled else ""
         overrides = "".join(f", {name} {value}" for name, value in self.overrides)
-        threads = "thread" if self.threads == 1 else "threads"
-        return f"{self.model} {self.task} {place}{self.threads} {threads}, {self.dtype}{compiled}{overrides}"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        runner = threads if self.device == "cpu" else self.device
+        return f"{self.model} {self.task} {place}{runner}, {self.dtype}{compiled}{overrides}"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

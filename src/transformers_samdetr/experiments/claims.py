@@ -123,9 +123,10 @@ def _convergence() -> tuple[Claim, ...]:
     """SAM-DETR against each relative of one scale: at the end, over the epochs, and over the time of training."""
     claims = []
     pairs = [("SAM-DETR", "sam-detr", variant, *other) for variant, other in _RELATIVES.items()]
-    # the strongest of them, against what the paper has for its own strongest model of one scale
+    # the strongest of them, against the paper's stronger models of one scale; that with DN has another backbone there
     strongest = "deformable-detr"
     pairs.append(("SAM-DETR with SMCA", "sam-detr-smca", strongest, _RELATIVES[strongest][0], 5.2))
+    pairs.append(("SAM-DETR with SMCA and DN", "sam-detr-smca-dn", strongest, _RELATIVES[strongest][0], None))
     for label, ours, variant, name, published in pairs:
         claims += [
             Claim("real", f"{label} ends above {name}", ours, variant, published),

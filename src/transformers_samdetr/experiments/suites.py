@@ -138,6 +138,7 @@ REAL = Suite(
     (
         Row("SAM-DETR", "sam-detr"),
         Row("SAM-DETR with SMCA", "sam-detr-smca"),
+        Row("SAM-DETR with SMCA and DN", "sam-detr-smca-dn"),
         Row("Conditional DETR", "conditional-detr"),
         Row("Conditional DETR, twice the epochs", "conditional-detr-twice"),
         Row("DETR, focal loss", "detr"),

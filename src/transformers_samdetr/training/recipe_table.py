@@ -11,8 +11,9 @@ PROCESSOR_MEMORY = 1.0
 """GiB of a CUDA context and its libraries, a usual figure."""
 BYTES_A_PARAMETER = 4 * 5
 """Weight, gradient, AdamW's two moments, and the gradients' copy in the buckets of data parallelism, all in float32."""
-WORKSPACE = 1.2
-"""Factor on what is kept for the backward, for temporary tensors and fragments of free memory; a guess."""
+WORKSPACE = {False: 1.05, True: 1.45}
+"""By whether there are several scales, the factor on what is kept for the backward, for temporary tensors and what a
+GPU's kernels keep beside: how much the peak of an H100 grew with each image (1 and 4 of 800 x 1066, 7 objects)."""
 DETR_HOURS_A_EPOCH = 28 / 60
 """DETR-R50 on 8 V100, as its authors' README says; 86 GFLOPs an image."""
 DETR_GFLOPS = 86
@@ -56,19 +57,21 @@ been reproduced with this package yet. Parameters are those that are trained, wi
 
 ## How memory and hours are estimated
 
-They are estimates for 8 GPUs of 80 GB in float32; no such machine has run these recipes.
+They are estimates for 8 GPUs of 80 GB in float32; no such machine has run these recipes whole.
 
 - Memory of a GPU = {processor:.0f} GiB for CUDA
   + {bytes_a_parameter} bytes a parameter (weight, gradient, two moments, bucket)
-  + {workspace} x images of a GPU x what the forward keeps for its backward. The last was measured on a CPU with random
-  weights, one picture of 800 x 1333 and 7 objects (`bytes_kept_for_backward` in `training/step_memory.py`; denoising
-  queries included; a GPU's kernels may keep somewhat more or less). The factor is a guess for temporary tensors. A
-  portrait and a landscape picture together are padded to 1333 x 1333 and take up to 1.7 times as much of this part, so
-  leave room.
+  + {one_scale} ({several_scales} with several scales) x images of a GPU x what the forward keeps for its backward.
+  That was measured on a CPU with random weights, one picture of 800 x 1333 and 7 objects (`bytes_kept_for_backward` in
+  `training/step_memory.py`; denoising queries included), the factors on an H100, by how much its peak grew with each
+  image. A portrait and a landscape picture together are padded to 1333 x 1333 and take up to 1.7 times as much of this
+  part, so leave room.
 - Hours = epochs x 28 minutes x GFLOPs / {detr} / {faster:.0f}. DETR-R50 with {detr} GFLOPs takes 28 minutes an epoch on
   8 V100 (its authors' README); an epoch is taken to be proportional to the paper's GFLOPs of an image, and a GPU with
   80 GB to be {faster:.0f} times as fast as a V100. Both are rough: expect a factor of 2. Denoising queries and the
-  evaluation after each epoch are not counted.
+  evaluation after each epoch are not counted. On one H100 forward and backward took 86 ms (R50), 99 ms (R50-DC5 w/
+  SMCA) and 115 ms (++ w/ SMCA) for one image of 800 x 1066, and 110, 180 and 295 ms for four
+  ([performance.md](performance.md#gpu)): steps alone would make about 2.5, 5 and 5 hours of 12 epochs.
 """
 
 
@@ -76,7 +79,8 @@ def memory_gib(recipe: Recipe, parameters: int) -> float:
     """Estimated peak memory of each of 8 GPUs, in GiB."""
     images = recipe.batch_size / GPUS / recipe.accumulation_steps
     kept = KEPT_BYTES[recipe.name.rsplit("-", 1)[0]]
-    return PROCESSOR_MEMORY + (BYTES_A_PARAMETER * parameters + WORKSPACE * images * kept) / 2**30
+    workspace = WORKSPACE["-pp-" in recipe.name]
+    return PROCESSOR_MEMORY + (BYTES_A_PARAMETER * parameters + workspace * images * kept) / 2**30
 
 
 def hours(recipe: Recipe) -> float:
@@ -122,7 +126,8 @@ def recipes_page() -> str:
         table="\n".join(f"| {' | '.join(row)} |" for row in rows),
         processor=PROCESSOR_MEMORY,
         bytes_a_parameter=BYTES_A_PARAMETER,
-        workspace=WORKSPACE,
+        one_scale=WORKSPACE[False],
+        several_scales=WORKSPACE[True],
         faster=FASTER_THAN_V100,
         detr=DETR_GFLOPS,
     )

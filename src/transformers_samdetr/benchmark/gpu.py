@@ -1,0 +1,70 @@
+"""Works in turn on a GPU, all in this process: it has the device to itself, and its allocator counts to the byte."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from .measure import Measurement, Progress
+from .tasks import Call, prepare
+from .work import Work
+
+WARM_UP = 3
+"""Repetitions that are not counted: kernels are chosen and loaded, and the allocator gets its memory."""
+
+
+def interleave_on_gpu(
+    works: Sequence[Work], rounds: int = 20, progress: Progress = lambda line: None
+) -> list[Measurement]:
+    """As `measure.interleave`, with `peak_bytes` of tensors on the device, the model's own among them.
+
+    A repetition is timed on the host from an idle device to an idle device, so what the host adds counts.
+
+    Args:
+        works: those to compare with each other, all on `cuda`.
+        rounds: repetitions of each.
+        progress: is told in a line what has been done.
+
+    Raises:
+        ValueError: `rounds` is less than 1, or a work is for another device.
+        RuntimeError: there is no GPU.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be at least 1.")
+    for work in works:
+        if work.device != "cuda":
+            raise ValueError(f"{work.label} is for device={work.device!r}: give it 'cuda'.")
+    if not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no GPU here: measure on the CPU, with --preset quick.")
+    measurements, calls = [Measurement(work) for work in works], {}
+    for index, measurement in enumerate(measurements):
+        try:
+            calls[index] = _warmed_up(measurement)
+        except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
+            measurement.error = str(error).splitlines()[0]
+        progress(f"{measurement.work.label}: {measurement.error or 'ready'}")
+    for _ in range(rounds):
+        for index, call in calls.items():
+            measurements[index].seconds.append(_repeat(call))
+    return measurements
+
+
+def _warmed_up(measurement: Measurement) -> Call:
+    """Prepares the work and fills in what its first repetitions show."""
+    before = torch.cuda.memory_allocated()
+    call = prepare(measurement.work)
+    measurement.first_seconds = _repeat(call)
+    for _ in range(WARM_UP - 1):
+        _repeat(call)
+    torch.cuda.reset_peak_memory_stats()
+    _repeat(call)
+    measurement.peak_bytes = torch.cuda.max_memory_allocated() - before
+    return call
+
+
+def _repeat(call: Call) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
