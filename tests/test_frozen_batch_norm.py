@@ -7,7 +7,13 @@ import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
 
-from transformers_samdetr.frozen_batch_norm import FoldedBatchNorm2d, FoldedConv2d, freeze_batch_norms
+from transformers_samdetr.frozen_batch_norm import (
+    FoldedBatchNorm2d,
+    FoldedConv2d,
+    freeze_batch_norms,
+    norms_together,
+    scales_and_shifts,
+)
 
 
 def plain_and_folded(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -73,3 +79,23 @@ def test_gradients_in_evaluation_mode_are_the_authors_to_the_last_bit():
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
     with torch.no_grad():
         assert not torch.equal(folded(pixels)[0], results[0][0])  # folded, and so rounded otherwise
+
+
+def test_all_norms_at_once_are_what_each_is_alone():
+    _, folded = plain_and_folded("resnet26d")
+    norms = [part for part in folded.modules() if type(part) is FoldedBatchNorm2d]
+    together = scales_and_shifts(norms)
+    assert len(together) == len(norms) > 20
+    for norm in norms:
+        assert all(torch.equal(*pair) for pair in zip(together[norm], norm.scale_and_shift(), strict=True))
+
+
+def test_they_are_kept_for_one_pass_alone():
+    """On a device without numbers: the same tensors within, new ones after it, and none of another model's."""
+    _, folded = plain_and_folded("resnet18")
+    norm = next(part for part in folded.to("meta").modules() if type(part) is FoldedBatchNorm2d)
+    other = FoldedBatchNorm2d(norm)
+    with norms_together(folded):
+        assert norm.scale_and_shift()[0] is norm.scale_and_shift()[0]
+        assert other.scale_and_shift()[0] is not other.scale_and_shift()[0]
+    assert norm.scale_and_shift()[0] is not norm.scale_and_shift()[0]

@@ -8,7 +8,9 @@ Training and inference are folded; gradients in evaluation mode are in `authors_
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import torch
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
@@ -27,6 +29,9 @@ PAIRS: dict[type, tuple[tuple[str, str], ...]] = {
     InvertedResidual: (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
 }
 """Blocks whose forward hands the output of a convolution to a norm and to nothing else."""
+
+
+_PREPARED: ContextVar[Mapping[nn.Module, tuple[Tensor, Tensor]]] = ContextVar("prepared", default=MappingProxyType({}))
 
 
 def authors_order(module: nn.Module) -> bool:
@@ -48,13 +53,12 @@ class FoldedBatchNorm2d(nn.Module):
             self.register_buffer(name, buffer)
         self.drop = getattr(norm, "drop", nn.Identity())
         self.act = getattr(norm, "act", nn.Identity())
-        self._prepared: tuple[Tensor, Tensor] | None = None
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """`(C,)` each."""
-        prepared = self._prepared
-        if prepared is not None:
-            return prepared
+        prepared = {} if torch.compiler.is_compiling() else _PREPARED.get()
+        if self in prepared:
+            return prepared[self]
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -95,24 +99,27 @@ class FoldedConv2d(nn.Conv2d):
 def norms_together(module: nn.Module) -> Iterator[None]:
     """Computes all scales and shifts before a pass of `module`: five kernels in all on a GPU, where a host waits less.
 
-    They are kept for this pass alone, so nothing has to notice when a norm changes.
+    They are kept for this pass alone, and for this thread, so nothing has to notice when a norm changes.
     """
     norms = [part for part in module.modules() if type(part) is FoldedBatchNorm2d]
     if torch.compiler.is_compiling() or not norms or norms[0].weight.device.type == "cpu":
         yield
         return
+    token = _PREPARED.set(scales_and_shifts(norms))
+    try:
+        yield
+    finally:
+        _PREPARED.reset(token)
+
+
+def scales_and_shifts(norms: list[FoldedBatchNorm2d]) -> dict[FoldedBatchNorm2d, tuple[Tensor, Tensor]]:
+    """What `scale_and_shift` returns for each, by operations that take all of them at once."""
     scales = torch._foreach_add([norm.running_var for norm in norms], [norm.eps for norm in norms])
     torch._foreach_rsqrt_(scales)
     torch._foreach_mul_(scales, [norm.weight for norm in norms])
     shifts = torch._foreach_mul([norm.running_mean for norm in norms], scales)
     shifts = torch._foreach_sub([norm.bias for norm in norms], shifts)
-    try:
-        for norm, *prepared in zip(norms, scales, shifts, strict=True):
-            norm._prepared = tuple(prepared)
-        yield
-    finally:
-        for norm in norms:
-            norm._prepared = None
+    return dict(zip(norms, zip(scales, shifts, strict=True), strict=True))
 
 
 def freeze_batch_norms(module: nn.Module) -> nn.Module:
