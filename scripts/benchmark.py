@@ -60,7 +60,11 @@ def parse() -> argparse.Namespace:
     bf16 = parser.add_argument_group("precision on a trained model")
     bf16.add_argument("--bf16_ap", metavar="MODEL", help="compare AP in bf16 autocast with float32")
     bf16.add_argument("--data", default="digits", help="as of scripts/train.py")
-    return parser.parse_args()
+    args = parser.parse_args()
+    others = [name for name in ("growth", "stages", "lines", "bf16_ap", "threads") if getattr(args, name)]
+    if args.preset == "gpu" and others:
+        parser.error(f"--preset gpu measures in the way of its own: run it without --{', --'.join(others)}.")
+    return args
 
 
 def report_progress(line: str) -> None:
@@ -74,10 +78,12 @@ def main() -> None:
     grid = dataclasses.replace(GRIDS.get(args.preset, Grid()), **given)
     machine = describe_machine()
     if grid.device == "cuda":
-        found = [entry for works in grid.groups() for entry in interleave_on_gpu(works, args.rounds, report_progress)]
-        gpu = {"machine": machine, "measurements": [entry.to_dict() for entry in found]}
+        gpu = {"machine": machine, "measurements": []}
+        for works in grid.groups():
+            found = interleave_on_gpu(works, args.rounds, report_progress)
+            gpu["measurements"] += [entry.to_dict() for entry in found]
+            write_report({"gpu": gpu}, args.output_dir)  # what has been measured is not lost with what comes after
         print(gpu_tables(gpu))
-        write_report({"gpu": gpu}, args.output_dir)
         return
     results: dict = {"machine": machine}
     if args.preset == "bars":

@@ -1,7 +1,12 @@
 """Small models and targets that the tests share."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
 
@@ -49,6 +54,25 @@ VARIANTS = {
     "fixed boxes": {"reference_boxes": "fixed"},
     "last layer loss": {"auxiliary_loss": False, "num_denoising_groups": 2},
 }
+
+
+class Operations(TorchDispatchMode):
+    """Names of all operations that PyTorch is given, in their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def fake_gpu() -> Iterator[None]:
+    """All tensors are on a GPU that need not be there, and have shapes but no numbers."""
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        yield
 
 
 def tiny_model(seed: int = 0, **fields) -> SamDetrForObjectDetection:

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.deformable_detr import modeling_deformable_detr
 from transformers.utils import is_kernels_available
 
 from transformers_samdetr.deformable_attention import MultiScaleDeformableAttention
 
-from .models import MULTI_SCALE, tiny_model
+from .models import MULTI_SCALE, VARIANTS, Operations, fake_gpu, tiny_model
 
 
 def test_transformers_module_gives_the_same_numbers(monkeypatch):
@@ -49,26 +47,31 @@ def test_a_kernel_gets_numbers_of_one_kind(monkeypatch):
     assert seen == [{torch.float32}]
 
 
-def test_where_determinism_is_asked_for_nothing_is_added_up_in_any_order(monkeypatch):
-    """On a GPU that need not be there: `grid_sample` has no deterministic gradient, patches have."""
-    names = []
+SAMPLERS = {"grid_sampler_2d", "roi_align"}
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            names.append(str(function))
-            return function(*args, **(kwargs or {}))
 
-    def run():
-        names.clear()
-        with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
-            model = tiny_model(**MULTI_SCALE)
-            with Watch():
-                model(torch.randn(1, 3, 64, 96), torch.ones(1, 64, 96, dtype=torch.int64))
-        return any("grid_sampler" in name or "roi_align" in name for name in names)
+def samplers(**fields) -> set[str]:
+    """Those of a GPU's kernels that add up gradients in any order which a model uses."""
+    with fake_gpu():
+        model = tiny_model(**fields)
+        with Operations() as given:
+            model(torch.randn(1, 3, 64, 96), torch.ones(1, 64, 96, dtype=torch.int64))
+    return SAMPLERS & set(given.names)
 
-    assert run()
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_where_determinism_is_asked_for_nothing_is_added_up_in_any_order(fields, monkeypatch):
+    """But for points that are searched in the whole image: PyTorch refuses their gradient."""
+    ordinary = samplers(**fields)
+    assert ("roi_align" in ordinary) == (fields.get("query_resampling") != "none")
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert not run()
+    searched = {"grid_sampler_2d"} if fields.get("keypoint_search_range") == "image" else set()
+    assert samplers(**fields) == searched
+    assert "grid_sampler_2d" in ordinary or not (searched or fields.get("num_feature_levels"))
+
+
+def test_maps_that_end_early_are_not_for_torchvisions_kernel():
+    assert samplers(mask_padding=True) == set()
 
 
 @pytest.mark.skipif(not is_kernels_available(), reason="needs the version of `kernels` that Transformers asks for")

@@ -1,6 +1,7 @@
 """Folded batch norms against timm's frozen ones: same outputs, same gradients, same names."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -90,12 +91,14 @@ def test_all_norms_at_once_are_what_each_is_alone():
         assert all(torch.equal(*pair) for pair in zip(together[norm], norm.scale_and_shift(), strict=True))
 
 
-def test_they_are_kept_for_one_pass_alone():
-    """On a device without numbers: the same tensors within, new ones after it, and none of another model's."""
+def test_they_are_kept_for_one_pass_and_thread_alone():
+    """On a device without numbers: the same tensors within; others after it, of another norm, in another thread."""
     _, folded = plain_and_folded("resnet18")
     norm = next(part for part in folded.to("meta").modules() if type(part) is FoldedBatchNorm2d)
     other = FoldedBatchNorm2d(norm)
-    with norms_together(folded):
+    with norms_together(folded, torch.device("meta")):
         assert norm.scale_and_shift()[0] is norm.scale_and_shift()[0]
         assert other.scale_and_shift()[0] is not other.scale_and_shift()[0]
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(norm.scale_and_shift).result()[0] is not norm.scale_and_shift()[0]
     assert norm.scale_and_shift()[0] is not norm.scale_and_shift()[0]

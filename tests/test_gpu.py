@@ -65,8 +65,8 @@ def test_every_implementation_of_attention_computes_the_same(fields, implementat
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fields", [{}, {"smca": True}, SMCA_DN], ids=["single", "smca", "multi-scale smca dn"])
-def test_half_precision_learns_the_same(fields, dtype):
-    """The loss within 2 %, and every gradient finite."""
+def test_half_precision_has_nearly_the_same_loss(fields, dtype):
+    """Within 2 %, and every gradient is finite."""
     model, (pixels, mask) = tiny_model(**fields).cuda().train(), batch()
     torch.manual_seed(1)
     whole = model(pixels, mask, labels=targets(3, 2)).loss

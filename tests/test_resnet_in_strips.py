@@ -35,6 +35,20 @@ def test_strips_change_nothing(options, size, monkeypatch):
     assert torch.equal(pixels, given)
 
 
+def test_a_gpu_has_strips_of_its_own_size(monkeypatch):
+    """A device without numbers stands for it: eight rows at stride 8, two at a time or all at once."""
+    model = features("resnet50", out_indices=(4,)).to("meta")
+    save_memory(model)
+    stems = []
+    model["conv1"].register_forward_hook(lambda *_: stems.append(1))
+    with torch.no_grad():
+        for rows, expected in ((2, 4), (8, 1)):
+            stems.clear()
+            monkeypatch.setattr(resnet_in_strips, "STRIP_ELSEWHERE", rows * 64 * 4 * 32)
+            shape = model(torch.zeros(1, 3, 64, 64, dtype=torch.float64, device="meta"))[0].shape
+            assert len(stems) == expected and shape == (1, 2048, 2, 2)
+
+
 def test_every_row_is_where_one_pass_has_it():
     layers = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 5, 2, 2), torch.nn.Conv2d(3, 4, 3, 2, 1)).double()
     x = torch.randn(1, 2, 45, 13, dtype=torch.float64)

@@ -156,7 +156,7 @@ class SamDetrBackbone(nn.Module):
         # a folded stem brings them about itself
         if not authors_order(self) and not self.stem_is_folded:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        with norms_together(self.feature_extractor):
+        with norms_together(self.feature_extractor, pixel_values.device):
             feature_maps, masks = self._extract(pixel_values, pixel_mask)
         # the authors' code normalises padding too
         norm_masks = [None] * len(masks) if self.strides is None else masks

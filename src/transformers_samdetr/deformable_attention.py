@@ -1,7 +1,7 @@
 """Multi-scale deformable self-attention in plain PyTorch, for any device (Deformable DETR, section 4.1)."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +90,7 @@ def sample_patches(
     return output.flatten(2).to(value.dtype)
 
 
-@dataclass
-class LevelGeometry:
+class LevelGeometry(NamedTuple):
     """Sizes of L feature levels that lie one after another, on the host and on the device, for all layers alike.
 
     Attributes:

@@ -96,16 +96,16 @@ class FoldedConv2d(nn.Conv2d):
 
 
 @contextlib.contextmanager
-def norms_together(module: nn.Module) -> Iterator[None]:
-    """Computes all scales and shifts before a pass of `module`: five kernels in all on a GPU, where a host waits less.
+def norms_together(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Computes all scales and shifts before a pass of `module` on a GPU: by five operations instead of five for each.
 
     They are kept for this pass alone, and for this thread, so nothing has to notice when a norm changes.
     """
-    norms = [part for part in module.modules() if type(part) is FoldedBatchNorm2d]
-    if torch.compiler.is_compiling() or not norms or norms[0].weight.device.type == "cpu":
+    if torch.compiler.is_compiling() or device.type == "cpu":
         yield
         return
-    token = _PREPARED.set(scales_and_shifts(norms))
+    norms = [part for part in module.modules() if type(part) is FoldedBatchNorm2d]
+    token = _PREPARED.set(scales_and_shifts(norms) if norms else {})
     try:
         yield
     finally:

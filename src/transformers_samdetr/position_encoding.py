@@ -11,19 +11,24 @@ _KNOWN_WAVELENGTHS: dict[int, list[float]] = {}
 _ON_DEVICE: dict[tuple[int, torch.device], Tensor] = {}
 
 
-def _wavelengths(num_features: int, device: torch.device) -> Tensor:
+def _wavelengths(num_features: int, angles: Tensor) -> Tensor:
     """`(num_features,)`, each twice; where they are known, an exported program holds them as numbers."""
+    device = angles.device
     if torch.compiler.is_exporting() and num_features in _KNOWN_WAVELENGTHS:
         return torch.tensor(_KNOWN_WAVELENGTHS[num_features], device=device)
-    if torch.compiler.is_compiling():
+    if not _is_ordinary(angles):
         return _compute_wavelengths(num_features, device)
-    found = _ON_DEVICE.get((num_features, device))
-    if found is None:
+    if (num_features, device) not in _ON_DEVICE:
         with torch.inference_mode(False):  # they serve training, too
-            found = _compute_wavelengths(num_features, device)
-        if type(found) is Tensor:  # none of a mode in which tensors have no numbers
-            _ON_DEVICE[num_features, device] = found
-    return found
+            _ON_DEVICE[num_features, device] = _compute_wavelengths(num_features, device)
+    return _ON_DEVICE[num_features, device]
+
+
+def _is_ordinary(x: Tensor) -> bool:
+    """Whether it has numbers that are computed now: not in a program, a fake tensor, or a CUDA graph being recorded."""
+    if type(x) is not Tensor or x.is_meta or torch.compiler.is_compiling():
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _compute_wavelengths(num_features: int, device: torch.device) -> Tensor:
@@ -36,12 +41,12 @@ def remember_wavelengths(d_model: int):
 
     Other runtimes round powers otherwise, and where `embed_map` divides by 1e-6 the last bit is a quarter of a radian.
     """
-    _KNOWN_WAVELENGTHS[d_model // 2] = _wavelengths(d_model // 2, torch.device("cpu")).tolist()
+    _KNOWN_WAVELENGTHS[d_model // 2] = _compute_wavelengths(d_model // 2, torch.device("cpu")).tolist()
 
 
 def _sine_features(angles: Tensor, num_features: int) -> Tensor:
     """`(...)` angles to `(..., num_features)`: sine on even, cosine on odd features, wavelengths growing by pairs."""
-    phases = angles[..., None] / _wavelengths(num_features, angles.device)
+    phases = angles[..., None] / _wavelengths(num_features, angles)
     return torch.stack([phases[..., 0::2].sin(), phases[..., 1::2].cos()], dim=-1).flatten(-2)
 
 

@@ -48,7 +48,10 @@ def extract_region_features(
 
 
 def align_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:
-    """`region_bags.bag_regions` by torchvision's kernel, for a map without ends of its own for each image."""
+    """`region_bags.bag_regions` by torchvision's kernel, for a map without ends of its own for each image.
+
+    A box that is not a number gets zeros here; the salient points and boxes that follow from it are none either.
+    """
     batch_size, num_queries = corners.shape[:2]
     images = torch.arange(batch_size, dtype=corners.dtype, device=corners.device)[:, None, None]
     boxes = torch.cat([images.expand(-1, num_queries, -1), corners], dim=-1).flatten(0, 1)

@@ -1,9 +1,10 @@
 """Inference of a timm ResNet without its large maps.
 
 Its first maps, at stride 2 and 4, are ten times as large as those that are kept. Here they are made for some rows of
-the picture at a time, up to the first map at stride 8. And the last convolution of each block, a matrix product, adds
-to the shortcut where it lies, instead of writing a second map to be added. Outputs differ by rounding alone. Measured
-for SAM-DETR-R50 at 800 x 1066: at most 72 MiB beside the weights instead of 147 MiB, by PyTorch's own count.
+the picture at a time, up to the first map at stride 8. And on a CPU the last convolution of each block, a matrix
+product, adds to the shortcut where it lies, instead of writing a second map to be added. Outputs differ by rounding
+alone. Measured for SAM-DETR-R50 at 800 x 1066 on a CPU: at most 72 MiB beside the weights instead of 147 MiB, by
+PyTorch's own count.
 """
 
 from collections import OrderedDict
@@ -51,7 +52,7 @@ def in_strips(layers: Callable[[Tensor], Tensor], x: Tensor, stride: int, reach:
 class InPlaceBottleneck(Bottleneck):
     """timm's block; on a CPU, without gradients, its input, the output of the block before, is overwritten.
 
-    On a GPU a convolution may round to TF32, as the others do, and is faster than a product that may not.
+    On a GPU it stays a convolution, which may round to TF32 as the others do where a product may not.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ BYTES_A_PARAMETER = 4 * 5
 """Weight, gradient, AdamW's two moments, and the gradients' copy in the buckets of data parallelism, all in float32."""
 WORKSPACE = {False: 1.05, True: 1.45}
 """By whether there are several scales, the factor on what is kept for the backward, for temporary tensors and what a
-GPU's kernels keep beside: how much the peak of an H100 grew with each image (1 and 4 of 800 x 1066, 7 objects)."""
+GPU's kernels keep beside: how much the peak of an H100 grew with each image (1 and 4 of 800 x 1066, 7 objects):
+0.96 for R50, 1.04 for R50-DC5 w/ SMCA, 1.43 for ++ w/ SMCA. DETR is taken to be as the first two."""
 DETR_HOURS_A_EPOCH = 28 / 60
 """DETR-R50 on 8 V100, as its authors' README says; 86 GFLOPs an image."""
 DETR_GFLOPS = 86
@@ -57,7 +58,7 @@ been reproduced with this package yet. Parameters are those that are trained, wi
 
 ## How memory and hours are estimated
 
-They are estimates for 8 GPUs of 80 GB in float32; no such machine has run these recipes whole.
+They are estimates for 8 GPUs of 80 GB in float32; no machine has run these recipes.
 
 - Memory of a GPU = {processor:.0f} GiB for CUDA
   + {bytes_a_parameter} bytes a parameter (weight, gradient, two moments, bucket)
@@ -69,9 +70,10 @@ They are estimates for 8 GPUs of 80 GB in float32; no such machine has run these
 - Hours = epochs x 28 minutes x GFLOPs / {detr} / {faster:.0f}. DETR-R50 with {detr} GFLOPs takes 28 minutes an epoch on
   8 V100 (its authors' README); an epoch is taken to be proportional to the paper's GFLOPs of an image, and a GPU with
   80 GB to be {faster:.0f} times as fast as a V100. Both are rough: expect a factor of 2. Denoising queries and the
-  evaluation after each epoch are not counted. On one H100 forward and backward took 86 ms (R50), 99 ms (R50-DC5 w/
-  SMCA) and 115 ms (++ w/ SMCA) for one image of 800 x 1066, and 110, 180 and 295 ms for four
-  ([performance.md](performance.md#gpu)): steps alone would make about 2.5, 5 and 5 hours of 12 epochs.
+  evaluation after each epoch are not counted. On one H100 that others used too, forward and backward took 86 ms (R50),
+  99 ms (R50-DC5 w/ SMCA) and 115 ms (++ w/ SMCA) for one image of 800 x 1066, and 110, 180 and 295 ms for four
+  ([performance.md](performance.md#gpu)). With 2, 1 and 2 images a GPU, times between in proportion, these alone would
+  make 2.3, 4.9 and 4.3 hours of 12 epochs.
 """
 
 
