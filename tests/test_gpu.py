@@ -15,6 +15,7 @@ from transformers import pipeline
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.benchmark.gpu import interleave_on_gpu
 from transformers_samdetr.benchmark.work import Work
+from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
 from transformers_samdetr.prediction import Detector
 
 from .models import MULTI_SCALE, NEEDS_GPU, VARIANTS, targets, tiny_model
@@ -39,6 +40,11 @@ def batch(height: int = 96, width: int = 128) -> tuple[torch.Tensor, torch.Tenso
     return torch.randn(2, 3, height, width, generator=generator).cuda(), mask.cuda()
 
 
+def check_same(found: SamDetrObjectDetectionOutput, expected: SamDetrObjectDetectionOutput):
+    torch.testing.assert_close(found.pred_boxes.cpu(), expected.pred_boxes.cpu(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.logits.cpu(), expected.logits.cpu(), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_nothing_in_the_forward_waits_for_the_device(fields):
     model, (pixels, mask) = tiny_model(**fields).cuda(), batch()
@@ -59,8 +65,7 @@ def test_every_implementation_of_attention_computes_the_same(fields, implementat
         expected = model(pixels.cpu(), mask.cpu())
         model.set_attn_implementation(implementation)
         found = model.cuda()(pixels, mask)
-    torch.testing.assert_close(found.pred_boxes.cpu(), expected.pred_boxes, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.logits.cpu(), expected.logits, rtol=0, atol=1e-3)
+    check_same(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -100,8 +105,7 @@ def test_compiled_code_computes_the_same(fields):
     model, (pixels, mask) = tiny_model(**fields).cuda(), batch()
     with torch.no_grad():
         expected, found = model(pixels, mask), torch.compile(model, fullgraph=True)(pixels, mask)
-    torch.testing.assert_close(found.pred_boxes, expected.pred_boxes, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-3)
+    check_same(found, expected)
 
 
 def test_a_model_of_ordinary_size_detects_the_same_as_on_the_cpu():
@@ -110,8 +114,7 @@ def test_a_model_of_ordinary_size_detects_the_same_as_on_the_cpu():
     pixels = torch.randn(1, 3, 320, 416)
     with torch.no_grad():
         expected, found = model(pixels), model.cuda()(pixels.cuda())
-    torch.testing.assert_close(found.pred_boxes.cpu(), expected.pred_boxes, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.logits.cpu(), expected.logits, rtol=0, atol=1e-3)
+    check_same(found, expected)
 
 
 def test_pipeline_and_detector_take_the_gpu(tmp_path):
@@ -145,15 +148,8 @@ def test_training_learns_and_its_model_loads(name, tmp_path):
     train = pictures(12, 0)
     DatasetDict(train=train, validation=train).save_to_disk(tmp_path / "data")
     start = ["-m", "torch.distributed.run", "--nproc_per_node", "1"] if "NCCL" in name else []
-    command = [
-        sys.executable,
-        *start,
-        "scripts/train.py",
-        "--data",
-        tmp_path / "data",
-        "--output_dir",
-        tmp_path / "out",
-    ]
+    folders = ["--data", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    command = [sys.executable, *start, "scripts/train.py", *folders]
     command += "--backbone_weights none --image_size 64 --epochs 6 --batch_size 4 --trackers none".split()
     command += ["--learning_rate", "1e-3", *TRAINED[name]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

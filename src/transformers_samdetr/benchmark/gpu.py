@@ -1,7 +1,8 @@
 """Works in turn on a GPU, all in this process: it has the device to itself, and its allocator counts to the byte."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -39,19 +40,24 @@ def interleave_on_gpu(
     _let_libraries_allocate()
     measurements, calls = [Measurement(work) for work in works], {}
     for index, measurement in enumerate(measurements):
-        try:
+        with _reason_in(measurement):
             calls[index] = _warmed_up(measurement)
-        except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-            measurement.error = str(error).splitlines()[0]
         progress(f"{measurement.work.label}: {measurement.error or 'ready'}")
     for _ in range(rounds):
         for index, call in calls.items():
             if measurements[index].error is None:
-                try:
+                with _reason_in(measurements[index]):
                     measurements[index].seconds.append(_repeat(call))
-                except RuntimeError as error:
-                    measurements[index].error = str(error).splitlines()[0]
     return measurements
+
+
+@contextlib.contextmanager
+def _reason_in(measurement: Measurement) -> Iterator[None]:
+    """A work that fails, for want of memory too, says why, and the others go on."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        measurement.error = str(error).splitlines()[0]
 
 
 def _let_libraries_allocate() -> None:
@@ -66,9 +72,8 @@ def _warmed_up(measurement: Measurement) -> Call:
     call = prepare(measurement.work)
     measurement.first_seconds = _repeat(call)
     for _ in range(WARM_UP - 1):
+        torch.cuda.reset_peak_memory_stats()  # the last one's is kept
         _repeat(call)
-    torch.cuda.reset_peak_memory_stats()
-    _repeat(call)
     measurement.peak_bytes = torch.cuda.max_memory_allocated() - before
     return call
 
