@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from transformers_samdetr import SamDetrImageProcessor
-from transformers_samdetr.backbone import FeatureLevel, valid_ratio
+from transformers_samdetr.backbone import FeatureLevel, valid_ratio, valid_size
 from transformers_samdetr.data import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.experiments import attention_in_boxes as attention_module
@@ -25,7 +25,8 @@ NO_ALIGNER = {"query_resampling": "none"}
 def test_parts_of_pixels_by_hand():
     mask = torch.ones(1, 2, 4, dtype=torch.bool)
     mask[..., 3:] = False  # three valid columns
-    level = FeatureLevel(torch.zeros(1, 8, 1), torch.zeros(1, 8, 1), mask, valid_ratio(mask), (2, 4))
+    zeros, ratio = torch.zeros(1, 8, 1), valid_ratio(mask)
+    level = FeatureLevel(zeros, zeros, mask, ratio, valid_size(ratio, (2, 4)), (2, 4))
     # x from 0.5 to 2 of 3 columns, y from 0 to 1.5 of 2 rows
     box = torch.tensor([[1.25 / 3, 0.75 / 2, 1.5 / 3, 1.5 / 2]])
     found = covered_parts(box, level, torch.tensor([0]))

@@ -11,6 +11,7 @@ from timm.layers import freeze_batch_norm_2d
 from transformers_samdetr.frozen_batch_norm import (
     FoldedBatchNorm2d,
     FoldedConv2d,
+    folded_norms,
     freeze_batch_norms,
     norms_together,
     scales_and_shifts,
@@ -84,7 +85,7 @@ def test_gradients_in_evaluation_mode_are_the_authors_to_the_last_bit():
 
 def test_all_norms_at_once_are_what_each_is_alone():
     _, folded = plain_and_folded("resnet26d")
-    norms = [part for part in folded.modules() if type(part) is FoldedBatchNorm2d]
+    norms = folded_norms(folded)
     together = scales_and_shifts(norms)
     assert len(together) == len(norms) > 20
     for norm in norms:
@@ -94,9 +95,9 @@ def test_all_norms_at_once_are_what_each_is_alone():
 def test_they_are_kept_for_one_pass_and_thread_alone():
     """On a device without numbers: the same tensors within; others after it, of another norm, in another thread."""
     _, folded = plain_and_folded("resnet18")
-    norm = next(part for part in folded.to("meta").modules() if type(part) is FoldedBatchNorm2d)
+    norm, *more = folded_norms(folded.to("meta"))
     other = FoldedBatchNorm2d(norm)
-    with norms_together(folded, torch.device("meta")):
+    with norms_together([norm, *more], torch.device("meta")):
         assert norm.scale_and_shift()[0] is norm.scale_and_shift()[0]
         assert other.scale_and_shift()[0] is not other.scale_and_shift()[0]
         with ThreadPoolExecutor(1) as thread:

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from transformers_samdetr import SamDetrConfig
+from transformers_samdetr import SamDetrConfig, semantics_aligner
 from transformers_samdetr.attention import SamDetrSharedKeyAttention, gaussian_bias
-from transformers_samdetr.backbone import FeatureLevel
+from transformers_samdetr.backbone import FeatureLevel, valid_size
 from transformers_samdetr.deformable_attention import sample_levels
 from transformers_samdetr.loss import sam_detr_loss
 from transformers_samdetr.semantics_aligner import SemanticsAligner
@@ -27,7 +27,8 @@ def check_aligner(**fields):
     mask = torch.ones(1, 4, 5, dtype=torch.bool)
 
     def run(features, queries, boxes):
-        level = FeatureLevel(features, features, mask, torch.tensor([[1.0, 0.75]], dtype=torch.float64), (4, 5))
+        ratio = torch.tensor([[1.0, 0.75]], dtype=torch.float64)
+        level = FeatureLevel(features, features, mask, ratio, valid_size(ratio, (4, 5)), (4, 5))
         aligned = aligner(queries, boxes, level)
         # the sine embeddings of the points carry no gradient, by SPEC
         bias = () if aligned.attention_bias is None else (aligned.attention_bias.dense(),)
@@ -37,6 +38,7 @@ def check_aligner(**fields):
     queries = torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True)
     boxes = torch.rand(1, 3, 4, dtype=torch.float64) * 0.4 + 0.3  # without gradient: RoIAlign gives them none
     assert gradcheck(run, (features, queries, boxes), atol=1e-5, rtol=1e-3)
+    return run(features, queries, boxes)  # which every way of computing it agrees on
 
 
 def test_aligner():
@@ -45,6 +47,13 @@ def test_aligner():
 
 def test_aligner_with_smca():
     check_aligner(smca=True)
+
+
+def test_a_gpus_sampling_of_regions_is_that_of_a_cpu(monkeypatch):
+    expected = check_aligner(smca=True)
+    monkeypatch.setattr(semantics_aligner, "bilinear_weights", None)
+    monkeypatch.setattr(semantics_aligner, "suits_gpu_kernels", lambda regions: True)
+    torch.testing.assert_close(check_aligner(smca=True), expected, rtol=0, atol=1e-12)
 
 
 def test_aligner_searching_the_image():

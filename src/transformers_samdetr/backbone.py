@@ -11,7 +11,14 @@ from transformers import AutoBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
-from .frozen_batch_norm import FoldedConv2d, authors_order, freeze_batch_norms, is_frozen_batch_norm, norms_together
+from .frozen_batch_norm import (
+    FoldedConv2d,
+    authors_order,
+    folded_norms,
+    freeze_batch_norms,
+    is_frozen_batch_norm,
+    norms_together,
+)
 from .padding_masks import extract_features, group_norm, keep_padding_out
 from .position_encoding import embed_map
 from .resnet_in_strips import save_memory
@@ -31,6 +38,7 @@ class FeatureLevel:
         positions: `(B, H·W, C)`, sine embedding plus, with several levels, the level's own embedding.
         mask: `(B, H, W)`, True on valid positions.
         valid_ratio: `(B, 2)`, valid width / W and valid height / H.
+        valid_size: `(B, 2)`, valid width and height, in positions.
         size: (H, W).
     """
 
@@ -38,6 +46,7 @@ class FeatureLevel:
     positions: Tensor
     mask: Tensor
     valid_ratio: Tensor
+    valid_size: Tensor
     size: tuple[int, int]
 
 
@@ -45,6 +54,12 @@ def valid_ratio(mask: Tensor) -> Tensor:
     """`(B, 2)` float32: the share of valid pixels in the first row (x) and first column (y) of `(B, H, W)` masks."""
     height, width = mask.shape[1:]
     return torch.stack([mask[:, 0].float().sum(-1) / width, mask[:, :, 0].float().sum(-1) / height], dim=-1)
+
+
+def valid_size(ratio: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(B, 2)` valid width and height of maps of this `size`, from their `(B, 2)` ratios."""
+    height, width = size
+    return torch.stack([ratio[:, 0] * width, ratio[:, 1] * height], dim=-1)
 
 
 def drop_unread_stages(extractor: nn.Module) -> nn.Module:
@@ -102,6 +117,7 @@ class SamDetrBackbone(nn.Module):
         # an attribute, for torch.compile does not enter a cached property
         convolutions = (module for module in self.feature_extractor.modules() if isinstance(module, nn.Conv2d))
         self.stem_is_folded = isinstance(next(convolutions, None), FoldedConv2d)
+        self.folded_norms = folded_norms(self.feature_extractor)
         save_memory(self.feature_extractor, in_strips=not config.mask_padding)  # masks are those of whole maps
         self._reset_batch_norms()
         self.unfreeze()
@@ -156,7 +172,7 @@ class SamDetrBackbone(nn.Module):
         # a folded stem brings them about itself
         if not authors_order(self) and not self.stem_is_folded:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        with norms_together(self.feature_extractor, pixel_values.device):
+        with norms_together(self.folded_norms, pixel_values.device):
             feature_maps, masks = self._extract(pixel_values, pixel_mask)
         # the authors' code normalises padding too
         norm_masks = [None] * len(masks) if self.strides is None else masks
@@ -167,7 +183,9 @@ class SamDetrBackbone(nn.Module):
             positions = embed_map(mask, self.d_model).flatten(1, 2)
             if self.level_embeddings is not None:
                 positions = positions + self.level_embeddings[index]
-            levels.append(FeatureLevel(features, positions.to(features.dtype), mask, valid_ratio(mask), size))
+            ratio = valid_ratio(mask)
+            positions = positions.to(features.dtype)
+            levels.append(FeatureLevel(features, positions, mask, ratio, valid_size(ratio, size), size))
         return levels
 
     def _extract(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -84,6 +84,7 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         features: Tensor,
         feature_positions: Tensor,
         level: FeatureLevel,
+        attention_mask: Tensor,
         self_attention_mask: Tensor | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
@@ -94,6 +95,7 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
             features, feature_positions: `(B, H·W, C)`, of the encoded feature level to read. They stand apart from
                 `level`, for reentrant gradient checkpointing cuts the graph at tensors that are arguments themselves.
             level: that level, for its geometry.
+            attention_mask: `(B, 1, 1, H·W)`, additive, of its valid positions.
             self_attention_mask: `(B, 1, Q, Q)`, additive.
 
         Returns:
@@ -108,7 +110,6 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
             attended, _ = self.self_attn(placed, placed, queries, self_attention_mask, **kwargs)
         queries = self.self_attn_layer_norm(queries + self.dropout(attended))
 
-        mask = additive_mask(level.mask.flatten(1)[:, None, None], queries.dtype)  # (B, 1, 1, S)
         salient_points = None
         if self.has_aligner:
             aligned = self.aligner(queries, anchors, level)
@@ -118,13 +119,13 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
                 aligned.positions,
                 level.features,
                 level.positions,
-                mask,
+                attention_mask,
                 aligned.attention_bias,
                 **kwargs,
             )
         else:
             keys = level.features + level.positions
-            attended, _ = self.cross_attn(queries + anchors, keys, level.features, mask, **kwargs)
+            attended, _ = self.cross_attn(queries + anchors, keys, level.features, attention_mask, **kwargs)
         queries = self.cross_attn_layer_norm(queries + self.dropout(attended))
         return self.final_layer_norm(queries + self.mlp(queries)), salient_points
 
@@ -167,11 +168,12 @@ class SamDetrDecoder(SamDetrPreTrainedModel):
             self_attention_mask: `(B, 1, Q, Q)`, additive, or None.
         """
         refines = self.config.query_resampling != "none"
+        masks = [additive_mask(level.mask.flatten(1)[:, None, None], queries.dtype) for level in levels]
         states, boxes, references, points = [], [], [], []
         for layer, head, index in zip(self.layers, self.box_heads, self.config.decoder_feature_levels, strict=True):
             reference, level = anchors.sigmoid() if refines else anchors, levels[index]
             queries, salient_points = layer(
-                queries, reference, level.features, level.positions, level, self_attention_mask, **kwargs
+                queries, reference, level.features, level.positions, level, masks[index], self_attention_mask, **kwargs
             )
             change = head(queries).to(torch.promote_types(queries.dtype, torch.float32))  # half precision stops here
             if refines:

@@ -76,8 +76,8 @@ def _reference_points(levels: list[FeatureLevel]) -> Tensor:
         height, width = level.size
         rows = torch.arange(height, dtype=torch.float32, device=level.mask.device) + 0.5
         columns = torch.arange(width, dtype=torch.float32, device=level.mask.device) + 0.5
-        x = columns / (level.valid_ratio[:, :1] * width)  # (B, W)
-        y = rows / (level.valid_ratio[:, 1:] * height)  # (B, H)
+        x = columns / level.valid_size[:, :1]  # (B, W)
+        y = rows / level.valid_size[:, 1:]  # (B, H)
         grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
         centers.append(grid.flatten(1, 2))  # (B, H·W, 2)
     ratios = torch.stack([level.valid_ratio for level in levels], dim=1)  # (B, L, 2)

@@ -6,6 +6,7 @@ maps of 60 x 80: forward 0.11 s instead of 0.49 s, backward 0.21 s instead of 0.
 0.019 s instead of 0.048 s. Smaller boxes cost less.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from .bilinear_bags import rows_in_order, weighted_sums
 
-PARTS = 16
+MOST_PARTS = 16
 """Regions of about the same size are computed together, each bin with as many pixels as the largest of them needs."""
+PIXELS_A_PART = 2**16
+"""Of all bins together, about: with fewer, as small maps have them, operations cost more than zeros that are added."""
 
 
 @dataclass
@@ -48,8 +51,9 @@ def bag_regions(feature_map: Tensor, corners: Tensor, size: int, valid_size: Ten
     bins = ((corners[:, 2:] - corners[:, :2]) / size).ceil().clamp(min=1) + 2  # as many pixels or fewer, in x and y
     if valid_size is not None:
         valid_size = valid_size.repeat_interleave(num_queries, dim=0)  # (B·Q, 2)
-    parts = []
-    for regions in bins.prod(-1).argsort().chunk(PARTS):
+    pixels, parts = bins.prod(-1), []
+    num_parts = size**2 * float(pixels.nansum()) / PIXELS_A_PART
+    for regions in pixels.argsort().chunk(math.ceil(min(max(num_parts, 1), MOST_PARTS))):
         x1, y1, x2, y2 = corners[regions].unbind(-1)
         valid_width, valid_height = (None, None) if valid_size is None else valid_size[regions].unbind(-1)
         x_index, x_weights = covered_pixels(x1, x2, size, width, valid_width)

@@ -41,10 +41,14 @@ def extract_region_features(
         return multiply_regions(feature_map, corners, size, valid_size)
     if feature_map.device.type == "cpu":
         return bag_regions(feature_map, corners, size, valid_size)
-    # its kernel knows one end for all images, and adds gradients in any order
-    if feature_map.is_cuda and not ends_at_valid and not torch.are_deterministic_algorithms_enabled():
+    if suits_gpu_kernels(feature_map) and not ends_at_valid:  # torchvision's knows one end for all images
         return align_regions(feature_map, corners, size)
     return multiply_regions(feature_map, corners, size, valid_size)
+
+
+def suits_gpu_kernels(x: Tensor) -> bool:
+    """Whether to sample by a GPU's kernels, which add gradients in any order, and which a program cannot have."""
+    return x.is_cuda and not torch.compiler.is_compiling() and not torch.are_deterministic_algorithms_enabled()
 
 
 def align_regions(feature_map: Tensor, corners: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ from .backbone import FeatureLevel
 from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
 from .position_encoding import embed_points
-from .region_features import extract_region_features
+from .region_features import extract_region_features, suits_gpu_kernels
 
 
 @dataclass
@@ -49,7 +49,7 @@ def bilinear_weights(places: Tensor, length: int) -> Tensor:
     """How much each of `length` pixels counts at `(…)` places, -1 and 1 being the outer pixel edges: `(…, length)`.
 
     As products with regions these are `grid_sample` with zeros beyond the edges, its gradient on pixel centers, where
-    salient points start, included; its own backward runs channel by channel.
+    salient points start, included; on a CPU its own backward runs channel by channel.
     """
     places = ((places + 1) * length - 1) / 2
     first = places.detach().floor()
@@ -91,8 +91,7 @@ class SemanticsAligner(nn.Module):
             level: the encoded feature level to match with.
         """
         feature_map = level.features.unflatten(1, level.size)  # (B, H, W, C)
-        height, width = level.size
-        valid_size = torch.stack([level.valid_ratio[:, 0] * width, level.valid_ratio[:, 1] * height], dim=-1)
+        valid_size = level.valid_size
         if self.mask_padding:
             valid_size = valid_size.round()  # to the last bit what it is alone: the number of samples hangs on it
             if self.search_in_image:
@@ -106,7 +105,10 @@ class SemanticsAligner(nn.Module):
         if self.resampling == "keypoints":
             offsets, scales = self._predict_keypoints(regions, queries)
             salient_points = self._place(offsets, reference_boxes)
-            content = self._sample(regions, feature_map, offsets, salient_points, level.valid_ratio)
+            if self.search_in_image:
+                content = self._sample_image(feature_map.to(regions.dtype), salient_points, level.valid_ratio)
+            else:
+                content = self._sample_regions(regions, offsets)
             places = salient_points
             if self.smca:
                 centers, scales = self._for_heads(salient_points * valid_size[:, None, None]), self._for_heads(scales)
@@ -123,30 +125,36 @@ class SemanticsAligner(nn.Module):
         return AlignedQueries(content, positions, salient_points, attention_bias)
 
     def _predict_keypoints(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Two numbers for each salient point and, with SMCA, two scales, `(B, Q, P, 2)` float32 each (equation 4)."""
+        """Offsets of the salient points and, with SMCA, two scales of each, `(B, Q, P, 2)` float32 each (equation 4).
+
+        Offsets are -1 and 1 at the edges of the box or, where points are searched in the image, of any size.
+        """
         reduction = self.region_reduction  # a 1x1 convolution of channels that come last
         reduced = nn.functional.linear(regions.to(queries.dtype), reduction.weight.flatten(1), reduction.bias).relu()
         outputs = self.keypoint_head(reduced.transpose(2, 3).flatten(2))  # (B, Q, C/4·roi²), channel-major
         outputs = outputs.unflatten(-1, (-1, self.num_points, 2))
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        return outputs[:, :, 0], outputs[:, :, 1] if self.smca else None
+        offsets = outputs[:, :, 0] if self.search_in_image else outputs[:, :, 0].tanh()
+        return offsets, outputs[:, :, 1] if self.smca else None
 
     def _place(self, offsets: Tensor, boxes: Tensor) -> Tensor:
-        """Salient points in the valid image, within their boxes (tanh) or, searched in the image, anywhere."""
+        """Salient points in the valid image, within their boxes or, searched in the image, anywhere."""
         center, size = boxes[:, :, None].split(2, dim=-1)
         if self.search_in_image:
             return (inverse_sigmoid(center) + offsets).sigmoid()
-        return center + size / 2 * offsets.tanh()
+        return center + size / 2 * offsets
 
-    def _sample(
-        self, regions: Tensor, feature_map: Tensor, offsets: Tensor, salient_points: Tensor, valid_ratio: Tensor
-    ) -> Tensor:
-        """Features of the salient points, `(B, Q, P, C)` (equation 5): from their regions, or from the whole map."""
-        if self.search_in_image:  # the region covers the box alone
-            grid = 2 * salient_points * valid_ratio[:, None, None] - 1
-            maps = feature_map.permute(0, 3, 1, 2).to(regions.dtype)
-            return sample_points(maps, grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
-        x, y = bilinear_weights(offsets.tanh(), self.roi_size).unbind(-2)  # (B, Q, P, roi) each
+    def _sample_image(self, feature_map: Tensor, salient_points: Tensor, valid_ratio: Tensor) -> Tensor:
+        """Features of salient points anywhere in the image, `(B, Q, P, C)`: a region covers its box alone."""
+        grid = 2 * salient_points * valid_ratio[:, None, None] - 1
+        return sample_points(feature_map.permute(0, 3, 1, 2), grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
+
+    def _sample_regions(self, regions: Tensor, offsets: Tensor) -> Tensor:
+        """Features of salient points, `(B, Q, P, C)`, from their boxes' `(B, Q, roi², C)` regions (equation 5)."""
+        if suits_gpu_kernels(regions):  # one kernel instead of twenty
+            maps = regions.unflatten(2, (self.roi_size, -1)).permute(0, 1, 4, 2, 3)
+            return sample_points(maps.flatten(0, 1), offsets.flatten(0, 1)).unflatten(0, regions.shape[:2])
+        x, y = bilinear_weights(offsets, self.roi_size).unbind(-2)  # (B, Q, P, roi) each
         weights = (y[..., :, None] * x[..., None, :]).flatten(-2)  # (B, Q, P, roi²)
         return weights.to(regions.dtype) @ regions
 

@@ -101,7 +101,7 @@ def covered_parts(boxes: Tensor, level: FeatureLevel, image: Tensor) -> Tensor:
         image: `(N,)`, index of each box's image.
     """
     height, width = level.size
-    corners = box_to_pixel_corners(boxes[:, None], valid_size(level)[image])
+    corners = box_to_pixel_corners(boxes[:, None], level.valid_size[image])
     low, high = corners.squeeze(1).split(2, dim=-1)  # (N, 2)
 
     def along(axis: int, length: int) -> Tensor:
@@ -109,12 +109,6 @@ def covered_parts(boxes: Tensor, level: FeatureLevel, image: Tensor) -> Tensor:
         return (high[:, axis, None].minimum(begin + 1) - low[:, axis, None].maximum(begin)).clamp(min=0)
 
     return (along(1, height)[:, :, None] * along(0, width)[:, None]).flatten(1)
-
-
-def valid_size(level: FeatureLevel) -> Tensor:
-    """`(B, 2)`: width and height of each image's valid part, in pixels of the map."""
-    height, width = level.size
-    return level.valid_ratio * level.valid_ratio.new_tensor([width, height])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ..attention import SamDetrAttention, SamDetrSharedKeyAttention
 from ..backbone import FeatureLevel
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..region_features import extract_region_features
-from .attention_in_boxes import recorded_levels, removed_after, valid_size
+from .attention_in_boxes import recorded_levels, removed_after
 from .match_stability import evaluating, match_objects
 
 SPACES = ("features", "attention")
@@ -89,7 +89,7 @@ def _recorded_queries(model: SamDetrForObjectDetection) -> Iterator[list[Tensor]
 def _regions(level: FeatureLevel, boxes: Tensor, size: int) -> Tensor:
     """`(B, T, size², C)`: features of a level within `(B, T, 4)` boxes, by RoIAlign as in the aligner."""
     feature_map = level.features.unflatten(1, level.size)
-    return extract_region_features(feature_map, boxes, valid_size(level), size).flatten(2, 3)
+    return extract_region_features(feature_map, boxes, level.valid_size, size).flatten(2, 3)
 
 
 def _similarities(
