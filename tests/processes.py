@@ -61,7 +61,7 @@ class Processes:
             process.kill()
             process.join()
 
-    def outcome(self, rank: int, seconds: float = 60) -> tuple[bool, Any]:
+    def outcome(self, rank: int, seconds: float = 120) -> tuple[bool, Any]:
         """(True, what the function returned) or (False, its error); the error is EOFError's where it was killed."""
         assert self.pipes[rank].poll(seconds), f"process {rank} says nothing for {seconds} s"
         try:
@@ -71,7 +71,7 @@ class Processes:
         self.processes[rank].join(10)
         return outcome
 
-    def results(self, seconds: float = 60) -> list[Any]:
+    def results(self, seconds: float = 120) -> list[Any]:
         """What the functions returned, by rank."""
         deadline, results = time.monotonic() + seconds, []
         for rank in range(len(self.processes)):
@@ -81,7 +81,7 @@ class Processes:
         return results
 
 
-def run(function: Callable, *arguments: Any, count: int = 1, seconds: float = 60) -> list[Any]:
+def run(function: Callable, *arguments: Any, count: int = 1, seconds: float = 120) -> list[Any]:
     """Results of `count` processes, by rank."""
     with Processes(function, *arguments, count=count) as processes:
         return processes.results(seconds)
