@@ -5,9 +5,10 @@ there, queries that are all alike and classes without a prior take a large part 
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...attention import PackedLinear
+from ...box_ops import inverse_sigmoid
 from ...modeling_sam_detr import SamDetrClassHead
 
 PACKED = ("q_proj", "k_proj", "v_proj")
@@ -59,6 +60,29 @@ def start_as_published(detector: nn.Module, is_focal: bool) -> None:
             nn.init.zeros_(head.layers[-1].bias)
         if is_deformable:
             nn.init.constant_(head.layers[-1].bias[2:], -2.0)
+
+
+@torch.no_grad()
+def start_at(detector: nn.Module, boxes: Tensor) -> None:
+    """Moves the queries of DAB-DETR to boxes, and those of Deformable DETR to their centers: it has no sizes to set.
+
+    Args:
+        detector: one of these, with its queries as they start.
+        boxes: `(Q, 4)`, center x, center y, width, height, normalised.
+
+    Raises:
+        ValueError: it is another detector, whose queries have no place before they have seen a picture.
+    """
+    model, logits = detector.model, inverse_sigmoid(boxes)
+    if hasattr(model, "query_refpoint_embeddings"):
+        model.query_refpoint_embeddings.weight.copy_(logits)
+    elif hasattr(model, "reference_points"):
+        queries = model.query_position_embeddings.weight[:, : model.reference_points.in_features]
+        # places are a linear layer of the queries: the smallest weights that give these
+        model.reference_points.weight.copy_(torch.linalg.lstsq(queries, logits[:, :2]).solution.T)
+        model.reference_points.bias.zero_()
+    else:
+        raise ValueError(f"{type(detector).__name__} has no reference boxes to start from.")
 
 
 def _heads(detector: nn.Module, *names: str) -> list[nn.Module]:

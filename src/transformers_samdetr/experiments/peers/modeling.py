@@ -14,6 +14,7 @@ from ...backbone_weights import load_into
 from .configuration import PeerConfig
 from .detr_relatives import CLASSES, DetrRelative
 from .faster_rcnn import FasterRcnnPeer
+from .initial_values import start_at
 
 WEIGHTS = "model.safetensors"
 
@@ -55,6 +56,12 @@ class PeerForObjectDetection(nn.Module):
     def load_backbone_weights(self, weights: dict[str, Tensor]) -> None:
         """Loads a state dict of the bare backbone, as our models do."""
         load_into(self.peer.extractor.feature_extractor, weights)
+
+    def set_reference_boxes(self, boxes: Tensor) -> None:
+        """Starts each query at a box, or at its center where queries have no size; see `start_at`."""
+        if not isinstance(self.peer, DetrRelative):
+            raise ValueError(f"{self.config.peer} has no queries, and so no reference boxes.")
+        start_at(self.peer.detector, boxes)
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Writes configuration and weights; `state_dict` in place of the model's own."""
