@@ -117,6 +117,11 @@ _RELATIVES = {
     "deformable-detr": ("Deformable DETR of one scale", 2.4),
 }
 """Of Table 1 the differences in final AP of one scale, where both have a row of the same backbone."""
+_WITH_THE_SETS_BOXES = {
+    "dab-detr-set-boxes": "DAB-DETR from them too",
+    "deformable-detr-set-boxes": "Deformable DETR from them too",
+}
+"""The relatives whose queries have a place at the start; no other can be given one."""
 
 
 def _convergence() -> tuple[Claim, ...]:
@@ -127,6 +132,13 @@ def _convergence() -> tuple[Claim, ...]:
     strongest = "deformable-detr"
     pairs.append(("SAM-DETR with SMCA", "sam-detr-smca", strongest, _RELATIVES[strongest][0], 5.2))
     pairs.append(("SAM-DETR with SMCA and DN", "sam-detr-smca-dn", strongest, _RELATIVES[strongest][0], None))
+    for label, ours, others in (
+        ("SAM-DETR", "sam-detr-set-boxes", ("conditional-detr", *_WITH_THE_SETS_BOXES, strongest)),
+        ("SAM-DETR with SMCA", "sam-detr-smca-set-boxes", (strongest, "deformable-detr-set-boxes")),
+    ):
+        for other in others:
+            name = _WITH_THE_SETS_BOXES.get(other) or _RELATIVES[other][0]
+            pairs.append((f"{label} from the set's boxes", ours, other, name, None))
     for label, ours, variant, name, published in pairs:
         claims += [
             Claim("real", f"{label} ends above {name}", ours, variant, published),
@@ -134,12 +146,17 @@ def _convergence() -> tuple[Claim, ...]:
             Claim("real", f"{label}'s mean AP over the time is above that of {name}", ours, variant, None, "time"),
         ]
     half = "SAM-DETR needs at most half of the epochs of {} to 90 % of the best AP (difference in epochs)"
+    from_set = half.replace("SAM-DETR", "SAM-DETR from the set's boxes", 1)
     twice = "Conditional DETR with twice the epochs"
     return (
         *claims,
+        Claim("real", "SAM-DETR ends higher from the set's boxes", "sam-detr-set-boxes", "sam-detr"),
+        Claim("real", "With SMCA it does, too", "sam-detr-smca-set-boxes", "sam-detr-smca"),
         Claim("real", f"SAM-DETR ends above {twice}", "sam-detr", "conditional-detr-twice"),
         Claim("real", half.format("Conditional DETR"), "sam-detr", "conditional-detr", None, "half"),
         Claim("real", half.format(twice), "sam-detr", "conditional-detr-twice", None, "half"),
+        Claim("real", from_set.format("Conditional DETR"), "sam-detr-set-boxes", "conditional-detr", None, "half"),
+        Claim("real", from_set.format(twice), "sam-detr-set-boxes", "conditional-detr-twice", None, "half"),
     )
 
 

@@ -68,7 +68,7 @@ class Run:
             recipe,
             name=variant.name,
             model_overrides=architecture(setting, variant),
-            reference_boxes=variant.reference_boxes,
+            initial_boxes=variant.initial_boxes,
             epochs=recipe.epochs * variant.times_epochs,
             learning_rate=self.learning_rate,
             backbone_learning_rate=self.learning_rate * share,

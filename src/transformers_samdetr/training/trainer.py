@@ -20,13 +20,13 @@ from .display import Display
 from .epoch_log import EpochLog, summary
 from .examples import training_examples
 from .hooks import TrainingHook
+from .initial_boxes import boxes_of_objects
 from .loss_sums import LossSums, weighted_terms
 from .optimizer import count_trained, make_optimizer, make_schedule
 from .order import ProcessBatches, position_seed
 from .process_group import PEER_TIMEOUT, limit_waiting
 from .progress import TrainingProgress
 from .recipes import Recipe
-from .reference_boxes import boxes_of_objects
 from .saving import saving_beside, write_detection_threshold
 from .window import any_process, count_boxes, image_ids, loss_weights, stop_for_non_finite, without_objects
 
@@ -75,7 +75,7 @@ class Trainer:
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         self.train_set, self.order = training_examples(train, recipe, processor, self.accelerator.num_processes)
         self.evaluation_set = evaluation_examples(evaluation, recipe.max_corrupt)
-        if recipe.reference_boxes == "training_set":
+        if recipe.initial_boxes == "training_set":
             model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()

@@ -30,17 +30,15 @@ def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
     Raises:
         ValueError: the set is streamed, or has no objects.
     """
-    remedy = "leave reference_boxes='model', which starts from the model's own boxes."
+    remedy = "leave initial_boxes='model', which starts from the model's own boxes."
     if isinstance(train, IterableDataset):
-        raise ValueError(
-            f"reference_boxes='training_set' needs all boxes at the start, which a stream has not: {remedy}"
-        )
+        raise ValueError(f"initial_boxes='training_set' needs all boxes at the start, which a stream has not: {remedy}")
     generator = np.random.default_rng(seed)
     rows = generator.permutation(len(train))[:MOST_PICTURES]
     pictures = train.select_columns(["width", "height", "objects"]).select(np.sort(rows))
     boxes = np.unique([box for picture in pictures for box in _normalised_boxes(picture)], axis=0)
     if not len(boxes):
-        raise ValueError(f"reference_boxes='training_set' is not possible: the set has no objects; {remedy}")
+        raise ValueError(f"initial_boxes='training_set' is not possible: the set has no objects; {remedy}")
     copies = -(-count * BOXES_A_CLUSTER // len(boxes))
     corners, sizes = np.split(np.tile(boxes, (copies, 1)), 2, axis=1)
     centers = corners + sizes / 2

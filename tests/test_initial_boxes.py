@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.training import Recipe, Trainer
-from transformers_samdetr.training.reference_boxes import boxes_of_objects
+from transformers_samdetr.training.initial_boxes import boxes_of_objects
 
 from .models import tiny_model
 from .training_runs import pictures
@@ -54,12 +54,12 @@ def test_the_seed_decides():
 
 @pytest.mark.parametrize("data", [a_set([], []), a_set([[20, 10, 20, 10]], crowd=1)])
 def test_a_set_without_objects_is_refused(data):
-    with pytest.raises(ValueError, match="the set has no objects; leave reference_boxes='model'"):
+    with pytest.raises(ValueError, match="the set has no objects; leave initial_boxes='model'"):
         boxes_of_objects(data, 4)
 
 
 def test_a_stream_is_refused():
-    with pytest.raises(ValueError, match="which a stream has not: leave reference_boxes='model'"):
+    with pytest.raises(ValueError, match="which a stream has not: leave initial_boxes='model'"):
         boxes_of_objects(a_set([[20, 10, 20, 10]]).to_iterable_dataset(), 4)
 
 
@@ -74,7 +74,7 @@ def test_training_starts_from_them_if_it_is_asked_to(decay, tmp_path):
     before = model.model.query_reference_boxes.clone()
     trainer_of(model, tmp_path, ema_decay=decay)
     assert torch.equal(model.model.query_reference_boxes, before)
-    trainer = trainer_of(model, tmp_path, ema_decay=decay, reference_boxes="training_set", seed=3)
+    trainer = trainer_of(model, tmp_path, ema_decay=decay, initial_boxes="training_set", seed=3)
     expected = boxes_of_objects(pictures(6, seed=0), model.config.num_queries, seed=3)
     for each in (model, *([trainer.average.module] if decay else [])):
         torch.testing.assert_close(each.model.query_reference_boxes.sigmoid(), expected, rtol=0, atol=2e-5)
@@ -82,11 +82,9 @@ def test_training_starts_from_them_if_it_is_asked_to(decay, tmp_path):
 
 def test_a_model_without_reference_boxes_says_so(tmp_path):
     with pytest.raises(ValueError, match="no reference boxes"):
-        trainer_of(tiny_model(query_resampling="none"), tmp_path, reference_boxes="training_set")
+        trainer_of(tiny_model(query_resampling="none"), tmp_path, initial_boxes="training_set")
 
 
 def test_another_word_is_refused():
-    with pytest.raises(
-        ValueError, match="reference_boxes='data' is not possible: choose one of 'model', 'training_set'"
-    ):
-        Recipe(reference_boxes="data")
+    with pytest.raises(ValueError, match="initial_boxes='data' is not possible: choose one of 'model', 'training_set'"):
+        Recipe(initial_boxes="data")
