@@ -116,6 +116,19 @@ def test_another_recipe_or_data_is_refused_with_the_difference(tmp_path):
         other.checkpoints.refuse_to_overwrite()
 
 
+@pytest.mark.parametrize(("value", "differs"), [("model", False), ("training_set", True)])
+def test_a_field_that_an_older_recipe_lacks_was_at_its_default(value, differs, tmp_path):
+    Run(tmp_path).step().save()
+    newer = Run(tmp_path, {**IDENTITY, "recipe": {**IDENTITY["recipe"], "initial_boxes": value}})
+    if differs:
+        with pytest.raises(
+            ResumeRefused, match="recipe.initial_boxes: 'nothing' in the checkpoint, 'training_set' now"
+        ):
+            newer.checkpoints.resume("auto")
+    else:
+        assert newer.checkpoints.resume("auto")["step"] == 1
+
+
 def test_other_versions_are_a_warning(tmp_path, monkeypatch, caplog):
     Run(tmp_path).step().save()
     monkeypatch.setattr("transformers_samdetr.training.resume.versions", lambda: {"torch": "9.9"})

@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..training.recipes import Recipe
-from ..training.run_state import differences
+from ..training.run_state import comparable, differences
 from .runs import Run
 
 LEDGER = Path("docs/experiments/ledger")
@@ -52,7 +50,7 @@ class Ledger:
         if not path.is_file():
             return None
         entry = json.loads(path.read_text(encoding="utf-8"))
-        changes = differences(entry["identity"], _comparable(identity, entry["identity"]))
+        changes = differences(entry["identity"], comparable(identity, entry["identity"]))
         if changes:
             changes = [change.replace("in the checkpoint", "in the ledger") for change in changes]
             raise LedgerMismatch(
@@ -69,12 +67,3 @@ class Ledger:
         partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
         return path
-
-
-def _comparable(now: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of now as JSON has it, without fields of a recipe that are new since and at their default."""
-    known, defaults = saved.get("recipe", {}), asdict(Recipe())
-    recipe = {
-        name: value for name, value in now["recipe"].items() if name in known or value != defaults.get(name, value)
-    }
-    return json.loads(json.dumps({**now, "recipe": recipe}))

@@ -26,7 +26,7 @@ from .checkpoint import (
     verify_checkpoint,
     write_error,
 )
-from .run_state import differences, versions
+from .run_state import comparable, differences, versions
 
 RUN_STATE = "run.json"
 """File of a checkpoint with the progress, the identity of the run, and versions."""
@@ -169,7 +169,7 @@ class RunCheckpoints:
             checkpoint = Path(source)
             verify_checkpoint(checkpoint)
         state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
-        changes = differences(state["identity"], self.identity)
+        changes = differences(state["identity"], comparable(self.identity, state["identity"]))
         if changes:
             raise ResumeRefused(
                 f"{checkpoint} is of another run. It differs from what was asked for now:\n  "
