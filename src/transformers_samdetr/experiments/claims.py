@@ -117,11 +117,6 @@ _RELATIVES = {
     "deformable-detr": ("Deformable DETR of one scale", 2.4),
 }
 """Of Table 1 the differences in final AP of one scale, where both have a row of the same backbone."""
-_WITH_THE_SETS_BOXES = {
-    "dab-detr-set-boxes": "DAB-DETR from them too",
-    "deformable-detr-set-boxes": "Deformable DETR from them too",
-}
-"""The relatives whose queries have a place at the start; no other can be given one."""
 
 
 def _convergence() -> tuple[Claim, ...]:
@@ -133,17 +128,17 @@ def _convergence() -> tuple[Claim, ...]:
     pairs.append(("SAM-DETR with SMCA", "sam-detr-smca", strongest, _RELATIVES[strongest][0], 5.2))
     pairs.append(("SAM-DETR with SMCA and DN", "sam-detr-smca-dn", strongest, _RELATIVES[strongest][0], None))
     for label, ours, others in (
-        ("SAM-DETR", "sam-detr-set-boxes", ("conditional-detr", *_WITH_THE_SETS_BOXES, strongest)),
-        ("SAM-DETR with SMCA", "sam-detr-smca-set-boxes", (strongest, "deformable-detr-set-boxes")),
+        ("SAM-DETR", "sam-detr-set-boxes", ("conditional-detr", "dab-detr", strongest)),
+        ("SAM-DETR with SMCA", "sam-detr-smca-set-boxes", (strongest,)),
     ):
-        for other in others:
-            name = _WITH_THE_SETS_BOXES.get(other) or _RELATIVES[other][0]
-            pairs.append((f"{label} from the set's boxes", ours, other, name, None))
+        label += " from the set's boxes"
+        pairs += [(label, ours, other, _RELATIVES[other][0], None) for other in others]
+        pairs.append((label, ours, "deformable-detr-set-boxes", "Deformable DETR from them too", None))
     for label, ours, variant, name, published in pairs:
         claims += [
             Claim("real", f"{label} ends above {name}", ours, variant, published),
-            Claim("real", f"{label}'s mean AP over the epochs is above that of {name}", ours, variant, None, "epochs"),
-            Claim("real", f"{label}'s mean AP over the time is above that of {name}", ours, variant, None, "time"),
+            Claim("real", f"{label}: mean AP over the epochs above that of {name}", ours, variant, None, "epochs"),
+            Claim("real", f"{label}: mean AP over the time above that of {name}", ours, variant, None, "time"),
         ]
     half = "SAM-DETR needs at most half of the epochs of {} to 90 % of the best AP (difference in epochs)"
     from_set = half.replace("SAM-DETR", "SAM-DETR from the set's boxes", 1)

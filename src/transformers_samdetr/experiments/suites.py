@@ -147,7 +147,6 @@ REAL = Suite(
         Row("Deformable DETR", "deformable-detr"),
         Row("SAM-DETR, the set's boxes", "sam-detr-set-boxes"),
         Row("SAM-DETR with SMCA, the set's boxes", "sam-detr-smca-set-boxes"),
-        Row("DAB-DETR, the set's boxes", "dab-detr-set-boxes"),
         Row("Deformable DETR, the set's boxes", "deformable-detr-set-boxes"),
     ),
 )

@@ -97,8 +97,7 @@ def _peers() -> list[Variant]:
         Variant("conditional-detr-twice", peer="conditional-detr", times_epochs=2),
         Variant("dab-detr", peer="dab-detr"),
         Variant("deformable-detr", peer="deformable-detr"),
-        # not of their authors either
-        Variant("dab-detr-set-boxes", peer="dab-detr", initial_boxes=SET),
+        # not of its authors either
         Variant("deformable-detr-set-boxes", peer="deformable-detr", initial_boxes=SET),
         Variant("faster-rcnn-fpn", MULTI_SCALE, peer="faster-rcnn"),
         Variant("deformable-detr-multi-scale", MULTI_SCALE, peer="deformable-detr"),

@@ -23,7 +23,7 @@ class Recipe:
             model; a checkpoint keeps its own.
         initial_boxes: reference boxes that queries start from: `"model"`, the model's own, which a new one draws at
             random, or `"training_set"`, where the objects of the training set lie, with which a small set is learned
-            faster (docs/tutorial.md).
+            faster (docs/faq.md).
         image_size: fixed height and width in pixels, or None for what the model was made for.
         freeze_backbone: trains nothing of the feature extractor.
         epochs: passes over the training set.

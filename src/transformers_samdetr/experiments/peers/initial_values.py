@@ -64,25 +64,22 @@ def start_as_published(detector: nn.Module, is_focal: bool) -> None:
 
 @torch.no_grad()
 def start_at(detector: nn.Module, boxes: Tensor) -> None:
-    """Moves the queries of DAB-DETR to boxes, and those of Deformable DETR to their centers: it has no sizes to set.
+    """Moves the queries of Deformable DETR to the centers of boxes: it has no sizes to set.
 
     Args:
-        detector: one of these, with its queries as they start.
+        detector: a `DeformableDetrForObjectDetection`, with its queries as they start.
         boxes: `(Q, 4)`, center x, center y, width, height, normalised.
 
     Raises:
-        ValueError: it is another detector, whose queries have no place before they have seen a picture.
+        ValueError: it is another detector.
     """
-    model, logits = detector.model, inverse_sigmoid(boxes)
-    if hasattr(model, "query_refpoint_embeddings"):
-        model.query_refpoint_embeddings.weight.copy_(logits)
-    elif hasattr(model, "reference_points"):
-        queries = model.query_position_embeddings.weight[:, : model.reference_points.in_features]
-        # places are a linear layer of the queries: the smallest weights that give these
-        model.reference_points.weight.copy_(torch.linalg.lstsq(queries, logits[:, :2]).solution.T)
-        model.reference_points.bias.zero_()
-    else:
-        raise ValueError(f"{type(detector).__name__} has no reference boxes to start from.")
+    model = detector.model
+    if not hasattr(model, "reference_points"):
+        raise ValueError(f"{type(detector).__name__} has no reference boxes to start from that are known here.")
+    queries = model.query_position_embeddings.weight[:, : model.reference_points.in_features]
+    # places are a linear layer of the queries: the smallest weights that give these
+    model.reference_points.weight.copy_(torch.linalg.lstsq(queries, inverse_sigmoid(boxes[:, :2])).solution.T)
+    model.reference_points.bias.zero_()
 
 
 def _heads(detector: nn.Module, *names: str) -> list[nn.Module]:

@@ -58,7 +58,7 @@ class PeerForObjectDetection(nn.Module):
         load_into(self.peer.extractor.feature_extractor, weights)
 
     def set_reference_boxes(self, boxes: Tensor) -> None:
-        """Starts each query at a box, or at its center where queries have no size; see `start_at`."""
+        """Starts each query at the center of a box; see `start_at`."""
         if not isinstance(self.peer, DetrRelative):
             raise ValueError(f"{self.config.peer} has no queries, and so no reference boxes.")
         start_at(self.peer.detector, boxes)
