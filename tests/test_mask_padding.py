@@ -280,8 +280,8 @@ def test_group_norm_of_valid_positions():
 def test_regions_of_a_map_that_ends_at_its_valid_part():
     boxes = torch.rand(2, 30, 4, generator=torch.Generator().manual_seed(0))  # some reach beyond the picture
     maps, valid = torch.randn(2, 9, 12, 3), torch.tensor([[12.0, 5.0], [7.0, 9.0]])
-    together = extract_region_features(maps, boxes, valid, 4, ends_at_valid=True)
+    together = extract_region_features([maps], boxes, valid, 4, ends_at_valid=True)[0]
     for index, (width, height) in enumerate(valid.int().tolist()):
         one = slice(index, index + 1)
-        alone = extract_region_features(maps[one, :height, :width], boxes[one], valid[one], 4)
+        alone = extract_region_features([maps[one, :height, :width]], boxes[one], valid[one], 4)[0]
         torch.testing.assert_close(together[one], alone)

@@ -43,7 +43,7 @@ def test_equals_torchvision(shape, size, way):
     boxes = torch.cat([boxes, edges.expand(2, -1, -1)], dim=1)
     height, width = shape
     valid_size = torch.tensor([[width, height], [max(width - 2, 1), max(height - 1, 1)]], dtype=torch.float64)
-    ours = extract_region_features(feature_map, boxes, valid_size, size)
+    ours = extract_region_features([feature_map], boxes, valid_size, size)[0]
     theirs = torchvision_regions(feature_map, boxes, valid_size, size)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     direction = torch.randn_like(ours)
@@ -52,15 +52,30 @@ def test_equals_torchvision(shape, size, way):
     torch.testing.assert_close(our_gradient, their_gradient, rtol=0, atol=1e-11)
 
 
+def test_several_maps_are_each_as_alone(way):
+    """With their gradients, and where one of them is not used."""
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 5, 9, channels, dtype=torch.float64, requires_grad=True) for channels in (6, 2)]
+    boxes, valid_size = random_boxes(2, 20), torch.tensor([[9.0, 5.0], [7.0, 4.0]], dtype=torch.float64)
+    together = extract_region_features(maps, boxes, valid_size, 3)
+    for feature_map, regions in zip(maps, together, strict=True):
+        (alone,) = extract_region_features([feature_map], boxes, valid_size, 3)
+        assert torch.equal(regions, alone)
+        direction = torch.randn_like(alone)
+        (found,) = torch.autograd.grad(regions, feature_map, direction, retain_graph=True)
+        (expected,) = torch.autograd.grad(alone, feature_map, direction)
+        assert torch.equal(found, expected)
+
+
 def test_boxes_get_no_gradient_and_autocast_does_not_coarsen(way):
     torch.manual_seed(0)
     feature_map, boxes = torch.randn(1, 6, 8, 4), random_boxes(1, 10, torch.float32).requires_grad_()
     valid_size = torch.tensor([[8.0, 6.0]])
-    plain = extract_region_features(feature_map, boxes, valid_size, 7)
+    plain = extract_region_features([feature_map], boxes, valid_size, 7)[0]
     assert not plain.requires_grad
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(extract_region_features(feature_map, boxes, valid_size, 7), plain)
-    half = extract_region_features(feature_map.bfloat16(), boxes, valid_size, 7)
+        assert torch.equal(extract_region_features([feature_map], boxes, valid_size, 7)[0], plain)
+    half = extract_region_features([feature_map.bfloat16()], boxes, valid_size, 7)[0]
     assert half.dtype == torch.float32
 
 
@@ -68,14 +83,14 @@ def test_boxes_get_no_gradient_and_autocast_does_not_coarsen(way):
 def test_what_is_not_a_number_stays_so(way):
     feature_map, boxes = torch.randn(1, 6, 8, 4), torch.full((1, 3, 4), 0.5)
     boxes[0, 1, 0] = torch.nan
-    regions = extract_region_features(feature_map, boxes, torch.tensor([[8.0, 6.0]]), 7)
+    regions = extract_region_features([feature_map], boxes, torch.tensor([[8.0, 6.0]]), 7)[0]
     assert regions.isnan().flatten(2).any(-1).tolist() == [[False, True, False]]
-    assert extract_region_features(feature_map, boxes * torch.nan, torch.tensor([[8.0, 6.0]]), 7).isnan().any()
+    assert extract_region_features([feature_map], boxes * torch.nan, torch.tensor([[8.0, 6.0]]), 7)[0].isnan().any()
 
 
 def test_bags_hold_no_more_than_their_boxes_cover():
     """A small box in a large map costs what it would in a small one."""
     corners = torch.tensor([[[100.0, 100, 107, 107]] * 20])
-    regions = region_bags.bag_regions(torch.zeros(1, 200, 200, 2, requires_grad=True), corners, 7)
+    regions = region_bags.bag_regions([torch.zeros(1, 200, 200, 2, requires_grad=True)], corners, 7)[0]
     parts = regions.grad_fn.next_functions[0][0].parts
     assert sum(part.index.numel() for part in parts) <= 20 * 49 * 3 * 3

@@ -66,7 +66,7 @@ def test_the_diagrams_show_what_the_model_computes(scene):
     height, width = made.features.shape[:2]
     box, offsets = torch.tensor(scene["BOX"]), torch.tensor(scene["OFFSETS"])
     maps, valid_size = torch.from_numpy(made.features)[None], torch.tensor([[float(width), float(height)]])
-    regions = extract_region_features(maps, box[None, None], valid_size, 7)[0, 0]
+    regions = extract_region_features([maps], box[None, None], valid_size, 7)[0][0, 0]
     assert np.abs(regions.numpy() - made.regions).max() < 1e-5
     sampled = sample_points(regions.permute(2, 0, 1)[None], offsets[None])[0]
     assert np.abs(sampled.numpy() - made.sampled).max() < 1e-5

@@ -92,8 +92,9 @@ def eager_attention(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-PIECES = 8
-"""Parts of the queries in `attend_in_pieces`: few enough for large products, and none too large for a cache."""
+MOST_PIECES, PIECE = 8, 2**18
+"""Parts of the queries in `attend_in_pieces`, and about how many weights each has at least: the parts shall be few
+enough for large products, and none too large for a cache."""
 
 
 def attend_in_pieces(
@@ -116,8 +117,9 @@ def attend_in_pieces(
         `(B, Q, M·D)`.
     """
     mask, keys, outputs = mask.squeeze(1), key.transpose(1, 2), []  # (B, 1, S), (B, C, S)
-    parts = query.chunk(PIECES, dim=2)
-    biases = [None] * len(parts) if bias is None else bias.chunk(PIECES)
+    num_pieces = min(max(query[..., 0].numel() * key.shape[1] // PIECE, 1), MOST_PIECES)
+    parts = query.chunk(num_pieces, dim=2)
+    biases = [None] * len(parts) if bias is None else bias.chunk(num_pieces)
     for part, part_bias in zip(parts, biases, strict=True):
         shift = mask if part_bias is None else part_bias.dense().flatten(1, 2) + mask  # (B, M·q or 1, S)
         if part.dtype in (torch.bfloat16, torch.float16):  # products alone are rounded, neither shift nor softmax

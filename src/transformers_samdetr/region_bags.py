@@ -7,6 +7,7 @@ maps of 60 x 80: forward 0.11 s instead of 0.49 s, backward 0.21 s instead of 0.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,16 +36,18 @@ class Bags:
     weights: Tensor
 
 
-def bag_regions(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Tensor:
-    """What `extract_region_features` returns, `(B, Q, size, size, C)`.
+def bag_regions(
+    feature_maps: Sequence[Tensor], corners: Tensor, size: int, valid_size: Tensor | None = None
+) -> list[Tensor]:
+    """What `extract_region_features` returns, `(B, Q, size, size, C)` of each map.
 
     Args:
-        feature_map: `(B, H, W, C)`, float32 or float64.
-        corners: `(B, Q, 4)`, x1, y1, x2, y2 in pixels of the map.
+        feature_maps: `(B, H, W, C)` each, float32 or float64.
+        corners: `(B, Q, 4)`, x1, y1, x2, y2 in pixels of the maps.
         size: height and width of the regions.
         valid_size: `(B, 2)`, width and height at which the map of each image ends; by default none ends early.
     """
-    batch_size, height, width, channels = feature_map.shape
+    batch_size, height, width, _ = feature_maps[0].shape
     num_queries, corners = corners.shape[1], corners.flatten(0, 1)
     first_rows = torch.arange(batch_size, dtype=torch.int32) * (height * width)
     first_rows = first_rows.repeat_interleave(num_queries)  # of the map that a region lies in
@@ -62,8 +65,8 @@ def bag_regions(feature_map: Tensor, corners: Tensor, size: int, valid_size: Ten
         index = rows[:, :, None, :, None] + x_index[:, None, :, None, :]  # (n, size, size, K_y, K_x)
         weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
         parts.append(Bags(regions, index.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)))
-    regions = RegionBags.apply(feature_map.flatten(0, 2), parts, len(corners))
-    return regions.view(batch_size, num_queries, size, size, channels)
+    regions = RegionBags.apply(parts, len(corners), *(feature_map.flatten(0, 2) for feature_map in feature_maps))
+    return [of_map.view(batch_size, num_queries, size, size, -1) for of_map in regions]
 
 
 def sample_places(
@@ -119,28 +122,33 @@ def covered_pixels(
 
 
 class RegionBags(torch.autograd.Function):
-    """Sums of a table's rows; its gradient is sums of the regions' gradients, sorted by the rows they were made of."""
+    """Sums of rows of tables; their gradients are sums of the regions' ones, sorted by the rows they were made of."""
 
     @staticmethod
-    def forward(ctx, table: Tensor, parts: list[Bags], num_regions: int) -> Tensor:
-        """`(T, C)` to `(regions, size², C)`."""
-        ctx.parts, ctx.num_rows = parts, len(table)
-        output = None
-        for part in parts:
-            sums = weighted_sums(table, part.index, part.weights).unflatten(0, (len(part.regions), -1))
-            if output is None:
-                output = sums.new_empty(num_regions, *sums.shape[1:])
-            output[part.regions] = sums
-        return output
+    def forward(ctx, parts: list[Bags], num_regions: int, *tables: Tensor) -> tuple[Tensor, ...]:
+        """`(T, C)` of each table to `(regions, size², C)`."""
+        ctx.parts, ctx.num_rows = parts, len(tables[0])
+        outputs = []
+        for table in tables:
+            output = None
+            for part in parts:
+                sums = weighted_sums(table, part.index, part.weights).unflatten(0, (len(part.regions), -1))
+                if output is None:
+                    output = sums.new_empty(num_regions, *sums.shape[1:])
+                output[part.regions] = sums
+            outputs.append(output)
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
-        num_bins = gradient.shape[1]
+    def backward(ctx, *gradients: Tensor):
+        num_bins = gradients[0].shape[1]
         index = torch.cat([part.index.flatten() for part in ctx.parts])
         weights = torch.cat([part.weights.flatten() for part in ctx.parts])
         bins = torch.cat([_bins_of(part, num_bins) for part in ctx.parts])
         order, offsets = rows_in_order(index, ctx.num_rows)
-        return weighted_sums(gradient.flatten(0, 1).contiguous(), bins[order], weights[order], offsets), None, None
+        bins, weights = bins[order], weights[order]
+        sums = (weighted_sums(x.flatten(0, 1).contiguous(), bins, weights, offsets) for x in gradients)
+        return None, None, *sums
 
 
 def _bins_of(part: Bags, num_bins: int) -> Tensor:

@@ -96,25 +96,30 @@ class SemanticsAligner(nn.Module):
             valid_size = valid_size.round()  # to the last bit what it is alone: the number of samples hangs on it
             if self.search_in_image:
                 feature_map = torch.where(level.mask[..., None], feature_map, 0.0)  # points there find what is outside
+        maps = [feature_map]
+        if self.resampling == "keypoints":
+            reduced = nn.functional.linear(feature_map, self.region_reduction.weight.flatten(1))
+            maps = [reduced] if self.search_in_image else [feature_map, reduced]  # points there read no regions
         regions = extract_region_features(
-            feature_map, reference_boxes, valid_size, self.roi_size, ends_at_valid=self.mask_padding
+            maps, reference_boxes, valid_size, self.roi_size, ends_at_valid=self.mask_padding
         )
-        regions = regions.flatten(2, 3)  # (B, Q, roi², C)
+        regions = [of_map.flatten(2, 3) for of_map in regions]  # (B, Q, roi², C or C/4)
 
         salient_points = attention_bias = None
         if self.resampling == "keypoints":
-            offsets, scales = self._predict_keypoints(regions, queries)
+            offsets, scales = self._predict_keypoints(regions[-1], queries)
             salient_points = self._place(offsets, reference_boxes)
             if self.search_in_image:
-                content = self._sample_image(feature_map.to(regions.dtype), salient_points, level.valid_ratio)
+                content = self._sample_image(feature_map.to(regions[0].dtype), salient_points, level.valid_ratio)
             else:
-                content = self._sample_regions(regions, offsets)
+                content = self._sample_regions(regions[0], offsets)
             places = salient_points
             if self.smca:
                 centers, scales = self._for_heads(salient_points * valid_size[:, None, None]), self._for_heads(scales)
                 attention_bias = gaussian_bias(centers, scales, *level.size)
         else:
-            content = regions.mean(2, keepdim=True) if self.resampling == "average" else regions.amax(2, keepdim=True)
+            pool = torch.mean if self.resampling == "average" else torch.amax
+            content = pool(regions[0], 2, keepdim=True)
             places = reference_boxes[..., None, :2]
 
         content = self._for_heads(content).to(queries.dtype)
@@ -124,14 +129,19 @@ class SemanticsAligner(nn.Module):
             positions = positions * self._weights(self.position_reweighting, queries)  # equation 8
         return AlignedQueries(content, positions, salient_points, attention_bias)
 
-    def _predict_keypoints(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _predict_keypoints(self, reduced: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
         """Offsets of the salient points and, with SMCA, two scales of each, `(B, Q, P, 2)` float32 each (equation 4).
 
         Offsets are -1 and 1 at the edges of the box or, where points are searched in the image, of any size.
+
+        Args:
+            reduced: `(B, Q, roi², C/4)`, regions of the map that `region_reduction` has made without its bias: a 1x1
+                convolution and RoIAlign can change places, and a map has fewer pixels than all regions together.
+            queries: give the precision.
         """
-        reduction = self.region_reduction  # a 1x1 convolution of channels that come last
-        reduced = nn.functional.linear(regions.to(queries.dtype), reduction.weight.flatten(1), reduction.bias).relu()
-        outputs = self.keypoint_head(reduced.transpose(2, 3).flatten(2))  # (B, Q, C/4·roi²), channel-major
+        reduced = reduced.transpose(2, 3).contiguous()  # once, and not in each pass of what follows
+        reduced = (reduced + self.region_reduction.bias[:, None]).relu().to(queries.dtype)
+        outputs = self.keypoint_head(reduced.flatten(2))  # (B, Q, C/4·roi²), channel-major
         outputs = outputs.unflatten(-1, (-1, self.num_points, 2))
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         offsets = outputs[:, :, 0] if self.search_in_image else outputs[:, :, 0].tanh()

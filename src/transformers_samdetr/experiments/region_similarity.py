@@ -89,7 +89,7 @@ def _recorded_queries(model: SamDetrForObjectDetection) -> Iterator[list[Tensor]
 def _regions(level: FeatureLevel, boxes: Tensor, size: int) -> Tensor:
     """`(B, T, size², C)`: features of a level within `(B, T, 4)` boxes, by RoIAlign as in the aligner."""
     feature_map = level.features.unflatten(1, level.size)
-    return extract_region_features(feature_map, boxes, level.valid_size, size).flatten(2, 3)
+    return extract_region_features([feature_map], boxes, level.valid_size, size)[0].flatten(2, 3)
 
 
 def _similarities(

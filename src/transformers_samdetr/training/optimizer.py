@@ -18,6 +18,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [{"params": parameters, "lr": rates[in_backbone]} for in_backbone, parameters in groups.items() if parameters],
         weight_decay=recipe.weight_decay,
+        fused=True,  # a kernel for all of a parameter's numbers: of a small model's step on a CPU 3 %
     )
 
 
