@@ -5,6 +5,7 @@ python scripts/run_experiments.py --suite real --data_dir ../shared/data        
 python scripts/run_experiments.py --suite table1 --scale coco --dry_run          # commands and cost
 python scripts/run_experiments.py --suite table1 --scale coco --data COCO --processes 8
     python scripts/run_experiments.py --suite table3 --latency                       # of models, in turn
+    python scripts/run_experiments.py --suite table3 --training_cost                 # a step of each in turn
     python scripts/run_experiments.py --report                                       # docs/experiments.md
 """
 
@@ -21,6 +22,7 @@ from transformers_samdetr.experiments.report import write_report
 from transformers_samdetr.experiments.settings import SEEDS, SETTINGS
 from transformers_samdetr.experiments.small_launch import make_small_runs
 from transformers_samdetr.experiments.suites import SUITES
+from transformers_samdetr.experiments.training_cost import measure_training_cost
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def main() -> None:
     small = parser.add_argument_group("small scale")
     small.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     small.add_argument("--latency", action="store_true", help="measure inference in turn, in place of training")
+    small.add_argument("--training_cost", action="store_true", help="measure training in turn, in place of runs")
     small.add_argument("--data_dir", type=Path, help="folder with the real sets, as bccd and cards")
     coco = parser.add_argument_group("COCO")
     coco.add_argument("--data", help="folder in COCO's layout, or a name on the Hub")
@@ -64,6 +67,10 @@ def main() -> None:
         elif args.latency and args.suite:
             for name in SUITES[args.suite].settings:
                 print(f"Written: {measure_latency(SUITES[args.suite], SETTINGS[name], ledger)}")
+        elif args.training_cost and args.suite:
+            for name in SUITES[args.suite].settings:
+                data = SETTINGS[name].load_data(args.data_dir)
+                print(f"Written: {measure_training_cost(SUITES[args.suite], SETTINGS[name], ledger, data)}")
         elif args.suite:
             code = make_small_runs(
                 SUITES[args.suite],

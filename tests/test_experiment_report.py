@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from transformers_samdetr.experiments import latency
+from transformers_samdetr.data.digit_scenes import build_digit_scenes
+from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.experiments import latency, training_cost
 from transformers_samdetr.experiments.claims import (
     CLAIMS,
     CONTRADICTED,
@@ -238,3 +240,28 @@ def test_latencies_are_measured_in_turn_and_shown(little_ledger, tmp_path, monke
     write_entry(little_ledger, "image-range", 0, [1.0, 2.0, 3.0])
     text = write_report(little_ledger, tmp_path / "docs").read_text(encoding="utf-8")
     assert f"| {ratios['image-range']:.2f} |" in text
+
+
+def test_training_is_timed_in_turn_where_all_rows_are(little_ledger, tmp_path, monkeypatch):
+    """Times of runs of several machines are no clock; two clocks in one table would be worse."""
+    suite, page = SUITES["table4"], tmp_path / "docs"
+    data = load_detection_data(build_digit_scenes(8, 2, size=128), box_format="xywh")
+    with pytest.raises(ValueError, match="An epoch of digits has 2 steps: steps=2 are too many"):
+        training_cost.measure_training_cost(suite, DIGITS, little_ledger, data, steps=2)
+    monkeypatch.setattr(training_cost, "WARM_UP", 0)
+    training_cost.measure_training_cost(suite, DIGITS, little_ledger, data, steps=1)
+    costs = training_cost.training_costs(DIGITS, little_ledger)
+    assert set(costs) == {"sam-detr", "keypoints-8-reweighted", "image-range"}
+    assert all(cost.seconds > 0 and cost.multiply_adds > 1e6 for cost in costs.values())
+
+    write_entry(little_ledger, "image-range", 0, [1.0, 2.0, 3.0])
+    row, seconds = compare(suite, DIGITS, little_ledger).of("image-range"), costs["image-range"].seconds
+    assert row.clock(0) == pytest.approx([seconds, 2 * seconds, 3 * seconds])
+    assert row.multiply_adds == costs["image-range"].multiply_adds
+    text = write_report(little_ledger, page).read_text(encoding="utf-8")
+    assert "timed by steps of all rows in turn" in text and "timed by the runs themselves" in text  # Table 3's
+    # a row of another table, of which no step was timed: there the runs' own times are compared
+    assert compare(SUITES["table3"], DIGITS, little_ledger).of("detr").clock(0) == [10.0, 20.0, 30.0]
+    del costs["image-range"]
+    monkeypatch.setattr("transformers_samdetr.experiments.comparison.training_costs", lambda *_: costs)
+    assert compare(suite, DIGITS, little_ledger).of("image-range").clock(0) == [10.0, 20.0, 30.0]

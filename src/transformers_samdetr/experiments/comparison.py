@@ -1,7 +1,7 @@
 """What the ledger says of the rows of a suite in one setting: runs by seed, and the numbers that are compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -11,6 +11,7 @@ from .plan import best_learning_rate, last_ap
 from .runs import Run
 from .settings import Setting
 from .suites import Row, Suite
+from .training_cost import TrainingCost, training_costs
 
 Entry = dict[str, Any]
 NEARLY_THERE = 0.9
@@ -25,11 +26,13 @@ class RowRuns:
         row: of the suite.
         entries: of the ledger by seed, all with the same learning rate.
         tried: AP after the last epoch with the first seed, by learning rate, as far as they are finished.
+        cost: measured in turn with all other rows of the comparison; None where that was not done for each of them.
     """
 
     row: Row
     entries: dict[int, Entry]
     tried: dict[float, float]
+    cost: TrainingCost | None = None
 
     def final(self, metric: str = "AP") -> dict[int, float]:
         """The metric after the last epoch by seed, in percent."""
@@ -40,8 +43,14 @@ class RowRuns:
         return [epoch["AP"] for epoch in self.entries[seed]["epochs"]]
 
     def clock(self, seed: int) -> list[float]:
-        """Seconds of processor time that training has taken up to the end of each epoch."""
-        return list(accumulate(epoch["cpu_seconds"] for epoch in self.entries[seed]["epochs"]))
+        """Seconds of processor time that training takes up to the end of each epoch: by `cost`, or the run's own."""
+        own = [epoch["cpu_seconds"] for epoch in self.entries[seed]["epochs"]]
+        return list(accumulate(own if self.cost is None else [self.cost.seconds] * len(own)))
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of a forward of one picture: by `cost`, or what a run has counted."""
+        return next(iter(self.entries.values()))["multiply_adds"] if self.cost is None else self.cost.multiply_adds
 
     def area_by_epoch(self) -> dict[int, float]:
         """Mean AP over the epochs, by seed."""
@@ -86,6 +95,11 @@ class Comparison:
         return [row for row in self.rows if row.entries]
 
     @property
+    def timed_in_turn(self) -> bool:
+        """Whether times are those of steps that were measured in turn, and not those of the runs."""
+        return any(row.cost for row in self.measured)
+
+    @property
     def common_time(self) -> float | None:
         """Seconds of training that every finished run has reached; None without runs."""
         ends = [row.clock(seed)[-1] for row in self.measured for seed in row.entries]
@@ -102,8 +116,11 @@ class Comparison:
 
 
 def compare(suite: Suite, setting: Setting, ledger: Ledger) -> Comparison:
-    """Reads the runs of a suite in a setting, of every seed that is in the ledger."""
-    return Comparison(suite, setting, tuple(_row_runs(row, setting, ledger) for row in suite.rows))
+    """Reads the runs of a suite in a setting, of every seed that is in the ledger, and what training costs."""
+    rows, costs = [_row_runs(row, setting, ledger) for row in suite.rows], training_costs(setting, ledger)
+    if all(row.row.variant in costs for row in rows if row.entries):  # two clocks cannot be compared
+        rows = [replace(row, cost=costs.get(row.row.variant)) for row in rows]
+    return Comparison(suite, setting, tuple(rows))
 
 
 def _row_runs(row: Row, setting: Setting, ledger: Ledger) -> RowRuns:

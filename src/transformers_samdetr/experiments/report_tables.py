@@ -66,7 +66,7 @@ def cost_table(comparison: Comparison, ratios: Mapping[str, float]) -> str:
             [
                 row.row.label,
                 f"{entry['parameters'] / 1e6:.2f} M",
-                f"{entry['multiply_adds'] / 1e9:.2f} G",
+                f"{row.multiply_adds / 1e9:.2f} G",
                 f"{_seconds_an_epoch(row):.0f} s",
                 f"{_seconds_an_epoch(row) / _seconds_an_epoch(rows[0]):.2f}",
                 f"{ratios[row.row.variant]:.2f}" if row.row.variant in ratios else NONE,

@@ -69,7 +69,7 @@ class Run:
             name=variant.name,
             model_overrides=architecture(setting, variant),
             initial_boxes=variant.initial_boxes,
-            epochs=recipe.epochs * variant.times_epochs,
+            epochs=int(recipe.epochs * variant.times_epochs),
             learning_rate=self.learning_rate,
             backbone_learning_rate=self.learning_rate * share,
             seed=self.seed,

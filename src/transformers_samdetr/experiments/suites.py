@@ -148,6 +148,9 @@ REAL = Suite(
         Row("SAM-DETR, the set's boxes", "sam-detr-set-boxes"),
         Row("SAM-DETR with SMCA, the set's boxes", "sam-detr-smca-set-boxes"),
         Row("Deformable DETR, the set's boxes", "deformable-detr-set-boxes"),
+        Row("SAM-DETR, the set's boxes, 7 epochs", "sam-detr-set-boxes-short"),
+        Row("SAM-DETR with SMCA, the set's boxes, 7 epochs", "sam-detr-smca-set-boxes-short"),
+        Row("SAM-DETR with SMCA and DN, the set's boxes", "sam-detr-smca-dn-set-boxes"),
     ),
 )
 _SINGLE = (

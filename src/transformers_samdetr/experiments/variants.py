@@ -5,6 +5,7 @@ A variant is trained once in a setting, however many tables it stands in.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from ..presets import PRESETS
@@ -27,6 +28,8 @@ ENCODER = {"encoder_layers": 1, "encoder_ffn_dim": 512}
 SMCA = {"smca": True}
 DENOISING = {"num_denoising_groups": 5}
 SET = "training_set"
+SHORT = Fraction(7, 12)
+"""Of the epochs: about what SAM-DETR can have of a schedule of its own in the time of Deformable DETR's."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Variant:
     boxes_of: str | None = None
     peer: str | None = None
     initial_boxes: str = "model"
-    times_epochs: int = 1
+    times_epochs: int | Fraction = 1
 
 
 def _ours() -> list[Variant]:
@@ -83,6 +86,9 @@ def _ours() -> list[Variant]:
         # not in the paper
         Variant("sam-detr-set-boxes", initial_boxes=SET),
         Variant("sam-detr-smca-set-boxes", SMCA, initial_boxes=SET),
+        Variant("sam-detr-smca-dn-set-boxes", {**SMCA, **DENOISING}, initial_boxes=SET),
+        Variant("sam-detr-set-boxes-short", initial_boxes=SET, times_epochs=SHORT),
+        Variant("sam-detr-smca-set-boxes-short", SMCA, initial_boxes=SET, times_epochs=SHORT),
         # Table 5, beside sam-detr-pp-smca itself
         Variant("boxes-of-another-set", {**pp_smca, **fixed}, boxes_of="sam-detr-pp-smca"),
         Variant("boxes-at-random", {**pp_smca, **fixed}),

@@ -144,8 +144,8 @@ class Trainer:
         progress, begin = self.progress, time.perf_counter()
         self.display.begin_epoch(progress.epoch, progress.step)
         try:
-            for window in self._windows():
-                self._train_window(window)
+            for window in self.windows():
+                self.train_window(window)
                 progress.seconds += time.perf_counter() - begin
                 begin = time.perf_counter()
                 self._show_step()
@@ -178,7 +178,7 @@ class Trainer:
         self.losses.restore({})
         self._call_hooks("after_epoch")
 
-    def _windows(self) -> Iterator[list[dict]]:
+    def windows(self) -> Iterator[list[dict]]:
         """This process's micro-batches of each window that is left of the epoch, on the host."""
         self.train_set.set_epoch(self.progress.epoch)
         batches = ProcessBatches(
@@ -204,7 +204,7 @@ class Trainer:
                 for slot, batch in zip(batches.my_slots, micro_batches, strict=False)
             ]
 
-    def _train_window(self, window: list[dict]) -> None:
+    def train_window(self, window: list[dict]) -> None:
         """One optimizer step, from the gradients of all micro-batches of all processes."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         slots = range(accelerator.process_index, self.order.slots, accelerator.num_processes)
