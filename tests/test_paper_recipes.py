@@ -137,6 +137,14 @@ def test_parameter_groups():
     assert any("input_projections" in name for name in rates) and min(rates.values()) == 0.1
 
 
+def test_a_step_that_a_scaler_may_leave_out_is_not_fused():
+    """A scaler calls a fused step in any case, and Accelerate would count each as made."""
+    for precision, fused in (("no", True), ("bf16", True), ("fp16", False)):
+        optimizer = make_optimizer(tiny_model(), Recipe(mixed_precision=precision))
+        assert bool(optimizer.defaults["fused"]) == fused
+        assert getattr(optimizer, "_step_supports_amp_scaling", False) == fused
+
+
 @pytest.mark.slow
 def test_what_the_table_says_is_kept_for_the_backward():
     assert bytes_kept_for_backward(PAPER_RECIPES["sam-detr-r50-12e"]) == pytest.approx(
