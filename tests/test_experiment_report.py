@@ -138,10 +138,12 @@ def test_time_is_compared_up_to_what_all_have_reached(little_ledger):
     assert comparison.nearly_best == pytest.approx(18.0)
 
 
-def test_each_claim_is_about_rows_of_its_suite():
+def test_claims_and_pictures_are_about_rows_of_their_suite():
     for claim in CLAIMS:
         variants = {row.variant for row in SUITES[claim.suite].rows}
-        assert {claim.better, claim.worse} <= variants, claim.text
+        assert {claim.better, claim.worse} <= variants, claim
+    for suite in SUITES.values():
+        assert set(suite.in_short) <= {row.variant for row in suite.rows}
 
 
 def test_published_differences_are_those_of_the_published_rows():
@@ -150,7 +152,7 @@ def test_published_differences_are_those_of_the_published_rows():
         published = {row.variant: row.published.get(suite.metric) for row in suite.rows}
         ours, other = published[claim.better], published[claim.worse]
         if None not in (claim.published, ours, other):
-            assert claim.published == pytest.approx(ours - other), claim.text
+            assert claim.published == pytest.approx(ours - other), claim
 
 
 def test_the_report_is_the_same_to_the_byte(little_ledger, tmp_path):
@@ -265,3 +267,18 @@ def test_training_is_timed_in_turn_where_all_rows_are(little_ledger, tmp_path, m
     del costs["image-range"]
     monkeypatch.setattr("transformers_samdetr.experiments.comparison.training_costs", lambda *_: costs)
     assert compare(suite, DIGITS, little_ledger).of("image-range").clock(0) == [10.0, 20.0, 30.0]
+
+
+def test_a_pair_has_a_line_with_all_measures(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    for seed in range(2):
+        for rate in SETTINGS["cards"].learning_rates:
+            write_entry(ledger, "sam-detr", seed, [10.0, 20.0 + seed], setting="cards", rate=rate)
+            write_entry(ledger, "detr", seed, [9.0, 2.0 + seed], seconds=5.0, setting="cards", rate=rate)
+    text = write_report(ledger, tmp_path / "docs").read_text(encoding="utf-8")
+    assert "| difference in AP | published | at the end | over the epochs | over the time | pairs |" in text
+    # over the first 10 s, 0 to 10 in one epoch, against 0 to 9 to 2 + seed in two
+    line = "| SAM-DETR – DETR, focal loss | +11.9 | +18.0 ± 0.0 **holds** | +5.0 ± 0.0 **holds** | "
+    assert f"{line}-0.1 ± 1.6 does not show" in text
+    assert "SAM-DETR against Deformable DETR;" in text
+    assert (tmp_path / "docs" / "images" / "experiments_real_cards_in_short.png").stat().st_size > 1000

@@ -55,10 +55,14 @@ def _section(comparison: Comparison, folder: Path, ledger: Ledger) -> list[str]:
     """The parts of the page on a suite in a setting."""
     suite, setting = comparison.suite, comparison.setting
     parts = [f"### On {setting.title}"] if len(suite.settings) > 1 else []
+    if suite.in_short and comparison.measured:
+        picture = f"{PICTURES}/experiments_{suite.name}_{setting.name}_in_short.png"
+        save_curves(comparison.only(suite.in_short), folder / picture)
+        parts.append(f"![AP by epoch and by training time, some rows of {suite.title}]({picture})")
     parts.append(results_table(comparison))
     findings = [judge(claim, comparison) for claim in CLAIMS if claim.suite == suite.name]
     if findings:
-        parts.append(findings_table(findings))
+        parts.append(findings_table(findings, comparison))
     if comparison.measured:
         picture = f"{PICTURES}/experiments_{suite.name}_{setting.name}.png"
         save_curves(comparison, folder / picture)

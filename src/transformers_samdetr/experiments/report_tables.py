@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..benchmark.report import table
-from .claims import NOT_MEASURED, Finding
+from .claims import NOT_MEASURED, NOT_SHOWN, Finding
 from .comparison import Comparison, RowRuns
 from .statistics import Estimate, estimate
 
@@ -99,21 +99,35 @@ def rates_table(comparison: Comparison) -> str:
     return table(["", *(f"{rate:g}" for rate in rates)], body)
 
 
-def findings_table(findings: Sequence[Finding]) -> str:
-    """Claims with the published and the measured difference, and the verdict; those without are named below."""
+def findings_table(findings: Sequence[Finding], comparison: Comparison) -> str:
+    """Published and measured differences and the verdicts; claims without are named below.
+
+    Args:
+        findings: of one comparison.
+        comparison: names the rows.
+    """
     judged = [finding for finding in findings if finding.verdict != NOT_MEASURED]
-    waiting = [finding.claim.text for finding in findings if finding.verdict == NOT_MEASURED]
-    parts = [_findings_table(judged)] if judged else []
+    pairs = [finding for finding in judged if finding.claim.text is None]
+    claims = [finding for finding in judged if finding.claim.text is not None]
+    parts = [_pairs_table(pairs, comparison)] if pairs else []
+    parts += [_claims_table(claims)] if claims else []
+    waiting = dict.fromkeys(_name(finding, comparison) for finding in findings if finding.verdict == NOT_MEASURED)
     if waiting:
         parts.append(f"Not yet measured: {'; '.join(waiting)}.")
     return "\n\n".join(parts)
 
 
-def _findings_table(findings: Sequence[Finding]) -> str:
+def _name(finding: Finding, comparison: Comparison) -> str:
+    """A claim in words."""
+    claim = finding.claim
+    return claim.text or " against ".join(comparison.of(name).row.label for name in (claim.better, claim.worse))
+
+
+def _claims_table(findings: Sequence[Finding]) -> str:
     body = [
         [
             finding.claim.text,
-            NONE if finding.claim.published is None else f"{finding.claim.published:+.1f}",
+            _published(finding),
             interval(finding.difference, sign=True),
             str(finding.difference.count if finding.difference else 0),
             f"**{finding.verdict}**",
@@ -121,6 +135,34 @@ def _findings_table(findings: Sequence[Finding]) -> str:
         for finding in findings
     ]
     return table(["claim", "published", "measured", "pairs", "verdict"], body)
+
+
+MEASURES = {"final": "at the end", "epochs": "over the epochs", "time": "over the time"}
+
+
+def _pairs_table(findings: Sequence[Finding], comparison: Comparison) -> str:
+    """A line for each pair of detectors, with what each measure says of their difference."""
+    pairs: dict[tuple[str, str], dict[str, Finding]] = {}
+    for finding in findings:
+        claim = finding.claim
+        pairs.setdefault((claim.better, claim.worse), {})[claim.measure] = finding
+    body = []
+    for names, found in pairs.items():
+        labels, first = [comparison.of(name).row.label for name in names], next(iter(found.values()))
+        differences = [_difference(found.get(measure)) for measure in MEASURES]
+        body.append([" – ".join(labels), _published(first), *differences, str(first.difference.count)])
+    return table(["difference in AP", "published", *MEASURES.values(), "pairs"], body)
+
+
+def _difference(finding: Finding | None) -> str:
+    if finding is None:
+        return NONE
+    mark = finding.verdict if finding.verdict == NOT_SHOWN else f"**{finding.verdict}**"
+    return f"{interval(finding.difference, sign=True)} {mark.removesuffix(' at this scale')}"
+
+
+def _published(finding: Finding) -> str:
+    return NONE if finding.claim.published is None else f"{finding.claim.published:+.1f}"
 
 
 CSV_COLUMNS = ("AP", "AP50", "AP75", "train_loss", "test_loss", "lr", "seconds", "cpu_seconds")

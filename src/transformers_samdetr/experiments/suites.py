@@ -34,6 +34,7 @@ class Suite:
         settings: at small scale, names in `SETTINGS`.
         rows: from top to bottom.
         metric: the one that is compared.
+        in_short: variants whose curves get a picture of their own, where there are too many to see the point.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Suite:
     settings: tuple[str, ...]
     rows: tuple[Row, ...]
     metric: str = "AP"
+    in_short: tuple[str, ...] = ()
 
 
 def _ap(AP: float, AP50: float, AP75: float) -> dict[str, float]:
@@ -150,7 +152,15 @@ REAL = Suite(
         Row("Deformable DETR, the set's boxes", "deformable-detr-set-boxes"),
         Row("SAM-DETR, the set's boxes, 7 epochs", "sam-detr-set-boxes-short"),
         Row("SAM-DETR with SMCA, the set's boxes, 7 epochs", "sam-detr-smca-set-boxes-short"),
-        Row("SAM-DETR with SMCA and DN, the set's boxes", "sam-detr-smca-dn-set-boxes"),
+        Row("SAM-DETR with SMCA and DN of one group, the set's boxes", "sam-detr-smca-dn-1-set-boxes"),
+    ),
+    in_short=(
+        "sam-detr",
+        "sam-detr-smca-dn",
+        "sam-detr-smca-set-boxes",
+        "conditional-detr-twice",
+        "dab-detr",
+        "deformable-detr",
     ),
 )
 _SINGLE = (
