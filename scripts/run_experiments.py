@@ -4,9 +4,9 @@ python scripts/run_experiments.py --suite table3 --jobs 2                       
 python scripts/run_experiments.py --suite real --data_dir ../shared/data         # small: photographs
 python scripts/run_experiments.py --suite table1 --scale coco --dry_run          # commands and cost
 python scripts/run_experiments.py --suite table1 --scale coco --data COCO --processes 8
-    python scripts/run_experiments.py --suite table3 --latency                       # of models, in turn
-    python scripts/run_experiments.py --suite table3 --training_cost                 # a step of each in turn
-    python scripts/run_experiments.py --report                                       # docs/experiments.md
+python scripts/run_experiments.py --suite table3 --latency                       # of models, in turn
+python scripts/run_experiments.py --suite table3 --training_cost                 # of all that was run, in turn
+python scripts/run_experiments.py --report                                       # docs/experiments.md
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
         elif args.training_cost and args.suite:
             for name in SUITES[args.suite].settings:
                 data = SETTINGS[name].load_data(args.data_dir)
-                print(f"Written: {measure_training_cost(SUITES[args.suite], SETTINGS[name], ledger, data)}")
+                print(f"Written: {measure_training_cost(SETTINGS[name], ledger, data)}")
         elif args.suite:
             code = make_small_runs(
                 SUITES[args.suite],

@@ -27,9 +27,11 @@ def attention_inputs(num_queries=11, dtype=torch.float64):
     return [content, positions, features, feature_positions, additive_mask(allowed, dtype)], (centers, scales)
 
 
+@pytest.mark.parametrize("weights_a_piece", [100, 2**18], ids=["pieces", "one piece"])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("num_queries", [1, 5, 24])
-def test_pieces_equal_the_plain_path(num_queries, biased):
+def test_pieces_equal_the_plain_path(num_queries, biased, weights_a_piece, monkeypatch):
+    monkeypatch.setattr("transformers_samdetr.attention.WEIGHTS_A_PIECE", weights_a_piece)
     inputs, gaussian = attention_inputs(num_queries)
     leaves = [*inputs[:4], *gaussian]
     for leaf in leaves:
@@ -45,7 +47,8 @@ def test_pieces_equal_the_plain_path(num_queries, biased):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_pieces_in_half_precision_round_products_alone():
+def test_pieces_in_half_precision_round_products_alone(monkeypatch):
+    monkeypatch.setattr("transformers_samdetr.attention.WEIGHTS_A_PIECE", 100)
     inputs, gaussian = attention_inputs(dtype=torch.float32)
     exact = shared_key_attention("sdpa", torch.float32)(*inputs, gaussian_bias(*gaussian, 4, 5))[0]
     with torch.autocast("cpu", torch.bfloat16):
@@ -58,7 +61,8 @@ def test_pieces_in_half_precision_round_products_alone():
     torch.testing.assert_close(same.float(), rounded.float(), rtol=0, atol=0.02 * exact.abs().max().item())
 
 
-def test_dropout_of_the_pieces():
+def test_dropout_of_the_pieces(monkeypatch):
+    monkeypatch.setattr("transformers_samdetr.attention.WEIGHTS_A_PIECE", 100)
     inputs, _ = attention_inputs()
     attention = shared_key_attention("sdpa", attention_dropout=0.5)
     calm = attention(*inputs)[0]

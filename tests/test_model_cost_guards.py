@@ -48,9 +48,9 @@ class LargestMap(Largest):
 
 
 @pytest.mark.parametrize("smca", [False, True])
-def test_no_attention_map_is_held_whole(smca, monkeypatch):
+def test_no_large_attention_map_is_held_whole(smca, monkeypatch):
     """96 queries of 8 heads over 24 x 32 pixels: the map of weights alone would have 96 · 8 · 768 numbers."""
-    monkeypatch.setattr(attention, "PIECE", 2**15)  # a map of this size is not worth more than two
+    monkeypatch.setattr(attention, "WEIGHTS_A_PIECE", 2**15)  # a map of this size is not worth more than two
     model = tiny_model(**{**TINY, "num_queries": 96, "smca": smca})
     cross_attention = next(m for m in model.modules() if isinstance(m, SamDetrSharedKeyAttention))
     sizes = []

@@ -12,6 +12,8 @@ from .configuration_sam_detr import SamDetrConfig
 from .position_encoding import embed_points
 from .region_features import extract_region_features, suits_gpu_kernels
 
+FEWER_PIXELS = 2
+
 
 @dataclass
 class AlignedQueries:
@@ -97,29 +99,30 @@ class SemanticsAligner(nn.Module):
             if self.search_in_image:
                 feature_map = torch.where(level.mask[..., None], feature_map, 0.0)  # points there find what is outside
         maps = [feature_map]
-        if self.resampling == "keypoints":
-            reduced = nn.functional.linear(feature_map, self.region_reduction.weight.flatten(1))
-            maps = [reduced] if self.search_in_image else [feature_map, reduced]  # points there read no regions
-        regions = extract_region_features(
-            maps, reference_boxes, valid_size, self.roi_size, ends_at_valid=self.mask_padding
+        if reduces_map := self._reduces_map(feature_map, queries.shape[1]):
+            maps.append(self._reduce(feature_map))
+        regions, *reduced = (
+            regions.flatten(2, 3)  # (B, Q, roi², C or C/4)
+            for regions in extract_region_features(
+                maps, reference_boxes, valid_size, self.roi_size, ends_at_valid=self.mask_padding
+            )
         )
-        regions = [of_map.flatten(2, 3) for of_map in regions]  # (B, Q, roi², C or C/4)
 
         salient_points = attention_bias = None
         if self.resampling == "keypoints":
-            offsets, scales = self._predict_keypoints(regions[-1], queries)
+            (reduced,) = reduced if reduces_map else [self._reduce(regions.to(queries.dtype))]
+            offsets, scales = self._predict_keypoints(reduced, queries)
             salient_points = self._place(offsets, reference_boxes)
             if self.search_in_image:
-                content = self._sample_image(feature_map.to(regions[0].dtype), salient_points, level.valid_ratio)
+                content = self._sample_image(feature_map.to(regions.dtype), salient_points, level.valid_ratio)
             else:
-                content = self._sample_regions(regions[0], offsets)
+                content = self._sample_regions(regions, offsets)
             places = salient_points
             if self.smca:
                 centers, scales = self._for_heads(salient_points * valid_size[:, None, None]), self._for_heads(scales)
                 attention_bias = gaussian_bias(centers, scales, *level.size)
         else:
-            pool = torch.mean if self.resampling == "average" else torch.amax
-            content = pool(regions[0], 2, keepdim=True)
+            content = regions.mean(2, keepdim=True) if self.resampling == "average" else regions.amax(2, keepdim=True)
             places = reference_boxes[..., None, :2]
 
         content = self._for_heads(content).to(queries.dtype)
@@ -129,14 +132,28 @@ class SemanticsAligner(nn.Module):
             positions = positions * self._weights(self.position_reweighting, queries)  # equation 8
         return AlignedQueries(content, positions, salient_points, attention_bias)
 
+    def _reduces_map(self, feature_map: Tensor, num_queries: int) -> bool:
+        """Whether `region_reduction` comes before RoIAlign, with which it can change places, both being linear.
+
+        On a CPU that is faster where a map has far fewer pixels than its regions together. Elsewhere RoIAlign of C/4
+        more channels costs more than the product.
+        """
+        if self.resampling != "keypoints" or feature_map.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        height, width = feature_map.shape[1:3]
+        return FEWER_PIXELS * height * width <= num_queries * self.roi_size**2
+
+    def _reduce(self, x: Tensor) -> Tensor:
+        """The 1x1 convolution of `(…, C)` maps or regions without its bias, `(…, C/4)`."""
+        return nn.functional.linear(x, self.region_reduction.weight.flatten(1))
+
     def _predict_keypoints(self, reduced: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
         """Offsets of the salient points and, with SMCA, two scales of each, `(B, Q, P, 2)` float32 each (equation 4).
 
         Offsets are -1 and 1 at the edges of the box or, where points are searched in the image, of any size.
 
         Args:
-            reduced: `(B, Q, roi², C/4)`, regions of the map that `region_reduction` has made without its bias: a 1x1
-                convolution and RoIAlign can change places, and a map has fewer pixels than all regions together.
+            reduced: `(B, Q, roi², C/4)`, the regions after `region_reduction`, but for its bias.
             queries: give the precision.
         """
         reduced = reduced.transpose(2, 3).contiguous()  # once, and not in each pass of what follows

@@ -114,10 +114,6 @@ class Comparison:
         """The row of a variant."""
         return next((row for row in self.rows if row.row.variant == variant), None)
 
-    def only(self, variants: Sequence[str]) -> "Comparison":
-        """The rows of these variants alone, with the same clock."""
-        return replace(self, rows=tuple(row for row in self.rows if row.row.variant in variants))
-
 
 def compare(suite: Suite, setting: Setting, ledger: Ledger) -> Comparison:
     """Reads the runs of a suite in a setting, of every seed that is in the ledger, and what training costs."""

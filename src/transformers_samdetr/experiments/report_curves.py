@@ -1,5 +1,6 @@
 """AP by epoch and by training time, and the published curves from a copy of their figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,22 +20,29 @@ FIXED = {"dpi": 110, "metadata": {"Software": None}}
 """So that a picture's bytes depend on its lines alone, and not on the version or the day."""
 
 
-def save_curves(comparison: Comparison, path: Path) -> None:
+def save_curves(comparison: Comparison, path: Path, variants: Sequence[str] = ()) -> None:
     """Writes the picture of a comparison; its folder exists."""
-    curves_figure(comparison).savefig(path, **FIXED)
+    curves_figure(comparison, variants).savefig(path, **FIXED)
 
 
-def curves_figure(comparison: Comparison) -> "Figure":
+def curves_figure(comparison: Comparison, variants: Sequence[str] = ()) -> "Figure":
     """AP by epoch left, by processor time of training right.
 
     Bands reach from the worst to the best seed; of many curves a line beside their end does.
+
+    Args:
+        comparison: gives each row that was run its colour.
+        variants: whose rows alone are drawn; all by default.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     by_epoch, by_time = figure.subplots(1, 2, sharey=True)
-    crowded = len(comparison.measured) > BANDS
-    for index, row in enumerate(comparison.measured):
+    shown = [
+        (index, row) for index, row in enumerate(comparison.measured) if row.row.variant in variants or not variants
+    ]
+    crowded = len(shown) > BANDS
+    for index, row in shown:
         colour, line = COLOURS[index % len(COLOURS)], ("-", "--")[index // len(COLOURS)]
         values = np.array([row.curve(seed) for seed in row.entries])
         epochs = np.arange(1, values.shape[1] + 1)
@@ -54,10 +62,10 @@ def curves_figure(comparison: Comparison) -> "Figure":
     by_epoch.set_ylabel("AP, %")
     for axes in (by_epoch, by_time):
         _tidy(axes)
-    if comparison.measured:
+    if shown:
         # below, where no curve is
-        shown = by_epoch.get_legend_handles_labels()
-        figure.legend(*shown, frameon=False, fontsize=8, loc="outside lower center", ncols=3, handlelength=3.6)
+        labels = by_epoch.get_legend_handles_labels()
+        figure.legend(*labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3, handlelength=3.6)
     return figure
 
 

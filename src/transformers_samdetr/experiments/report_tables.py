@@ -29,7 +29,8 @@ def results_table(comparison: Comparison) -> str:
     """AP and convergence of each row, with what was published on COCO (for Table 5: on Pascal VOC)."""
     metric = comparison.suite.metric
     header = ["", f"published {metric}", metric, "AP75" if metric == "AP50" else "AP50", "mean AP, epochs"]
-    header += ["mean AP, time", "epochs to 90 %", "seeds"]
+    time = "time" if comparison.common_time is None else f"first {comparison.common_time:.0f} s"
+    header += [f"mean AP, {time}", "epochs to 90 %", "seeds"]
     return table(header, [_result_cells(row, comparison) for row in comparison.rows])
 
 
@@ -120,7 +121,7 @@ def findings_table(findings: Sequence[Finding], comparison: Comparison) -> str:
 def _name(finding: Finding, comparison: Comparison) -> str:
     """A claim in words."""
     claim = finding.claim
-    return claim.text or " against ".join(comparison.of(name).row.label for name in (claim.better, claim.worse))
+    return claim.text or " – ".join(comparison.of(name).row.label for name in (claim.better, claim.worse))
 
 
 def _claims_table(findings: Sequence[Finding]) -> str:
@@ -151,7 +152,7 @@ def _pairs_table(findings: Sequence[Finding], comparison: Comparison) -> str:
         labels, first = [comparison.of(name).row.label for name in names], next(iter(found.values()))
         differences = [_difference(found.get(measure)) for measure in MEASURES]
         body.append([" – ".join(labels), _published(first), *differences, str(first.difference.count)])
-    return table(["difference in AP", "published", *MEASURES.values(), "pairs"], body)
+    return table(["difference in AP", "published, at the end", *MEASURES.values(), "pairs"], body)
 
 
 def _difference(finding: Finding | None) -> str:

@@ -1,4 +1,4 @@
-"""What training costs each detector of a suite, measured in turn so that what else runs hits all alike.
+"""What training costs each detector in a setting, measured in turn so that what else runs hits all alike.
 
 Runs are made on several days and machines, and by earlier versions of the code; their own times cannot be compared.
 """
@@ -19,8 +19,7 @@ from .ledger import Ledger
 from .models import build_model
 from .runs import Run
 from .settings import Setting
-from .suites import Suite
-from .variants import REFERENCE
+from .variants import REFERENCE, VARIANTS
 from .work_count import multiply_adds
 
 STEPS, WARM_UP = 30, 3
@@ -44,26 +43,23 @@ def training_cost_path(setting: Setting, ledger: Ledger) -> Path:
     return ledger.folder / setting.name / "training_cost.json"
 
 
-def measure_training_cost(
-    suite: Suite, setting: Setting, ledger: Ledger, data: DetectionData, steps: int = STEPS
-) -> Path:
-    """Trains the variants of a suite, with the reference among them, a step of each in turn, and adds what it took.
+def measure_training_cost(setting: Setting, ledger: Ledger, data: DetectionData, steps: int = STEPS) -> Path:
+    """Trains what was run in a setting, a step of each variant in turn, and writes down what it took.
 
-    All have the same batches, those of the first epoch.
+    All have the same batches, those of the first epoch. Boxes of a new model are large unless they are the set's, and
+    RoIAlign takes a little longer then than it does later on.
 
     Args:
-        suite: gives the variants.
         setting: gives sizes and training.
-        ledger: gets the ratios of medians to the reference's, and the machine.
+        ledger: says which variants; gets the ratios of medians to the reference's, and the machine.
         data: of the setting.
         steps: of each that count; a few before them do not.
 
     Raises:
         ValueError: an epoch has not so many steps.
     """
-    variants = dict.fromkeys([REFERENCE, *(row.variant for row in suite.rows)])
-    work, seconds, trainers = {}, {name: [] for name in variants}, {}
-    side = setting.recipe.image_size
+    work, trainers, side = {}, {}, setting.recipe.image_size
+    variants = [name for name in VARIANTS if name == REFERENCE or ledger.seeds(setting.name, name)]
     with TemporaryDirectory() as folder:
         for name in variants:
             run = Run(setting.name, name, setting.learning_rates[0], 0)
@@ -71,26 +67,35 @@ def measure_training_cost(
             work[name] = multiply_adds(model, side, side)
             output_dir = Path(folder) / name
             trainers[name] = Trainer(model, processor, data.train, data.evaluation, run.recipe(), output_dir)
-            trainers[name].model.train()
-        steps_an_epoch = trainers[REFERENCE].order.steps_per_epoch
-        if steps_an_epoch < WARM_UP + steps:
-            raise ValueError(f"An epoch of {setting.name} has {steps_an_epoch} steps: steps={steps} are too many.")
-        windows = {name: trainer.windows() for name, trainer in trainers.items()}
-        for turn in range(WARM_UP + steps):
-            for name, trainer in trainers.items():
-                begin = time.process_time()
-                trainer.train_window(next(windows[name]))
-                if turn >= WARM_UP:
-                    seconds[name].append(time.process_time() - begin)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    path = training_cost_path(setting, ledger)
-    costs = json.loads(path.read_text(encoding="utf-8"))["variants"] if path.is_file() else {}
-    costs |= {
+            _check_steps(steps, trainers[name].order.steps_per_epoch, setting)
+        medians = _median_seconds(trainers, steps)
+    costs = {
         name: {"ratio": round(median / medians[REFERENCE], 3), "multiply_adds": work[name]}
         for name, median in medians.items()
     }
-    entry = {"variants": costs, "seconds": round(steps_an_epoch * medians[REFERENCE], 2), "steps": steps}
-    return ledger.write(path, entry | {"machine": describe_machine(), "threads": torch.get_num_threads()})
+    seconds = round(trainers[REFERENCE].order.steps_per_epoch * medians[REFERENCE], 2)
+    entry = {"variants": costs, "seconds": seconds, "steps": steps, "threads": torch.get_num_threads()}
+    return ledger.write(training_cost_path(setting, ledger), entry | {"machine": describe_machine()})
+
+
+def _check_steps(steps: int, steps_an_epoch: int, setting: Setting):
+    if steps_an_epoch < WARM_UP + steps:
+        raise ValueError(f"An epoch of {setting.name} has {steps_an_epoch} steps: steps={steps} are too many.")
+
+
+def _median_seconds(trainers: dict[str, Trainer], steps: int) -> dict[str, float]:
+    """Of processor time for a step with its batch, by name."""
+    seconds = {name: [] for name in trainers}
+    windows = {name: trainer.windows() for name, trainer in trainers.items()}
+    for trainer in trainers.values():
+        trainer.model.train()
+    for turn in range(WARM_UP + steps):
+        for name, trainer in trainers.items():
+            begin = time.process_time()
+            trainer.train_window(next(windows[name]))
+            if turn >= WARM_UP:
+                seconds[name].append(time.process_time() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def training_costs(setting: Setting, ledger: Ledger) -> dict[str, TrainingCost]:

@@ -29,7 +29,7 @@ SMCA = {"smca": True}
 DENOISING = {"num_denoising_groups": 5}
 SET = "training_set"
 SHORT = Fraction(7, 12)
-"""Of the epochs: about what SAM-DETR can have of a schedule of its own in the time of Deformable DETR's."""
+"""Of 12 epochs 7: as many as SAM-DETR can have in the time of Deformable DETR's 12, with a schedule made for them."""
 
 
 @dataclass(frozen=True)
