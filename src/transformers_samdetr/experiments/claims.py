@@ -135,8 +135,8 @@ def _convergence() -> tuple[Claim, ...]:
             for other in (strongest, strongest_from_set)
         ),
         # of another number of epochs
-        ("sam-detr-set-boxes-short", strongest, None, without_epochs),
         ("sam-detr-smca-set-boxes-short", strongest, None, without_epochs),
+        ("sam-detr-smca-dn-1-set-boxes-short", strongest, None, without_epochs),
         ("sam-detr", "conditional-detr-twice", None, without_epochs),
         # what the set's boxes gain
         ("sam-detr-set-boxes", "sam-detr", None, everywhere),
