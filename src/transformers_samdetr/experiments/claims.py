@@ -129,6 +129,7 @@ def _convergence() -> tuple[Claim, ...]:
         ("sam-detr-smca", strongest, 5.2, everywhere),
         ("sam-detr-smca-dn", strongest, None, everywhere),
         *(("sam-detr-set-boxes", other, None, everywhere) for other in ("conditional-detr", "dab-detr")),
+        *(("sam-detr-smca-dn-1-set-boxes", other, None, everywhere) for other in _RELATIVES if other != strongest),
         *(
             (ours, other, None, everywhere)
             for ours in ("sam-detr-set-boxes", "sam-detr-smca-set-boxes", "sam-detr-smca-dn-1-set-boxes")
@@ -136,25 +137,35 @@ def _convergence() -> tuple[Claim, ...]:
         ),
         # of another number of epochs
         ("sam-detr-smca-set-boxes-short", strongest, None, without_epochs),
-        ("sam-detr-smca-dn-1-set-boxes-short", strongest, None, without_epochs),
+        *(("sam-detr-smca-dn-1-set-boxes-short", other, None, without_epochs) for other in _RELATIVES),
         ("sam-detr", "conditional-detr-twice", None, without_epochs),
         # what the set's boxes gain
         ("sam-detr-set-boxes", "sam-detr", None, everywhere),
         ("sam-detr-smca-set-boxes", "sam-detr-smca", None, everywhere),
     ]
-    half = "SAM-DETR needs at most half of the epochs of {} to 90 % of the best AP (difference in epochs)"
-    from_set = half.replace("SAM-DETR", "SAM-DETR from the set's boxes", 1)
-    twice = "Conditional DETR with twice the epochs"
+    half = [
+        (
+            f"{label} needs at most half of the epochs of {other} to 90 % of the best AP (difference in epochs)",
+            ours,
+            theirs,
+        )
+        for label, ours in (
+            ("SAM-DETR", "sam-detr"),
+            ("SAM-DETR from the set's boxes", "sam-detr-set-boxes"),
+            ("SAM-DETR with SMCA and DN of one group from them", "sam-detr-smca-dn-1-set-boxes"),
+        )
+        for other, theirs in (
+            ("Conditional DETR", "conditional-detr"),
+            ("Conditional DETR with twice the epochs", "conditional-detr-twice"),
+        )
+    ]
     return (
         *(
             Claim("real", None, ours, other, published if measure == "final" else None, measure)
             for ours, other, published, measures in pairs
             for measure in measures
         ),
-        Claim("real", half.format("Conditional DETR"), "sam-detr", "conditional-detr", None, "half"),
-        Claim("real", half.format(twice), "sam-detr", "conditional-detr-twice", None, "half"),
-        Claim("real", from_set.format("Conditional DETR"), "sam-detr-set-boxes", "conditional-detr", None, "half"),
-        Claim("real", from_set.format(twice), "sam-detr-set-boxes", "conditional-detr-twice", None, "half"),
+        *(Claim("real", *claim, None, "half") for claim in half),
     )
 
 

@@ -16,6 +16,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Told apart by most eyes."""
 BANDS = 8
 """Up to so many curves have a band over all epochs; more would hide each other's."""
+LONG_LABEL = 56
+"""Characters of the longest label of which three stand side by side."""
 FIXED = {"dpi": 110, "metadata": {"Software": None}}
 """So that a picture's bytes depend on its lines alone, and not on the version or the day."""
 
@@ -64,8 +66,10 @@ def curves_figure(comparison: Comparison, variants: Sequence[str] = ()) -> "Figu
         _tidy(axes)
     if shown:
         # below, where no curve is
-        labels = by_epoch.get_legend_handles_labels()
-        figure.legend(*labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3, handlelength=3.6)
+        lines, labels = by_epoch.get_legend_handles_labels()
+        columns = 3 if max(map(len, labels)) <= LONG_LABEL else 2
+        place = {"loc": "outside lower center", "ncols": columns}
+        figure.legend(lines, labels, frameon=False, fontsize=8, handlelength=3.6, **place)
     return figure
 
 

@@ -158,6 +158,7 @@ REAL = Suite(
         "sam-detr",
         "sam-detr-smca-dn",
         "sam-detr-smca-dn-1-set-boxes",
+        "sam-detr-smca-dn-1-set-boxes-short",
         "conditional-detr-twice",
         "dab-detr",
         "deformable-detr",
