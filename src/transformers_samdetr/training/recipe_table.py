@@ -36,8 +36,8 @@ KEPT_BYTES: dict[str, int] = {
     "detr-r50": 801_303_428,
     "detr-r50-dc5": 1_340_974_028,
 }
-"""What the forward keeps for one picture of 800 x 1333, measured by `bytes_kept_for_backward` on a CPU, before that reduced
-maps ahead of RoIAlign: it keeps 3 % less of R50 since, which a GPU does not."""
+"""What the forward keeps for one picture of 800 x 1333, measured by `bytes_kept_for_backward` on a CPU, before that
+reduced maps ahead of RoIAlign: it keeps 3 % less of R50 since, which a GPU does not."""
 
 TEXT = """# Recipes of the paper
 
