@@ -148,5 +148,5 @@ def test_a_step_that_a_scaler_may_leave_out_is_not_fused():
 @pytest.mark.slow
 def test_what_the_table_says_is_kept_for_the_backward():
     assert bytes_kept_for_backward(PAPER_RECIPES["sam-detr-r50-12e"]) == pytest.approx(
-        KEPT_BYTES["sam-detr-r50"], rel=0.04
+        KEPT_BYTES["sam-detr-r50"], rel=0.02
     )

@@ -13,6 +13,7 @@ from .position_encoding import embed_points
 from .region_features import extract_region_features, suits_gpu_kernels
 
 FEWER_PIXELS = 2
+"""So many times fewer pixels than bins of regions make a map worth reducing before RoIAlign."""
 
 
 @dataclass
@@ -99,7 +100,7 @@ class SemanticsAligner(nn.Module):
             if self.search_in_image:
                 feature_map = torch.where(level.mask[..., None], feature_map, 0.0)  # points there find what is outside
         maps = [feature_map]
-        if reduces_map := self._reduces_map(feature_map, queries.shape[1]):
+        if self._reduces_map(feature_map, queries.shape[1]):
             maps.append(self._reduce(feature_map))
         regions, *reduced = (
             regions.flatten(2, 3)  # (B, Q, roi², C or C/4)
@@ -110,7 +111,7 @@ class SemanticsAligner(nn.Module):
 
         salient_points = attention_bias = None
         if self.resampling == "keypoints":
-            (reduced,) = reduced if reduces_map else [self._reduce(regions.to(queries.dtype))]
+            reduced = reduced[0] if reduced else self._reduce(regions.to(queries.dtype))
             offsets, scales = self._predict_keypoints(reduced, queries)
             salient_points = self._place(offsets, reference_boxes)
             if self.search_in_image:

@@ -1,13 +1,13 @@
 """How long each detector of a suite takes for a picture, measured in turn so that what else runs hits all alike."""
 
 import json
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..benchmark.machine import describe_machine
+from .in_turn import median_seconds
 from .ledger import Ledger
 from .models import build_model
 from .runs import Run
@@ -47,14 +47,9 @@ def measure_latency(
         for name in variants
         if VARIANTS[name].boxes_of is None
     }
-    pixels, seconds = torch.zeros(1, 3, side, side), {name: [] for name in models}
-    for turn in range(WARM_UP + rounds):
-        for name, model in models.items():
-            begin = time.perf_counter()
-            model(pixel_values=pixels)
-            if turn >= WARM_UP:
-                seconds[name].append(time.perf_counter() - begin)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    pixels = torch.zeros(1, 3, side, side)
+    detections = {name: partial(model, pixel_values=pixels) for name, model in models.items()}
+    medians = median_seconds(detections, rounds, WARM_UP)
     path = latency_path(setting, ledger)
     ratios = latency_ratios(setting, ledger) | {name: round(m / medians[REFERENCE], 3) for name, m in medians.items()}
     machine = describe_machine()

@@ -4,8 +4,8 @@ Runs are made on several days and machines, and by earlier versions of the code;
 """
 
 import json
-import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ import torch
 from ..benchmark.machine import describe_machine
 from ..data.detection_data import DetectionData
 from ..training import Trainer
+from .in_turn import median_seconds
 from .ledger import Ledger
 from .models import build_model
 from .runs import Run
@@ -68,7 +69,8 @@ def measure_training_cost(setting: Setting, ledger: Ledger, data: DetectionData,
             output_dir = Path(folder) / name
             trainers[name] = Trainer(model, processor, data.train, data.evaluation, run.recipe(), output_dir)
             _check_steps(steps, trainers[name].order.steps_per_epoch, setting)
-        medians = _median_seconds(trainers, steps)
+        step_makers = {name: _steps(trainer) for name, trainer in trainers.items()}
+        medians = median_seconds(step_makers, steps, WARM_UP, time.process_time)
     costs = {
         name: {"ratio": round(median / medians[REFERENCE], 3), "multiply_adds": work[name]}
         for name, median in medians.items()
@@ -83,19 +85,11 @@ def _check_steps(steps: int, steps_an_epoch: int, setting: Setting):
         raise ValueError(f"An epoch of {setting.name} has {steps_an_epoch} steps: steps={steps} are too many.")
 
 
-def _median_seconds(trainers: dict[str, Trainer], steps: int) -> dict[str, float]:
-    """Of processor time for a step with its batch, by name."""
-    seconds = {name: [] for name in trainers}
-    windows = {name: trainer.windows() for name, trainer in trainers.items()}
-    for trainer in trainers.values():
-        trainer.model.train()
-    for turn in range(WARM_UP + steps):
-        for name, trainer in trainers.items():
-            begin = time.process_time()
-            trainer.train_window(next(windows[name]))
-            if turn >= WARM_UP:
-                seconds[name].append(time.process_time() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def _steps(trainer: Trainer) -> Callable[[], None]:
+    """What makes the next step of the first epoch, its batch included."""
+    trainer.model.train()
+    windows = trainer.windows()
+    return lambda: trainer.train_window(next(windows))
 
 
 def training_costs(setting: Setting, ledger: Ledger) -> dict[str, TrainingCost]:
