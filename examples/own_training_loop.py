@@ -27,8 +27,8 @@ def main() -> None:
 
     # a new head for these classes on a pretrained backbone; model="FOLDER" goes on from a saved detector
     recipe = replace(RECIPES["tiny"], image_size=args.image_size)
-    model, processor = load_model_and_processor(recipe, DIGIT_NAMES)
     scenes = build_digit_scenes(num_train=args.scenes, num_eval=0)["train"]
+    model, processor = load_model_and_processor(recipe, DIGIT_NAMES, train=scenes)
     train_set = DetectionDataset(scenes, make_augmentation("none", processor.size))
     loader = DataLoader(train_set, batch_size=4, shuffle=True, collate_fn=DetectionCollator(processor))
 

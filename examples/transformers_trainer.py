@@ -24,7 +24,7 @@ def main() -> None:
 
     scenes = build_digit_scenes(num_train=args.scenes, num_eval=max(args.scenes // 10, 4))
     recipe = replace(RECIPES["tiny"], image_size=args.image_size)
-    model, processor = load_model_and_processor(recipe, DIGIT_NAMES)
+    model, processor = load_model_and_processor(recipe, DIGIT_NAMES, train=scenes["train"])
     evaluation_set = DetectionDataset(scenes["validation"])
 
     trainer = Trainer(

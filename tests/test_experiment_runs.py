@@ -65,6 +65,19 @@ def test_paired_runs_start_from_the_same_weights_where_shapes_agree(small_settin
     assert any(not torch.equal(model[name], other_seed[name]) for name in same)
 
 
+@pytest.mark.parametrize(
+    ("variant", "boxes"),
+    [("sam-detr", "model.query_reference_boxes"), ("deformable-detr", "peer.detector.model.reference_points.weight")],
+)
+def test_runs_from_the_sets_boxes_differ_from_the_same_detector_in_them_alone(small_setting, variant, boxes):
+    data = small_setting.load_data(None)
+    drawn, started = (
+        build_model(Run("small", name, 1e-3, 3), data, Ledger("nowhere"))[0].state_dict()
+        for name in (variant, f"{variant}-set-boxes")
+    )
+    assert [name for name in started if not torch.equal(started[name], drawn[name])] == [boxes]
+
+
 def test_paired_runs_see_the_same_pictures_in_the_same_order(small_setting, tmp_path):
     data = small_setting.load_data(None)
     windows = []

@@ -1,5 +1,8 @@
 """Reference boxes from a training set: in the middle of its objects, whatever the set, and where training starts."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +10,11 @@ from datasets import Dataset
 
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.schema import detection_features
-from transformers_samdetr.training import Recipe, Trainer
+from transformers_samdetr.training import RECIPES, Recipe, Trainer, load_model_and_processor
 from transformers_samdetr.training.initial_boxes import boxes_of_objects
 
 from .models import tiny_model
-from .training_runs import pictures
+from .training_runs import NAMES, pictures
 
 
 def a_set(*boxes: list[list[float]], crowd: int = 0, width: int = 200, height: int = 100) -> Dataset:
@@ -41,7 +44,9 @@ def test_each_group_of_objects_gets_a_box_in_its_middle():
 
 @pytest.mark.parametrize("boxes", [[[20, 10, 20, 10]], [[20, 10, 20, 10], [0, 0, 200, 100]], [[20, 10, 20, 10]] * 99])
 def test_few_objects_give_as_many_boxes_and_no_two_alike(boxes):
-    found = boxes_of_objects(a_set(boxes, []), 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = boxes_of_objects(a_set(boxes, []), 12)
     assert found.shape == (12, 4) and ((found >= 0) & (found <= 1)).all()
     assert len(found.unique(dim=0)) == 12
 
@@ -63,28 +68,80 @@ def test_a_stream_is_refused():
         boxes_of_objects(a_set([[20, 10, 20, 10]]).to_iterable_dataset(), 4)
 
 
-def trainer_of(model, folder, **fields) -> Trainer:
-    processor, data = SamDetrImageProcessor(size={"height": 64, "width": 64}), pictures(6, seed=0)
-    return Trainer(model, processor, data, data, Recipe(**fields), folder)
+WITHOUT_BOXES = {"query_resampling": "none", "smca": False, "num_denoising_groups": 0}
+
+
+def boxes_at_the_start(train=None, model="sam-detr-tiny", **fields) -> torch.Tensor | None:
+    """Reference boxes of the model that training starts from."""
+    overrides = {"num_queries": 8} if model == "sam-detr-tiny" else {}
+    overrides |= fields.pop("overrides", {})
+    recipe = replace(RECIPES["tiny"], model=model, model_overrides=overrides, backbone_weights=None, **fields)
+    return load_model_and_processor(recipe, NAMES, train=train)[0].model.query_reference_boxes
+
+
+def test_the_small_recipe_starts_a_new_model_where_the_objects_lie():
+    data = pictures(6, seed=0)
+    drawn = boxes_at_the_start(data, initial_boxes="model", seed=3)
+    for choice in ("auto", "training_set"):
+        boxes = boxes_at_the_start(data, initial_boxes=choice, seed=3)
+        expected = boxes_of_objects(data, len(boxes), seed=3)
+        torch.testing.assert_close(boxes.sigmoid(), expected, rtol=0, atol=2e-5)
+        assert not torch.equal(boxes, drawn)
+    assert torch.equal(boxes_at_the_start(data, seed=3), boxes_at_the_start(data, initial_boxes="auto", seed=3))
+
+
+def test_nothing_else_of_the_model_differs():
+    data, recipe = pictures(6, seed=0), replace(RECIPES["tiny"], backbone_weights=None)
+    ours, drawn = (
+        load_model_and_processor(replace(recipe, initial_boxes=choice), NAMES, train=data)[0].state_dict()
+        for choice in ("auto", "model")
+    )
+    assert [name for name in ours if not torch.equal(ours[name], drawn[name])] == ["model.query_reference_boxes"]
+
+
+def test_where_nothing_else_is_possible_auto_is_the_models_own():
+    data = pictures(6, seed=0)
+    drawn = boxes_at_the_start(data, initial_boxes="model")
+    assert torch.equal(boxes_at_the_start(), drawn)
+    assert torch.equal(boxes_at_the_start(data.to_iterable_dataset()), drawn)
+    assert boxes_at_the_start(data, overrides=WITHOUT_BOXES) is None
+
+
+def test_a_checkpoint_keeps_its_boxes_unless_others_are_asked_for(tmp_path):
+    model, data = tiny_model(), pictures(6, seed=0)
+    model.save_pretrained(tmp_path)
+    SamDetrImageProcessor().save_pretrained(tmp_path)
+    learned = model.model.query_reference_boxes
+    assert torch.equal(boxes_at_the_start(data, str(tmp_path)), learned)
+    assert not torch.equal(boxes_at_the_start(data, str(tmp_path), initial_boxes="training_set"), learned)
+
+
+def test_the_papers_recipes_start_as_the_paper_does():
+    starts = {name: recipe.initial_boxes for name, recipe in RECIPES.items() if recipe.model != "sam-detr-tiny"}
+    assert set(starts.values()) == {"model"} and len(starts) >= 20
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
-def test_training_starts_from_them_if_it_is_asked_to(decay, tmp_path):
-    model = tiny_model()
-    before = model.model.query_reference_boxes.clone()
-    trainer_of(model, tmp_path, ema_decay=decay)
-    assert torch.equal(model.model.query_reference_boxes, before)
-    trainer = trainer_of(model, tmp_path, ema_decay=decay, initial_boxes="training_set", seed=3)
-    expected = boxes_of_objects(pictures(6, seed=0), model.config.num_queries, seed=3)
-    for each in (model, *([trainer.average.module] if decay else [])):
+def test_training_starts_from_them(decay, tmp_path):
+    data = pictures(6, seed=0)
+    recipe = replace(RECIPES["tiny"], backbone_weights=None, ema_decay=decay, trackers="none")
+    model, processor = load_model_and_processor(recipe, NAMES, train=data)
+    trainer = Trainer(model, processor, data, data, recipe, tmp_path)
+    expected = boxes_of_objects(data, model.config.num_queries)
+    for each in (trainer.model, *([trainer.average.module] if decay else [])):
         torch.testing.assert_close(each.model.query_reference_boxes.sigmoid(), expected, rtol=0, atol=2e-5)
 
 
-def test_a_model_without_reference_boxes_says_so(tmp_path):
+def test_a_model_without_reference_boxes_says_so():
     with pytest.raises(ValueError, match="no reference boxes"):
-        trainer_of(tiny_model(query_resampling="none"), tmp_path, initial_boxes="training_set")
+        boxes_at_the_start(pictures(6, seed=0), initial_boxes="training_set", overrides=WITHOUT_BOXES)
+
+
+def test_without_a_set_there_is_none_to_start_from():
+    with pytest.raises(ValueError, match="needs the training set: give it as train="):
+        boxes_at_the_start(initial_boxes="training_set")
 
 
 def test_another_word_is_refused():
-    with pytest.raises(ValueError, match="initial_boxes='data' is not possible: choose one of 'model', 'training_set'"):
+    with pytest.raises(ValueError, match="'data' is not possible: choose one of 'auto', 'model', 'training_set'"):
         Recipe(initial_boxes="data")

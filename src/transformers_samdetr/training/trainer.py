@@ -20,7 +20,6 @@ from .display import Display
 from .epoch_log import EpochLog, summary
 from .examples import training_examples
 from .hooks import TrainingHook
-from .initial_boxes import boxes_of_objects
 from .loss_sums import LossSums, weighted_terms
 from .optimizer import count_trained, make_optimizer, make_schedule
 from .order import ProcessBatches, position_seed
@@ -75,8 +74,6 @@ class Trainer:
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         self.train_set, self.order = training_examples(train, recipe, processor, self.accelerator.num_processes)
         self.evaluation_set = evaluation_examples(evaluation, recipe.max_corrupt)
-        if recipe.initial_boxes == "training_set":
-            model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
         self.average = make_average(model, recipe, self.accelerator)
