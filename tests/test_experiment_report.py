@@ -1,6 +1,7 @@
 """The report of experiments: figures by hand, verdicts, the same bytes from the same ledger, gaps said openly."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from transformers_samdetr.experiments.report import write_report
 from transformers_samdetr.experiments.runs import Run
 from transformers_samdetr.experiments.settings import SETTINGS
 from transformers_samdetr.experiments.statistics import estimate, paired_difference
-from transformers_samdetr.experiments.suites import SUITES
+from transformers_samdetr.experiments.suites import SUITES, Row
 
 ROOT = Path(__file__).parents[1]
 DIGITS = SETTINGS["digits"]
@@ -236,9 +237,11 @@ def test_who_never_gets_there_contradicts_nothing(slow, verdict, tmp_path):
 
 def test_latencies_are_measured_in_turn_and_shown(little_ledger, tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "WARM_UP", 0)
-    latency.measure_latency(SUITES["table4"], DIGITS, little_ledger, rounds=1)
+    rows = (*SUITES["table4"].rows, Row("the set's boxes", "sam-detr-set-boxes"))
+    latency.measure_latency(replace(SUITES["table4"], rows=rows), DIGITS, little_ledger, rounds=1)
     ratios = latency.latency_ratios(DIGITS, little_ledger)
-    assert ratios["sam-detr"] == 1.0 and set(ratios) == {"sam-detr", "keypoints-8-reweighted", "image-range"}
+    assert ratios["sam-detr"] == 1.0
+    assert set(ratios) == {"sam-detr", "keypoints-8-reweighted", "image-range", "sam-detr-set-boxes"}
     write_entry(little_ledger, "image-range", 0, [1.0, 2.0, 3.0])
     text = write_report(little_ledger, tmp_path / "docs").read_text(encoding="utf-8")
     assert f"| {ratios['image-range']:.2f} |" in text

@@ -21,6 +21,7 @@ from transformers_samdetr.experiments.suites import SUITES, Row, Suite
 from transformers_samdetr.experiments.training_clock import TrainingClock
 from transformers_samdetr.experiments.worker import train_run
 from transformers_samdetr.training import Checkpointing, Trainer
+from transformers_samdetr.training.initial_boxes import boxes_of_objects
 
 PEERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("dab-detr", "faster-rcnn")]
 SIZES = {"d_model": 32, "num_queries": 6, "encoder_layers": 0, "decoder_layers": 2, "decoder_ffn_dim": 32}
@@ -76,6 +77,13 @@ def test_runs_from_the_sets_boxes_differ_from_the_same_detector_in_them_alone(sm
         for name in (variant, f"{variant}-set-boxes")
     )
     assert [name for name in started if not torch.equal(started[name], drawn[name])] == [boxes]
+
+
+def test_the_sets_boxes_are_those_of_the_runs_seed(small_setting):
+    data = small_setting.load_data(None)
+    model, _ = build_model(Run("small", "sam-detr-set-boxes", 1e-3, 3), data, Ledger("nowhere"))
+    centers = boxes_of_objects(data.train, 6, seed=3)
+    torch.testing.assert_close(model.model.query_reference_boxes.sigmoid(), centers, rtol=0, atol=2e-5)
 
 
 def test_paired_runs_see_the_same_pictures_in_the_same_order(small_setting, tmp_path):

@@ -19,7 +19,7 @@ from ..training import Recipe, load_model_and_processor
 from ..training.process_group import start_processes
 from .coco import COCO_RUNS, CocoRun, ledger_path
 from .ledger import LEDGER, Ledger
-from .models import make_peer
+from .models import make_peer, start_from_objects
 from .worker import train_and_measure
 
 SAVE_EVERY = 500
@@ -45,9 +45,10 @@ def setting(text: str) -> tuple[str, Any]:
 
 def train_row(run: CocoRun, recipe: Recipe, data: DetectionData, ledger: Ledger, folder: Path) -> int:
     """Trains a row from where it stands; the main process writes the entry. Returns the exit code."""
-    model, processor = load_model_and_processor(recipe, data.names, data.category_ids)
+    model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
     if run.peer is not None:
         model = make_peer(run.peer, model.config, recipe)
+        start_from_objects(model, recipe, data)
     code, measured = train_and_measure(model, processor, data, recipe, folder, SAVE_EVERY)
     if code == 0 and PartialState().is_main_process:
         ledger.write(ledger_path(ledger, run.name, recipe.seed), {"identity": run.identity(recipe), **measured})

@@ -125,7 +125,7 @@ def run_signs(
         setting.recipe, name=f"{setting.name} {name}", seed=seed, model_overrides={**setting.fields, **RUNS[name]}
     )
     data = setting.load_data(None)
-    model, processor = load_model_and_processor(recipe, data.names)
+    model, processor = load_model_and_processor(recipe, data.names, train=data.train)
     examples = DetectionDataset(data.train.select(range(probe_scenes)))
     probe = SignsProbe(list(DataLoader(examples, batch_size=50, collate_fn=DetectionCollator(processor))))
     trainer = Trainer(model, processor, data.train, data.evaluation, recipe, output_dir, (probe,))

@@ -47,9 +47,14 @@ def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Modul
         share_initial_weights(model, load_model_and_processor(reference, data.names)[0])
     if source is not None:
         model.set_reference_boxes(torch.tensor(source["reference_boxes"]))
-    if recipe.initial_boxes == "training_set":
-        model.set_reference_boxes(boxes_of_objects(data.train, model.config.num_queries, recipe.seed))
+    start_from_objects(model, recipe, data)
     return model, processor
+
+
+def start_from_objects(model: nn.Module, recipe: Recipe, data: DetectionData) -> None:
+    """Places the reference boxes of a model, a peer's too, if its recipe asks for it and the data have boxes."""
+    if recipe.initial_boxes == "training_set" and data.train is not None:
+        model.set_reference_boxes(boxes_of_objects(data.train, model.config.num_queries, recipe.seed))
 
 
 def make_peer(peer: str, ours: SamDetrConfig, recipe: Recipe) -> PeerForObjectDetection:

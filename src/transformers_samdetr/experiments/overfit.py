@@ -148,7 +148,7 @@ def overfit(
     photographs = choose_photographs(data.train)
     recipe = replace(recipe, seed=seed, name=f"overfit {variant}", **VARIANTS[variant])
     begin = time.process_time()
-    model, processor = load_model_and_processor(recipe, data.names, data.category_ids)
+    model, processor = load_model_and_processor(recipe, data.names, data.category_ids, photographs)
     examples = DetectionDataset(photographs)
     batch = DetectionCollator(processor)([examples[row] for row in range(len(examples))])
     set_norm_statistics(model, batch["pixel_values"])

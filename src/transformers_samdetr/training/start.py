@@ -1,9 +1,9 @@
 """What training starts from: a preset or a checkpoint, the data's classes and places, a pretrained backbone."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import timm
-from datasets import IterableDataset
 from torch import Tensor
 from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
@@ -13,7 +13,7 @@ from .. import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from ..data.hub_set import AnySet
 from ..presets import PRESET_IMAGE_SIZES, PRESETS
 from .efficientnet_lite0 import read_efficientnet_lite0
-from .initial_boxes import boxes_of_objects
+from .initial_boxes import NoBoxes, boxes_of_objects
 from .recipes import Recipe
 
 
@@ -30,12 +30,15 @@ def load_model_and_processor(
             `seed` count. A checkpoint with other classes gets new class heads.
         class_names: in the order of the labels.
         category_ids: the data's own id of each label, kept as `model.config.category_ids`.
-        train: the training set, whose boxes `initial_boxes` may ask for; pictures are not read. With `"auto"` a new
-            model draws its reference boxes at random where it is left out.
+        train: the training set, whose boxes `initial_boxes` may ask for; pictures are not read. Without it `"auto"` is
+            `"model"`.
 
     Raises:
-        ValueError: `initial_boxes="training_set"` without a training set, or of one that cannot give them.
+        ValueError: `initial_boxes="training_set"` without a training set that has boxes, or for a model without
+            reference boxes.
     """
+    if recipe.initial_boxes == "training_set" and train is None:
+        raise ValueError("initial_boxes='training_set' needs the training set: give it as train=.")
     set_seed(recipe.seed)
     id2label = dict(enumerate(class_names))
     options = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
@@ -51,24 +54,23 @@ def load_model_and_processor(
         half = [0.5, 0.5, 0.5]
         is_lite = "efficientnet_lite" in getattr(config.backbone_config, "backbone", "")
         processor = SamDetrImageProcessor(**size, **({"image_mean": half, "image_std": half} if is_lite else {}))
+        has_new_boxes = model.model.query_reference_boxes is not None
     else:
-        model = SamDetrForObjectDetection.from_pretrained(recipe.model, ignore_mismatched_sizes=True, **options)
+        model, loading = SamDetrForObjectDetection.from_pretrained(
+            recipe.model, ignore_mismatched_sizes=True, output_loading_info=True, **options
+        )
+        # of another number of queries
+        has_new_boxes = any(name == "model.query_reference_boxes" for name, *_ in loading["mismatched_keys"])
         processor = AutoImageProcessor.from_pretrained(recipe.model, **size)
     model.config.category_ids = list(range(len(class_names))) if category_ids is None else list(category_ids)
     if recipe.freeze_backbone:
         model.freeze_backbone()
-    if _starts_from_objects(recipe, model, train):
+    if recipe.initial_boxes == "training_set":
         model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
+    elif recipe.initial_boxes == "auto" and has_new_boxes and train is not None:
+        with suppress(NoBoxes):  # the model's own remain
+            model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
     return model, processor
-
-
-def _starts_from_objects(recipe: Recipe, model: SamDetrForObjectDetection, train: AnySet | None) -> bool:
-    if recipe.initial_boxes == "training_set" and train is None:
-        raise ValueError("initial_boxes='training_set' needs the training set: give it as train=.")
-    if recipe.initial_boxes != "auto":
-        return recipe.initial_boxes == "training_set"
-    has_boxes = model.model.query_reference_boxes is not None
-    return recipe.model in PRESETS and has_boxes and train is not None and not isinstance(train, IterableDataset)
 
 
 def find_backbone_weights(source: str) -> str | dict[str, Tensor]:
