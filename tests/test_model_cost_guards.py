@@ -9,11 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, attention, resnet_in_strips
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, attention, backbone, resnet_in_strips
 from transformers_samdetr.attention import SamDetrSharedKeyAttention
 from transformers_samdetr.backbone import SamDetrBackbone
 from transformers_samdetr.bilinear_bags import sample_bags
 from transformers_samdetr.deformable_attention import sample_grids
+from transformers_samdetr.position_encoding import embed_map
 
 from .models import MULTI_SCALE, TINY, Operations, fake_gpu, tiny_model
 
@@ -128,3 +129,45 @@ def test_a_gpu_is_given_few_operations(preset, bound):
             model(pixels, mask)
     count = sum(name not in FREE for name in given.names)
     assert count <= bound, count
+
+
+POSITIONS = [{}, MULTI_SCALE]
+
+
+def rows_of_positions(model, pixel_mask) -> list[int]:
+    """How many pictures' positions each decoder layer projects for a batch of two."""
+    rows = []
+    hooks = [
+        layer.cross_attn.k_position_proj.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+        for layer in model.model.decoder.layers
+    ]
+    model(torch.rand(2, 3, 64, 64), pixel_mask)
+    for hook in hooks:
+        hook.remove()
+    return rows
+
+
+@pytest.mark.parametrize("fields", POSITIONS)
+def test_positions_that_all_pictures_share_are_projected_once(fields):
+    model = tiny_model(**{**TINY, **fields})
+    padded = torch.ones(2, 64, 64, dtype=torch.long)
+    assert set(rows_of_positions(model, padded)) == {1}
+    padded[1, 32:] = 0
+    assert set(rows_of_positions(model, padded)) == {2}
+
+
+@pytest.mark.parametrize("fields", POSITIONS)
+def test_shared_positions_change_neither_outputs_nor_gradients(fields, monkeypatch):
+    model, pixels = tiny_model(**{**TINY, **fields}).eval(), torch.rand(2, 3, 64, 64)
+    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.4, 0.5, 0.2, 0.3]])}] * 2
+    results = []
+    for shares in (True, False):
+        if not shares:
+            monkeypatch.setattr(backbone, "embed_maps", embed_map)
+        model.zero_grad()
+        outputs = model(pixels, labels=labels)
+        outputs.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append({"loss": outputs.loss.detach(), "boxes": outputs.pred_boxes.detach(), **gradients})
+    assert any("k_position_proj" in name for name in results[0])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)

@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_sam_detr import SamDetrConfig
+from .position_encoding import held_once
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -266,7 +267,7 @@ class SamDetrSharedKeyAttention(nn.Module):
         """
         query = self.q_content_proj(aligned_queries) + self.q_position_proj(aligned_positions)
         query = query.transpose(1, 2)  # (B, M, Q, C)
-        key = self.k_content_proj(features) + self.k_position_proj(feature_positions)
+        key = self.k_content_proj(features) + self.k_position_proj(held_once(feature_positions))
         value = split_heads(self.v_proj(features), self.num_heads)
         if self.config._attn_implementation == "sdpa" and query.device.type == "cpu":
             pieces = attend_in_pieces(self, query * self.scaling, key, value, attention_mask, attention_bias)

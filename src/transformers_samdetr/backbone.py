@@ -20,7 +20,7 @@ from .frozen_batch_norm import (
     norms_together,
 )
 from .padding_masks import extract_features, group_norm, keep_padding_out
-from .position_encoding import embed_map
+from .position_encoding import embed_maps, held_once
 from .resnet_in_strips import save_memory
 
 EARLY_STRIDE = 4
@@ -180,11 +180,11 @@ class SamDetrBackbone(nn.Module):
         for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):
             mask, size = masks[index], tuple(feature_map.shape[-2:])
             features = projection(feature_map, norm_masks[index]).flatten(2).transpose(1, 2)  # (B, H·W, C)
-            positions = embed_map(mask, self.d_model).flatten(1, 2)
+            positions = held_once(embed_maps(mask, self.d_model).flatten(1, 2))
             if self.level_embeddings is not None:
                 positions = positions + self.level_embeddings[index]
             ratio = valid_ratio(mask)
-            positions = positions.to(features.dtype)
+            positions = positions.to(features.dtype).expand(mask.shape[0], -1, -1)
             levels.append(FeatureLevel(features, positions, mask, ratio, valid_size(ratio, size), size))
         return levels
 

@@ -75,6 +75,24 @@ def embed_map(mask: Tensor, d_model: int) -> Tensor:
         return torch.cat(halves, dim=-1)
 
 
+def embed_maps(mask: Tensor, d_model: int) -> Tensor:
+    """`embed_map` of each picture, computed and held once where a CPU sees that no picture has padding.
+
+    A GPU is not asked, since one would wait for its answer; nor is it known in a program.
+
+    Returns:
+        `(B, H, W, d_model)` float32, of stride 0 along the batch where all are the same: see `held_once`.
+    """
+    if _is_ordinary(mask) and len(mask) > 1 and mask.device.type == "cpu" and mask.all():
+        return embed_map(mask[:1], d_model).expand(len(mask), -1, -1, -1)
+    return embed_map(mask, d_model)
+
+
+def held_once(embedding: Tensor) -> Tensor:
+    """`(1, ...)` of a `(B, ...)` embedding that all pictures share, or else the embedding as it is."""
+    return embedding[:1] if _is_ordinary(embedding) and embedding.stride(0) == 0 else embedding
+
+
 @torch.no_grad()
 def embed_points(points: Tensor, d_model: int) -> Tensor:
     """Sine embedding of points, y half first, without gradient (as the authors' code computes it).
