@@ -1,7 +1,6 @@
 """What training starts from: a preset or a checkpoint, the data's classes and places, a pretrained backbone."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import timm
 from torch import Tensor
@@ -65,11 +64,13 @@ def load_model_and_processor(
     model.config.category_ids = list(range(len(class_names))) if category_ids is None else list(category_ids)
     if recipe.freeze_backbone:
         model.freeze_backbone()
-    if recipe.initial_boxes == "training_set":
-        model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
-    elif recipe.initial_boxes == "auto" and has_new_boxes and train is not None:
-        with suppress(NoBoxes):  # the model's own remain
+    is_asked = recipe.initial_boxes == "training_set"
+    if is_asked or (recipe.initial_boxes == "auto" and has_new_boxes and train is not None):
+        try:
             model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
+        except NoBoxes:
+            if is_asked:
+                raise
     return model, processor
 
 
