@@ -10,8 +10,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 import transformers_samdetr  # noqa: F401 (makes the Auto classes know SAM-DETR)
-from transformers_samdetr.data.batch import DetectionDataset
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.dataset import DetectionDataset
+from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.evaluation import COCO_AP_METRIC
 
 

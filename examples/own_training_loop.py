@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from transformers_samdetr.data.augment import make_augmentation
-from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
+from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import DIGIT_NAMES, build_digit_scenes
 from transformers_samdetr.training import RECIPES, load_model_and_processor
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
+from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import DIGIT_NAMES, build_digit_scenes
 
 PLAIN = {"smca": False, "num_denoising_groups": 0, "dropout": 0.1, "feature_reweighting": False}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from transformers import Trainer, TrainingArguments
 
-from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
+from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import DIGIT_NAMES, build_digit_scenes
 from transformers_samdetr.evaluation import evaluate_detector
 from transformers_samdetr.training import RECIPES, load_model_and_processor

@@ -6,7 +6,7 @@ python scripts/show_predictions.py --model outputs/digits --output_dir outputs/d
 import argparse
 from pathlib import Path
 
-from transformers_samdetr.data.arguments import add_data_arguments, data_from
+from transformers_samdetr.commands.data_arguments import add_data_arguments, data_from
 from transformers_samdetr.prediction import NMS_THRESHOLD, Detector, about_duplicates
 from transformers_samdetr.prediction.samples import draw_samples
 from transformers_samdetr.prediction.training_figures import draw_training

@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor
 
 from transformers_samdetr import SamDetrForObjectDetection
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.experiments.attention_in_boxes import AttentionInBoxes, attention_in_set, attention_summary
 from transformers_samdetr.experiments.digit_signs import RUNS, run_signs
 from transformers_samdetr.experiments.published_terms import compare_epoch, comparison_table

@@ -6,9 +6,9 @@ import torch
 
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.augment import make_augmentation
-from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
+from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.evaluation import CocoEvaluator
 from transformers_samdetr.training import Recipe, Trainer
 

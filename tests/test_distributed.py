@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from transformers_samdetr import SamDetrImageProcessor, denoising
-from transformers_samdetr.data.batch import DetectionDataset
+from transformers_samdetr.data.dataset import DetectionDataset
 from transformers_samdetr.evaluation import evaluate_detector
 from transformers_samdetr.training.checkpoint import list_checkpoints
 from transformers_samdetr.training.interruption import EXIT_REQUEUE

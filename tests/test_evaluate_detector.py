@@ -14,8 +14,8 @@ from PIL import Image
 
 import transformers_samdetr
 from transformers_samdetr import SamDetrImageProcessor
-from transformers_samdetr.data.batch import DetectionDataset
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.dataset import DetectionDataset
+from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.evaluation import CocoEvaluator, detector, evaluate_detector
 from transformers_samdetr.evaluation.errors import ERROR_KINDS
 from transformers_samdetr.evaluation.report import result_figures, write_report

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.experiments import latency, training_cost
 from transformers_samdetr.experiments.claims import (
     CLAIMS,

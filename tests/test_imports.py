@@ -66,7 +66,7 @@ ALLOWED_REQUIREMENTS = {"numpy", "PIL", "timm", "torch", "torchvision", "transfo
     "safetensors",
 }
 """What every model needs, and what Transformers itself brings; SciPy, for the matching, is guarded."""
-LONGEST_FILE = 320
+LONGEST_FILE = 600
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLAT_FILES = sorted(PACKAGE.glob("*.py"))
@@ -160,10 +160,10 @@ def test_sub_packages_have_no_circles():
     [
         ("box_ops.py", "from .loss import x", {"loss"}),
         ("box_ops.py", "def f():\n    from . import loss, SamDetrModel", {"loss", "__init__"}),
-        ("data/read.py", "from .. import pictures\nfrom .schema import x", {"pictures", "data.schema"}),
-        ("data/read.py", "import transformers_samdetr.training.trainer", {"training.trainer"}),
-        ("data/read.py", "from transformers_samdetr import loss\nfrom transformers import x", {"loss"}),
-        ("data/read.py", "from ..visualization import draw_detections", {"visualization.__init__"}),
+        ("data/load.py", "from .. import pictures\nfrom .schema import x", {"pictures", "data.schema"}),
+        ("data/load.py", "import transformers_samdetr.training.trainer", {"training.trainer"}),
+        ("data/load.py", "from transformers_samdetr import loss\nfrom transformers import x", {"loss"}),
+        ("data/load.py", "from ..visualization import draw_detections", {"visualization.__init__"}),
     ],
 )
 def test_every_form_of_import_is_seen(file, text, imported):

@@ -8,9 +8,8 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from transformers_samdetr.data.check import quick_check
-from transformers_samdetr.data.findings import Severity
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.dataset_check import Severity, quick_check
+from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.training.checkpoint import list_checkpoints, step_of
 from transformers_samdetr.training.interruption import EXIT_REQUEUE
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from transformers import AutoConfig
 
 from transformers_samdetr import SamDetrImageProcessor
-from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
+from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.training import Recipe, Trainer
 from transformers_samdetr.training.loss_sums import weighted_terms

@@ -6,7 +6,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import ModelOutput
 
 from transformers_samdetr import SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.data.batch import DetectionCollator, DetectionDataset
+from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.data.schema import coco_annotations
 from transformers_samdetr.evaluation import CocoEvaluator, evaluate_detector

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.models import SMALL_BACKBONE, tiny_model
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.schema import detection_features
-from transformers_samdetr.data.stream_length import with_length
+from transformers_samdetr.data.stream import with_length
 from transformers_samdetr.training import Checkpointing, Recipe, Trainer
 from transformers_samdetr.training.interruption import EXIT_REQUEUE, explain_lost_process, on_stop_signal
 

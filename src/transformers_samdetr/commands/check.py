@@ -13,11 +13,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..data.arguments import add_data_arguments, data_from
 from ..data.augment import AUGMENTATIONS, make_augmentation
-from ..data.check import full_check
 from ..data.check_page import write_check_page
-from ..data.findings import Severity
+from ..data.dataset_check import Severity, full_check
+from .data_arguments import add_data_arguments, data_from
 
 
 def main(description: str | None = __doc__) -> int:

@@ -10,10 +10,10 @@ import argparse
 
 from rich.console import Console
 
-from ..data.arguments import add_data_arguments
 from ..evaluation.run import METRICS_FILE, evaluate_saved_model
 from ..evaluation.tables import result_tables
 from ..training.process_group import start_processes
+from .data_arguments import add_data_arguments
 
 
 def main(description: str | None = __doc__) -> None:

@@ -17,7 +17,6 @@ from dataclasses import fields, replace
 from types import NoneType
 from typing import get_args, get_type_hints
 
-from ..data.arguments import add_data_arguments, add_streaming_arguments, checked_data_from
 from ..training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
 from ..training.interruption import (
     LostProcess,
@@ -27,6 +26,7 @@ from ..training.interruption import (
     stop_at_once_on_interrupt,
 )
 from ..training.process_group import PEER_TIMEOUT, start_processes
+from .data_arguments import add_data_arguments, add_streaming_arguments, checked_data_from
 
 
 def optional(kind: type) -> Callable[[str], object]:

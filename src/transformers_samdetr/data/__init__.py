@@ -1,10 +1,9 @@
 """Detection data: sources of many layouts in one schema, checks, augmentation and batches."""
 
 from .augment import make_augmentation
-from .batch import DetectionCollator, DetectionDataset
-from .check import full_check, quick_check
-from .detection_data import DetectionData
-from .read import load_detection_data
+from .dataset import DetectionCollator, DetectionDataset
+from .dataset_check import full_check, quick_check
+from .load import DetectionData, load_detection_data
 from .stream import DetectionStream
 
 __all__ = [

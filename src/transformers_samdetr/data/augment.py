@@ -1,6 +1,11 @@
-"""Augmentation by name or by a user's own pipeline; boxes, areas, crowd flags and ids stay with their objects."""
+"""Augmentation by name or by a user's own pipeline, random in (seed, epoch, index) alone.
 
-from collections.abc import Callable, Mapping
+Boxes, areas, crowd flags and ids stay with their objects.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,16 +13,51 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from transformers.image_utils import SizeDict
 
+from ..detection_processing import resized_size
 from .box_formats import boxes_to_xywh, check_box_format, xywh_to_boxes
-from .paper_recipe import PaperRecipe
-from .seeds import random_integer, seeded
 
 Annotations = dict[str, Any]
 Pipeline = Callable[..., Any]
 SIZE_IS_FINAL = "size_is_final"
 """Key of an example's annotations: the augmentation chose the picture's size, and nothing may resize it again."""
 IMAGENET_MEAN = (124, 116, 104)
+AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
+REFERENCE = 800
+"""Shortest side at evaluation, to which all other sizes here belong."""
+FINAL = tuple(range(480, 801, 32))
+BEFORE_CROP = (400, 500, 600)
+CROP = (384, 600)
+
+
+def example_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed of one example of one epoch, in [0, 2^63).
+
+    >>> example_seed(0, 1, 2) == example_seed(0, 1, 2), example_seed(0, 1, 2) == example_seed(0, 2, 1)
+    (True, False)
+    """
+    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's random numbers on the CPU start from `seed` within, and go on as before after."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, leaves the accelerators' generators alone
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def random_integer(lowest: int, highest: int) -> int:
+    """Of PyTorch's generator, both ends included."""
+    return int(torch.randint(lowest, highest + 1, ()))
 
 
 def strong() -> v2.Transform:
@@ -61,16 +101,13 @@ def _areas(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
-
-
 def make_augmentation(augmentation: str | Pipeline | None, size: Mapping[str, int] | None = None) -> "Augmentation":
     """An augmentation for `DetectionDataset`.
 
     Args:
         augmentation: `"none"`; `"flip"`, left to right in half of the cases; `"crop"`, which adds a `RandomWindow`;
-            `"paper"`, see `PaperRecipe`; `"strong"` for small sets, which costs time on the CPU; or a pipeline of your
-            own, of `torchvision.transforms.v2` or albumentations.
+            `"paper"`, see `PaperAugmentation`; `"strong"` for small sets, which costs time on the CPU; or a
+            pipeline of your own, of `torchvision.transforms.v2` or albumentations.
         size: the image processor's `size`, which `"paper"` needs.
 
     Raises:
@@ -81,7 +118,7 @@ def make_augmentation(augmentation: str | Pipeline | None, size: Mapping[str, in
     if augmentation == "paper":
         if size is None:
             raise ValueError("augmentation='paper' chooses picture sizes: give the image processor's size=.")
-        return Augmentation(PaperRecipe(size), decides_size=True)
+        return Augmentation(PaperAugmentation(size), decides_size=True)
     if augmentation in ("none", None):
         return Augmentation(None)
     if augmentation not in AUGMENTATIONS:
@@ -197,3 +234,70 @@ def _to_picture(image: Any) -> Image.Image:
             "normalising to the image processor."
         )
     return v2.functional.to_pil_image(image)
+
+
+class PaperAugmentation:
+    """Flip; in one half of the cases resize, in the other resize, crop and resize (the authors' code, SPEC).
+
+    With the paper's `size`, shortest side 800 and longest 1333: a shortest side from 480, 512, … 800, a longest of at
+    most 1333. Before that, in half of the cases: a shortest side of 400, 500 or 600, and a crop whose sides are drawn
+    from 384 to 600, each at most the picture's.
+
+    Another `size` scales all of it but the limit of the longest side: with a shortest side or a fixed square of 320,
+    pictures end at 0.6 to 1 times 320, and fixed sizes keep their aspect ratio. So the final size is the one of
+    evaluation, made smaller as much as in the paper.
+
+    A crop keeps each object of which anything is left, clipped, and counts the clipped box as the area of every object.
+
+    Args:
+        size: of the image processor.
+    """
+
+    def __init__(self, size: Mapping[str, int]):
+        self.size = {name: value for name, value in dict(size).items() if value}
+        sides = [value for name, value in self.size.items() if name != "longest_edge"]
+        shortest = min(sides) if sides else self.size["longest_edge"] * REFERENCE / 1333
+        self.scale = shortest / REFERENCE
+
+    def __call__(self, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
+        """The pipeline of an `Augmentation`: `target` has `boxes` and `labels`, and gets `area` where cropped."""
+        image, target = v2.RandomHorizontalFlip()(image, target)
+        boxes = target["boxes"]
+        cropped = bool(torch.rand(()) >= 0.5)
+        if cropped:
+            side = self._scaled(_choice(BEFORE_CROP))
+            image, boxes = _resize(
+                image, boxes, resized_size((image.height, image.width), SizeDict(shortest_edge=side))
+            )
+            image, boxes = self._crop(image, boxes)
+        size = resized_size((image.height, image.width), self._final_size(_choice(FINAL) / REFERENCE))
+        image, boxes = _resize(image, boxes, size)
+        target = {**target, "boxes": boxes}
+        if cropped:
+            target["area"] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        return image, target
+
+    def _final_size(self, share: float) -> SizeDict:
+        return SizeDict(
+            **{
+                name: value if name == "longest_edge" and len(self.size) > 1 else max(1, round(value * share))
+                for name, value in self.size.items()
+            }
+        )
+
+    def _crop(self, image: Image.Image, boxes: tv_tensors.BoundingBoxes):
+        lowest, highest = map(self._scaled, CROP)
+        width, height = (random_integer(min(lowest, side), min(highest, side)) for side in image.size)
+        top, left = random_integer(0, image.height - height), random_integer(0, image.width - width)
+        return tuple(v2.functional.crop(item, top, left, height, width) for item in (image, boxes))
+
+    def _scaled(self, side: int) -> int:
+        return max(1, round(side * self.scale))
+
+
+def _resize(image: Image.Image, boxes: tv_tensors.BoundingBoxes, size: tuple[int, int]):
+    return v2.functional.resize(image, list(size)), v2.functional.resize(boxes, list(size))
+
+
+def _choice(values: tuple[int, ...]) -> int:
+    return values[random_integer(0, len(values) - 1)]

@@ -9,13 +9,11 @@ from PIL import Image, ImageOps
 
 from ..visualization import class_colors, draw_detections
 from ..visualization.page import picture_url, write_page
-from .annotation_table import AnnotationTable
-from .augment import Augmentation
-from .detection_data import DetectionData
-from .examples import UNUSABLE, decode_picture, read_example, stored_picture, undecoded
-from .findings import SHOWN, Findings, Severity
-from .picture_checks import PictureFacts
-from .seeds import example_seed
+from .augment import Augmentation, example_seed
+from .dataset import UNUSABLE, decode_picture, read_example, stored_picture, undecoded
+from .dataset_check import SHOWN, AnnotationTable, Findings, Severity
+from .load import DetectionData
+from .picture_facts import PictureFacts
 
 SAMPLES = 8
 """Pictures of each split."""

@@ -1,18 +1,103 @@
-"""Examples of a stream, for sets larger than the disk."""
+"""Streams of pictures, for sets larger than the disk: their length, unusable pictures, and examples."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, IterableDataset
+from datasets.splits import SplitDict, SplitInfo
 from PIL import Image
 
-from .augment import Annotations, Augmentation
-from .batch import MAX_CORRUPT, DetectionDataset
-from .examples import UNUSABLE, read_example, undecoded
-from .seeds import example_seed
-from .unusable import UnusablePictures
+from .augment import Annotations, Augmentation, example_seed
+from .dataset import MAX_CORRUPT, NO_PICTURE, UNUSABLE, DetectionDataset, picture_name, read_example, undecoded
+
+logger = logging.getLogger(__name__)
+
+
+def with_length(data: IterableDataset, length: int) -> IterableDataset:
+    """The stream, with its length where the `datasets` library keeps it: in the information about its split.
+
+    Raises:
+        ValueError: the length is below 1.
+    """
+    if length < 1:
+        raise ValueError(f"stream_length={length} is not possible: it counts the pictures of an epoch, at least 1.")
+    name = str(data.split or "train")
+    data.info.splits = SplitDict({name: SplitInfo(name, num_examples=length)})
+    return data
+
+
+def known_length(data: IterableDataset) -> int | None:
+    """The number of pictures that the stream's information gives, or None."""
+    split = (data.info.splits or {}).get(str(data.split or "train"))
+    return split.num_examples if split is not None and split.num_examples else None
+
+
+def require_length(data: IterableDataset) -> int:
+    """The number of pictures of the stream.
+
+    Raises:
+        ValueError: nothing gives it; the message says what to do.
+    """
+    length = known_length(data)
+    if length is None:
+        raise ValueError(
+            "The training stream does not say how many pictures it has, which the schedule of the learning rate needs: "
+            "give their number with --stream_length N, load_detection_data(..., stream_length=N) in Python. A smaller "
+            "number makes epochs of so many pictures."
+        )
+    return length
+
+
+def rows_of_parquet(files: Iterable[str]) -> int | None:
+    """Rows of files on this machine, from their last few bytes alone; None if one of them is something else."""
+    files = list(map(str, files))
+    if not all(file.endswith(".parquet") and "://" not in file for file in files):
+        return None
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+class UnusablePictures:
+    """Counts by image id, in memory that a process shares with its workers.
+
+    Args:
+        most: so many different pictures may be unusable.
+    """
+
+    def __init__(self, most: int):
+        self.most = most
+        self._ids = torch.zeros(most + 1, dtype=torch.int64).share_memory_()
+        self._count = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        """Number of different pictures so far."""
+        return int(self._count)
+
+    def add(self, example: Mapping[str, Any], error: Exception) -> None:
+        """Names a picture in the log, unless it was before.
+
+        Args:
+            example: in the schema of `detection_features`, the picture as `{"path", "bytes"}`.
+            error: why it cannot be used.
+
+        Raises:
+            RuntimeError: these are too many.
+        """
+        count = len(self)
+        if example["image_id"] in self._ids[:count].tolist():
+            return
+        self._ids[min(count, self.most)] = example["image_id"]
+        self._count += 1
+        name = picture_name(example["image_id"], example["image"] or NO_PICTURE)
+        if len(self) > self.most:
+            raise RuntimeError(
+                f"{len(self)} pictures cannot be used, more than max_corrupt={self.most}. The last: {name}: {error} "
+                "Remove them from the set, or raise max_corrupt."
+            ) from error
+        logger.warning("Skipped %s (%d of at most %d): %s", name, len(self), self.most, error)
 
 
 class DetectionStream(torch.utils.data.IterableDataset):

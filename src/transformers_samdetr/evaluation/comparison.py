@@ -5,8 +5,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor
 
-from ..data.batch import DetectionDataset
-from ..data.read import load_detection_data
+from ..data.dataset import DetectionDataset
+from ..data.load import load_detection_data
 from .detector import evaluate_detector, set_labels_of
 
 

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from ..data.batch import DetectionDataset
-from ..data.read import load_detection_data
+from ..data.dataset import DetectionDataset
+from ..data.load import load_detection_data
 from .detector import evaluate_detector, set_labels_of
 from .report import result_figures, write_report
 from .result import EvaluationResult

@@ -13,8 +13,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..data.detection_data import DetectionData
-from ..data.read import load_detection_data
+from ..data.load import DetectionData, load_detection_data
 from ..training import Recipe, load_model_and_processor
 from ..training.process_group import start_processes
 from .coco import COCO_RUNS, CocoRun, ledger_path

@@ -8,7 +8,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import set_seed
 
 from .. import SamDetrConfig
-from ..data.detection_data import DetectionData
+from ..data.load import DetectionData
 from ..training import Recipe, load_model_and_processor
 from ..training.initial_boxes import boxes_of_objects
 from ..training.start import find_backbone_weights

@@ -7,9 +7,8 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from ..data.detection_data import DetectionData
 from ..data.digit_scenes import build_digit_scenes
-from ..data.read import load_detection_data
+from ..data.load import DetectionData, load_detection_data
 from ..data.schema import detection_features
 from ..training.recipes import TINY, Recipe
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ..benchmark.machine import describe_machine
-from ..data.detection_data import DetectionData
+from ..data.load import DetectionData
 from ..training import Trainer
 from .in_turn import median_seconds
 from .ledger import Ledger

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..benchmark.machine import describe_machine
-from ..data.detection_data import DetectionData
+from ..data.load import DetectionData
 from ..training import Checkpointing, Recipe, Trainer
 from ..training.epoch_log import LOG_FILE, read_log
 from ..training.interruption import on_stop_signal

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.batch import DetectionCollator, DetectionDataset
+from ..data.dataset import DetectionCollator, DetectionDataset
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from .detector import Detector
 

@@ -4,10 +4,9 @@ from datasets import IterableDataset
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.augment import make_augmentation
-from ..data.batch import DetectionDataset
-from ..data.hub_set import AnySet
-from ..data.stream import StreamedExamples
-from ..data.stream_length import require_length
+from ..data.dataset import DetectionDataset
+from ..data.schema import AnySet
+from ..data.stream import StreamedExamples, require_length
 from .order import WindowOrder
 from .recipes import Recipe
 from .stream_order import StreamOrder

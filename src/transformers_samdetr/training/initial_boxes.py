@@ -8,7 +8,7 @@ from datasets import IterableDataset
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from ..data.hub_set import AnySet
+from ..data.schema import AnySet
 
 MOST_PICTURES = 5000
 """Of a larger set, so many are looked at, picked at random."""

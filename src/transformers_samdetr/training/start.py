@@ -9,7 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import set_seed
 
 from .. import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from ..data.hub_set import AnySet
+from ..data.schema import AnySet
 from ..presets import PRESET_IMAGE_SIZES, PRESETS
 from .efficientnet_lite0 import read_efficientnet_lite0
 from .initial_boxes import NoBoxes, boxes_of_objects

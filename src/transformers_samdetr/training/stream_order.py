@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from datasets import IterableDataset
 
-from ..data.examples import undecoded
+from ..data.dataset import undecoded
 from ..data.stream import Place
 from .order import WindowOrder, position_seed
 

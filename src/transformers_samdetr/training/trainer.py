@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data.batch import DetectionCollator
-from ..data.hub_set import AnySet
+from ..data.dataset import DetectionCollator
+from ..data.schema import AnySet
 from ..data.stream import evaluation_examples
 from ..evaluation import SetLoss, evaluate_detector
 from .acceleration import make_accelerator, make_average

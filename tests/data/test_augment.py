@@ -9,9 +9,16 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from transformers_samdetr import SamDetrImageProcessor
-from transformers_samdetr.data.augment import SIZE_IS_FINAL, Augmentation, make_augmentation
-from transformers_samdetr.data.paper_recipe import BEFORE_CROP, FINAL, PaperRecipe
-from transformers_samdetr.data.seeds import example_seed, seeded
+from transformers_samdetr.data.augment import (
+    BEFORE_CROP,
+    FINAL,
+    SIZE_IS_FINAL,
+    Augmentation,
+    PaperAugmentation,
+    example_seed,
+    make_augmentation,
+    seeded,
+)
 
 SIZE = {"shortest_edge": 800, "longest_edge": 1333}
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -186,7 +193,7 @@ def test_the_longest_side_is_limited_without_a_crop():
     assert max(max(size) for size in sizes) == 1333 and (1333, 355) in sizes
 
 
-def record(recipe: PaperRecipe, picture: tuple[int, int], seeds: int) -> list[dict]:
+def record(recipe: PaperAugmentation, picture: tuple[int, int], seeds: int) -> list[dict]:
     """What each call resized and cropped."""
     calls = []
     crop, resize = v2.functional.crop, v2.functional.resize
@@ -206,7 +213,7 @@ def record(recipe: PaperRecipe, picture: tuple[int, int], seeds: int) -> list[di
 
 
 def test_crops_of_the_paper():
-    calls = record(PaperRecipe(SIZE), (640, 480), 100)
+    calls = record(PaperAugmentation(SIZE), (640, 480), 100)
     cropped = [call for call in calls if "crop" in call]
     assert 35 < len(cropped) < 65
     before = {call["sizes"][0] for call in cropped}
@@ -254,7 +261,7 @@ def test_other_sizes_scale_the_recipe(size, picture, largest, smallest):
 
 
 def test_the_processor_leaves_the_size_alone():
-    from transformers_samdetr.data.batch import DetectionCollator
+    from transformers_samdetr.data.dataset import DetectionCollator
 
     processor = SamDetrImageProcessor(size={"height": 128, "width": 128})
     augmentation = make_augmentation("paper", processor.size)

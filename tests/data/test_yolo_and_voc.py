@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.load import load_detection_data
 
-from .detection_folders import SIZE, save_picture
+from ..detection_folders import SIZE, save_picture
 
 LINE = "1 0.5 0.5 0.25 0.2"
 BOX = [15, 12, 10, 6]  # of LINE in a picture of 40x30

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_samdetr.data.arguments import add_data_arguments, checked_data_from
-from transformers_samdetr.data.check import full_check, quick_check
-from transformers_samdetr.data.findings import Severity
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.commands.data_arguments import add_data_arguments, checked_data_from
+from transformers_samdetr.data.dataset_check import Severity, full_check, quick_check
+from transformers_samdetr.data.load import load_detection_data
 
-from .detection_folders import SIZE, write_coco
+from ..detection_folders import SIZE, write_coco
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "check_dataset.py"
 SHARED = ROOT.parent / "shared" / "data"
 

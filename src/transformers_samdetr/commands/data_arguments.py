@@ -4,9 +4,8 @@ import argparse
 
 from accelerate import PartialState
 
-from .check import quick_check
-from .detection_data import DetectionData
-from .read import load_detection_data
+from ..data.dataset_check import quick_check
+from ..data.load import DetectionData, load_detection_data
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:

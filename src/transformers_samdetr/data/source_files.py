@@ -1,4 +1,4 @@
-"""Text files of annotations."""
+"""Files of a data set: texts in any common encoding, and pictures by their names."""
 
 from pathlib import Path
 

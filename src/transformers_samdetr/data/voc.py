@@ -7,9 +7,8 @@ from pathlib import Path
 
 from ..annotations import shown
 from ..pictures import PICTURE_SUFFIXES
-from .annotated_picture import AnnotatedPicture, FolderContent, picture_size
-from .plain_values import side_of
-from .text_files import read_text
+from .schema import AnnotatedPicture, FolderContent, picture_size, side_of
+from .source_files import read_text
 
 SPLITS = ("train", "val", "valid", "validation", "test", "trainval")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

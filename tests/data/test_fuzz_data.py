@@ -14,17 +14,15 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import strategies as st
 
 from transformers_samdetr.data import DetectionDataset, load_detection_data
-from transformers_samdetr.data.annotation_table import AnnotationTable
-from transformers_samdetr.data.check import full_check, quick_check
 from transformers_samdetr.data.check_page import write_check_page
-from transformers_samdetr.data.coco_json import read_coco_json
-from transformers_samdetr.data.findings import Findings
-from transformers_samdetr.data.read import load_detection_data as load
+from transformers_samdetr.data.coco import read_coco_json
+from transformers_samdetr.data.dataset_check import AnnotationTable, Findings, full_check, quick_check
+from transformers_samdetr.data.load import load_detection_data as load
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.data.stream import DetectionStream
 
-from .detection_folders import SIZE, save_picture, write_coco
-from .fuzzing import JSON, PICTURES, changed, ends_well, fuzz, run_cases, tree
+from ..detection_folders import SIZE, save_picture, write_coco
+from ..fuzzing import JSON, PICTURES, changed, ends_well, fuzz, run_cases, tree
 
 SECRET = "secret.png"
 

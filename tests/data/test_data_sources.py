@@ -9,16 +9,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig
-from transformers_samdetr.data.coco_folder import find_coco_files, read_coco_json
-from transformers_samdetr.data.read import load_detection_data
+from transformers_samdetr.data.coco import find_coco_files, read_coco_json
+from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.data.schema import detection_features
-from transformers_samdetr.data.stream_length import known_length
+from transformers_samdetr.data.stream import known_length
 from transformers_samdetr.prediction.detector import own_category_ids
 from transformers_samdetr.training import Recipe, load_model_and_processor
 
-from .detection_folders import SIZE, write_coco
+from ..detection_folders import SIZE, write_coco
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def in_coco_style(folder: Path) -> None:

@@ -9,8 +9,8 @@ import yaml
 
 from ..annotations import shown
 from ..pictures import PICTURE_SUFFIXES
-from .annotated_picture import AnnotatedPicture, FolderContent, picture_size
-from .text_files import read_text
+from .schema import AnnotatedPicture, FolderContent, picture_size
+from .source_files import read_text
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt")

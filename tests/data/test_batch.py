@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transformers_samdetr.data.augment import make_augmentation
-from transformers_samdetr.data.batch import DetectionDataset
+from transformers_samdetr.data.dataset import DetectionDataset
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.data.stream import DetectionStream
 
