@@ -17,7 +17,6 @@ FLOORS = (
     (
         "bilinear_bags",
         "box_ops",
-        "coco_labels",
         "configuration_errors",
         "frozen_batch_norm",
         "pictures",
@@ -37,13 +36,13 @@ FLOORS = (
         "resnet_in_strips",
         "targets",
     ),
-    ("backbone", "deformable_attention", "denoising", "detection_processing", "matcher", "region_features"),
-    ("encoder", "image_processing_pil_sam_detr", "image_processing_sam_detr", "loss", "semantics_aligner"),
+    ("backbone", "deformable_attention", "denoising", "matcher", "region_features"),
+    ("encoder", "image_processing_sam_detr", "loss", "semantics_aligner"),
     ("decoder",),
     ("modeling_sam_detr",),
-    ("conversion", "model_card"),  # from here on, nothing that is shipped
+    ("model_card",),  # from here on, nothing that is shipped
     ("hub",),
-    ("original_checkpoint",),
+    ("conversion",),
     ("__init__",),
     ("visualization",),  # sub-packages
     ("data",),
@@ -56,7 +55,6 @@ FLOORS = (
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 ENTRY_FILES = (
     "configuration_sam_detr",
-    "image_processing_pil_sam_detr",
     "image_processing_sam_detr",
     "modeling_sam_detr",
 )

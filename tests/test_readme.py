@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
-from transformers_samdetr.original_checkpoint import PUBLISHED_AP
+from transformers_samdetr.conversion import PUBLISHED_AP
 from transformers_samdetr.presets import PRESETS
 
 from .documents import blocks

@@ -4,8 +4,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
 from .configuration_sam_detr import SamDetrConfig
-from .image_processing_pil_sam_detr import SamDetrImageProcessorPil
-from .image_processing_sam_detr import SamDetrImageProcessor
+from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
 from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
 from .pretrained_model import SamDetrPreTrainedModel

@@ -9,8 +9,7 @@ from huggingface_hub import HfApi
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .configuration_sam_detr import SamDetrConfig
-from .image_processing_pil_sam_detr import SamDetrImageProcessorPil
-from .image_processing_sam_detr import SamDetrImageProcessor
+from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil
 from .model_card import ModelCard
 from .modeling_sam_detr import SamDetrForObjectDetection
 
@@ -22,7 +21,7 @@ MODEL_AUTO_MAP = {
 # a list, not a dict by backend, because only names and lists survive the way through a Hub repository
 PROCESSOR_AUTO_MAP = {
     "AutoImageProcessor": [
-        "image_processing_pil_sam_detr.SamDetrImageProcessorPil",
+        "image_processing_sam_detr.SamDetrImageProcessorPil",
         "image_processing_sam_detr.SamDetrImageProcessor",
     ]
 }

@@ -1,24 +1,225 @@
-"""Pictures to pixels, mask and labels with Torchvision, on any device, all pictures of one size at a time."""
+"""Image processors: pictures and annotations to a batch for the model, and the model's outputs to detections.
+
+`SamDetrImageProcessor` computes with Torchvision, `SamDetrImageProcessorPil` with PIL and NumPy. Both have the options,
+labels and detections of `DetectionProcessingMixin`.
+"""
 
 import functools
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from transformers.image_processing_backends import TorchvisionBackend
+from torch import Tensor
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_transforms import group_images_by_shape, reorder_images
+from transformers.image_transforms import get_size_with_aspect_ratio, group_images_by_shape, reorder_images
 from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    AnnotationFormat,
     AnnotationType,
     ChannelDimension,
     ImageInput,
     PILImageResampling,
     SizeDict,
+    get_image_size_for_max_height_width,
     is_pil_image,
+    is_valid_image,
 )
-from transformers.utils import TensorType
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType, is_torch_tensor
 
-from .detection_processing import DetectionProcessingMixin, SamDetrImageProcessorKwargs, resized_size
-from .pictures import check_pixels, picture_to_array, sixteen_to_eight_bits
+from .annotations import check_batch, check_format, integer_keys, labels_from_coco
+from .pictures import UnreadablePictureError, check_pixels, open_picture, picture_to_array, sixteen_to_eight_bits
+from .post_processing import detections_from_outputs
+
+MOST_PIXELS = 178_956_970
+"""Largest number of pixels of a resized picture, the limit at which Pillow refuses to open one: without a
+`longest_edge`, a strip of 1 by 20 000 pixels would become 800 by 16 million."""
+
+
+class SamDetrImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    format (`str`, *optional*, defaults to `"coco_detection"`):
+        Format of the annotations; no other is supported.
+    do_convert_annotations (`bool`, *optional*, defaults to `True`):
+        Whether label boxes are (center x, center y, width, height) in [0, 1] of the unpadded picture. Otherwise they
+        are (x1, y1, x2, y2) in pixels of the resized picture.
+    category_id_to_label (`dict[int, int]`, *optional*):
+        Class label of each category id. Without it an id is its own label.
+    id2label (`dict[int, str]`, *optional*):
+        Names of the model's classes, to refuse annotations with a label that is not among them.
+    """
+
+    format: str | AnnotationFormat
+    do_convert_annotations: bool
+    category_id_to_label: dict | None
+    id2label: dict | None
+
+
+class DetectionProcessingMixin:
+    """Options, labels and detections of both image processors; a Transformers backend follows it in the bases."""
+
+    valid_kwargs = SamDetrImageProcessorKwargs
+    model_input_names = ["pixel_values", "pixel_mask"]
+    default_to_square = False
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"shortest_edge": 800, "longest_edge": 1333}
+    resample = PILImageResampling.BILINEAR
+    do_rescale = True
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    do_pad = True
+    format = AnnotationFormat.COCO_DETECTION
+    do_convert_annotations = True
+    category_id_to_label = None
+    id2label = None
+
+    def __init__(self, **kwargs: Unpack[SamDetrImageProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        annotations: AnnotationType | list[AnnotationType] | None = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | os.PathLike | None = None,
+        **kwargs: Unpack[SamDetrImageProcessorKwargs],
+    ) -> BatchFeature:
+        """Pictures, with their annotations if there are any, to a batch for the model.
+
+        Args:
+            images: one or several pictures: PIL, NumPy, torch, a path, a URL. The EXIF orientation of a PIL picture or
+                a file is applied.
+            annotations: one dict per image, `{"image_id": int, "annotations": [{"bbox": [x, y, width, height],
+                "category_id": int, "area": float, "iscrowd": 0 or 1, "id": int}, ...]}`, the last three optional. Boxes
+                are in pixels of the picture as displayed, with the EXIF orientation applied.
+            return_segmentation_masks, masks_path: of Transformers' DETR processors; refused, there are only boxes.
+            kwargs: any option of the processor, for this call.
+
+        Returns:
+            `pixel_values` `(B, 3, H, W)` float32, padded with 0 at the bottom and right; `pixel_mask` `(B, H, W)`
+            int64, 1 on the picture and 0 on padding (only with `do_pad`); with annotations `labels`, a dict for each
+            image, as `annotations.labels_from_coco` describes it.
+
+        Raises:
+            ValueError: there is no image; an annotation does not fit, naming the image's id, the box, and what would be
+                right; pictures of different sizes without padding; a picture larger than `pad_size`.
+        """
+        if return_segmentation_masks or masks_path is not None:
+            raise ValueError("SAM-DETR detects boxes: leave out return_segmentation_masks and masks_path.")
+        return super().preprocess(images, annotations, **kwargs)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Opens paths, URLs and base64 strings, at any depth of lists; adds the channel of a grey `(H, W)` array."""
+        if isinstance(image_url_or_urls, list | tuple):
+            if not image_url_or_urls:
+                raise ValueError("A list of images is empty: give at least one image.")
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        if isinstance(image_url_or_urls, str | os.PathLike):
+            return open_picture(image_url_or_urls)
+        if not is_valid_image(image_url_or_urls):
+            raise TypeError(
+                "An image must be a PIL image, an array, a tensor, a path, a URL or a base64 string, not of type "
+                f"{type(image_url_or_urls).__name__}."
+            )
+        dimensions = getattr(image_url_or_urls, "ndim", 3)
+        if dimensions not in (2, 3, 4):
+            shape = tuple(image_url_or_urls.shape)
+            raise UnreadablePictureError(
+                f"An array of shape {shape} is no picture: give (C, H, W), (H, W, C) or (H, W)."
+            )
+        if dimensions == 4 and not len(image_url_or_urls):
+            shape = tuple(image_url_or_urls.shape)
+            raise ValueError(f"An array of shape {shape} is a batch without images: give at least one image.")
+        return image_url_or_urls[None] if dimensions == 2 else image_url_or_urls
+
+    def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        if kwargs.get("format") is not None:
+            check_format(kwargs["format"])
+        # their keys come back from JSON as strings
+        mapping = integer_keys("category_id_to_label", kwargs.get("category_id_to_label"), integer_values=True)
+        kwargs |= {"category_id_to_label": mapping, "id2label": integer_keys("id2label", kwargs.get("id2label"))}
+        return kwargs
+
+    def _preprocess(
+        self,
+        images: list[np.ndarray] | list[Tensor],
+        annotations: AnnotationType | list[AnnotationType] | None,
+        do_resize: bool,
+        size: SizeDict,
+        do_convert_annotations: bool,
+        category_id_to_label: dict[int, int] | None,
+        id2label: dict[int, str] | None,
+        return_tensors: str | TensorType | None,
+        **kwargs,
+    ) -> BatchFeature:
+        labels = None
+        if annotations is not None:  # before the pixels, so that a mistake is found at once
+            sizes = [tuple(image.shape[-2:]) for image in images]
+            labels = [
+                labels_from_coco(
+                    target,
+                    image_size,
+                    resized_size(image_size, size) if do_resize else image_size,
+                    bool(do_convert_annotations),
+                    category_id_to_label,
+                    id2label,
+                )
+                for target, image_size in zip(check_batch(annotations, len(images)), sizes, strict=True)
+            ]
+            if isinstance(images[0], Tensor):
+                device = images[0].device
+                labels = [{key: torch.as_tensor(value, device=device) for key, value in row.items()} for row in labels]
+        batch = BatchFeature(self._batch_pixels(images, do_resize, size, **kwargs), tensor_type=return_tensors)
+        if labels is not None:
+            batch["labels"] = [BatchFeature(row, tensor_type=return_tensors) for row in labels]
+        return batch
+
+    def _check_equal_sizes(self, images: Sequence) -> None:
+        """Without padding, only pictures of one size can be stacked."""
+        sizes = sorted({tuple(image.shape[-2:]) for image in images})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Pictures of different sizes {sizes} (height, width) make no batch: leave do_pad=True, or resize "
+                "to one size with size={'height': ..., 'width': ...}."
+            )
+
+    def post_process_object_detection(
+        self,
+        outputs,
+        threshold: float = 0.5,
+        target_sizes: Tensor | Sequence[Sequence[int]] | None = None,
+        top_k: int = 100,
+        one_label_per_query: bool = False,
+        nms_threshold: float | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """The detections of each image in `outputs.logits` and `outputs.pred_boxes`.
+
+        Args:
+            outputs: of `SamDetrForObjectDetection`.
+            threshold: detections have a higher score than this; the authors evaluate at 0.
+            target_sizes: `(B, 2)` or a list of pairs, height and width of each displayed picture, in pixels.
+            top_k: at most this many detections per image.
+            one_label_per_query: only the best label of each query, instead of all that score high enough.
+            nms_threshold: IoU above which the lower of two boxes with the same label is dropped.
+
+        Returns:
+            For each image a dict of `scores` `(D,)`, descending, `labels` `(D,)` and `boxes` `(D, 4)`, (x1, y1, x2, y2)
+            in pixels of `target_sizes`, or normalised by the picture without them.
+
+        Raises:
+            ValueError: `target_sizes` does not have one height and width per image.
+        """
+        return detections_from_outputs(
+            outputs.logits, outputs.pred_boxes, threshold, target_sizes, top_k, one_label_per_query, nms_threshold
+        )
 
 
 class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
@@ -35,8 +236,6 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
     Transformers' DETR processors: a picture has the same labels in every batch.
     """
 
-    valid_kwargs = SamDetrImageProcessorKwargs
-
     def process_image(
         self,
         image: ImageInput,
@@ -44,8 +243,8 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
         input_data_format: str | ChannelDimension | None = None,
         device: torch.device | None = None,
         **kwargs,
-    ) -> torch.Tensor:
-        """One picture as a `(C, H, W)` tensor on `device`, upright, of at most eight bits where it had sixteen."""
+    ) -> Tensor:
+        """One picture as an upright `(C, H, W)` tensor on `device`; 16-bit values become 8-bit."""
         if is_pil_image(image):
             image = picture_to_array(image, to_rgb=do_convert_rgb)
             input_data_format = ChannelDimension.LAST
@@ -56,20 +255,15 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
         return super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
 
     def resize(
-        self,
-        image: torch.Tensor,
-        size: SizeDict,
-        resample: PILImageResampling | int | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
-        """`(..., C, H, W)` to the size that `detection_processing.resized_size` gives, with antialiasing."""
+        self, image: Tensor, size: SizeDict, resample: PILImageResampling | int | None = None, **kwargs
+    ) -> Tensor:
+        """`(..., C, H, W)` to the size that `resized_size` gives, with antialiasing."""
         height, width = resized_size(tuple(image.shape[-2:]), size)
         return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
 
-    def _preprocess(
+    def _batch_pixels(
         self,
-        images: list[torch.Tensor],
-        annotations: AnnotationType | list[AnnotationType] | None,
+        images: list[Tensor],
         do_resize: bool,
         size: SizeDict,
         resample: PILImageResampling | int | None,
@@ -80,22 +274,15 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
         image_std: float | list[float] | None,
         do_pad: bool,
         pad_size: SizeDict | None,
-        do_convert_annotations: bool,
-        category_id_to_label: dict[int, int] | None,
-        id2label: dict[int, str] | None,
         disable_grouping: bool | None,
-        return_tensors: str | TensorType | None,
         **kwargs,
-    ) -> BatchFeature:
-        labels = None
-        if annotations is not None:  # first, so that a mistake costs no pixel work
-            resized_sizes = self._resized_sizes(images, do_resize, size)
-            labels = self._labels(
-                annotations, images, resized_sizes, do_convert_annotations, category_id_to_label, id2label
-            )
-            device = images[0].device
-            labels = [{key: torch.as_tensor(value, device=device) for key, value in row.items()} for row in labels]
+    ) -> dict[str, Tensor]:
+        """`pixel_values` `(B, C, H, W)` and, with `do_pad`, `pixel_mask` `(B, H, W)` int64.
 
+        All work after resizing is done in place in one allocation: on a CPU, touching memory pages for the first time
+        costs more than all arithmetic. (On one thread, eight JPEGs took 0.43 of the time of Transformers' processor,
+        and 1.05 with a new batch for each of normalising, padding and stacking.)
+        """
         if do_resize:
             grouped, index = group_images_by_shape(images, disable_grouping=disable_grouping)
             for shape, stacked in grouped.items():
@@ -105,7 +292,11 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
             self._check_equal_sizes(images)
             pad_size = None
 
-        pixel_values, canvas = self._canvas(images, pad_size, do_rescale, rescale_factor, do_normalize)
+        height, width = _padded_size(images, pad_size)
+        dtypes = [torch.result_type(image, rescale_factor) if do_rescale else image.dtype for image in images]
+        dtype = torch.float32 if do_normalize else functools.reduce(torch.promote_types, dtypes)
+        pixel_values = images[0].new_empty(len(images), images[0].shape[0], height, width, dtype=dtype)
+        pixel_mask = torch.zeros_like(pixel_values[:, 0], dtype=torch.int64)
         mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
             do_normalize=do_normalize,
             image_mean=image_mean,
@@ -114,65 +305,134 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
             rescale_factor=rescale_factor,
             device=images[0].device,
         )
-        for image, place in zip(images, canvas, strict=True):
-            place.copy_(image)
+        for row, mask, image in zip(pixel_values, pixel_mask, images, strict=True):
+            h, w = image.shape[-2:]
+            row[:, h:] = 0
+            row[:, :h, w:] = 0
+            place = row[:, :h, :w].copy_(image)
             if do_normalize:
                 self.normalize(place, mean, std, inplace=True)
             elif do_rescale:
                 place.mul_(rescale_factor)
+            mask[:h, :w] = 1
+        return {"pixel_mask": pixel_mask, "pixel_values": pixel_values} if do_pad else {"pixel_values": pixel_values}
 
-        data = {"pixel_mask": self._pixel_mask(images, pixel_values)} if do_pad else {}
-        data["pixel_values"] = pixel_values
-        batch = BatchFeature(data, tensor_type=return_tensors)
-        if labels is not None:
-            batch["labels"] = [BatchFeature(row, tensor_type=return_tensors) for row in labels]
-        return batch
 
-    @staticmethod
-    def _canvas(
-        images: list[torch.Tensor],
-        pad_size: SizeDict | None,
+class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
+    """Image processor of SAM-DETR and SAM-DETR++ with PIL's resizing, which the authors trained and evaluated with.
+
+    The same options, defaults, labels and mask as `SamDetrImageProcessor`; pixels differ a little, by the resizing.
+    """
+
+    def process_image(
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs,
+    ) -> np.ndarray:
+        """One picture as an upright `(C, H, W)` array; 16-bit values become 8-bit."""
+        if is_pil_image(image):
+            image = picture_to_array(image, to_rgb=do_convert_rgb)
+            input_data_format = ChannelDimension.FIRST if image.ndim == 2 else ChannelDimension.LAST
+            image = image[None] if image.ndim == 2 else image
+        elif is_torch_tensor(image):
+            image = image.detach().cpu()
+        check_pixels(image)
+        return super().process_image(sixteen_to_eight_bits(image), do_convert_rgb, input_data_format, **kwargs)
+
+    def resize(
+        self, image: np.ndarray, size: SizeDict, resample: PILImageResampling | int | None = None, **kwargs
+    ) -> np.ndarray:
+        """`(C, H, W)` to the size that `resized_size` gives."""
+        height, width = resized_size(tuple(image.shape[-2:]), size)
+        return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
+
+    def _batch_pixels(
+        self,
+        images: list[np.ndarray],
+        do_resize: bool,
+        size: SizeDict,
+        resample: PILImageResampling | int | None,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The batch `(B, C, H, W)`, 0 in its padding and not yet filled elsewhere, and each picture's place in it.
-
-        One allocation: on a CPU, pages of memory that are touched for the first time cost more than all arithmetic, and
-        normalising, padding and stacking one after the other would touch those of four batches. (Interleaved with
-        Transformers' processor on one thread, eight JPEGs took 0.43 of its time this way, and 1.05 before.)
-
-        Raises:
-            ValueError: a picture is larger than `pad_size`.
-        """
-        sizes = [tuple(image.shape[-2:]) for image in images]
-        height, width = (max(side) for side in zip(*sizes, strict=True))
-        if pad_size is not None:
-            if not (pad_size.height and pad_size.width):
-                raise ValueError(f"pad_size={dict(pad_size)} is not supported: give height and width.")
-            if height > pad_size.height or width > pad_size.width:
-                raise ValueError(
-                    f"A picture of {height}x{width} (height x width, in pixels, after resizing) does not fit into "
-                    f"pad_size={dict(pad_size)}: resize to less with `size`, or pad to more."
-                )
-            height, width = pad_size.height, pad_size.width
-        dtypes = [torch.result_type(image, rescale_factor) if do_rescale else image.dtype for image in images]
-        dtype = torch.float32 if do_normalize else functools.reduce(torch.promote_types, dtypes)
-        batch = images[0].new_empty(len(images), images[0].shape[0], height, width, dtype=dtype)
-        canvas = []
-        for row, (h, w) in zip(batch, sizes, strict=True):
-            row[:, h:] = 0
-            row[:, :h, w:] = 0
-            canvas.append(row[:, :h, :w])
-        return batch, canvas
-
-    @staticmethod
-    def _pixel_mask(images: list[torch.Tensor], pixel_values: torch.Tensor) -> torch.Tensor:
-        """`(B, H, W)` int64, 1 on the pictures."""
-        mask = torch.zeros_like(pixel_values[:, 0], dtype=torch.int64)
-        for row, image in zip(mask, images, strict=True):
-            row[: image.shape[-2], : image.shape[-1]] = 1
-        return mask
+        image_mean: float | list[float] | None,
+        image_std: float | list[float] | None,
+        do_pad: bool,
+        pad_size: SizeDict | None,
+        **kwargs,
+    ) -> dict[str, np.ndarray]:
+        """`pixel_values` `(B, C, H, W)` and, with `do_pad`, `pixel_mask` `(B, H, W)` int64."""
+        processed = []
+        for image in images:
+            if do_resize:
+                image = self.resize(image, size, resample)
+            if do_rescale:
+                image = self.rescale(image, rescale_factor)
+            if do_normalize:
+                image = self.normalize(image, image_mean, image_std)
+            processed.append(image)
+        if not do_pad:
+            self._check_equal_sizes(processed)
+            return {"pixel_values": np.stack(processed)}
+        processed, masks = self.pad(processed, pad_size=pad_size, return_mask=True)
+        return {"pixel_mask": np.stack(masks), "pixel_values": np.stack(processed)}
 
 
-__all__ = ["SamDetrImageProcessor"]
+def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
+    """Height and width to resize to, rounded as DETR's authors do, and at least one pixel.
+
+    Args:
+        image_size: height and width of the picture, in pixels.
+        size: `shortest_edge`, `longest_edge` or both, or `max_height` and `max_width`, which keep the aspect ratio;
+            or `height` and `width`, which do not.
+
+    >>> resized_size((480, 640), SizeDict(shortest_edge=800, longest_edge=1333))
+    (800, 1066)
+
+    Raises:
+        ValueError: `size` has none of these, or the picture would have more than `MOST_PIXELS`.
+    """
+    if size.shortest_edge:
+        new_size = get_size_with_aspect_ratio(image_size, size.shortest_edge, size.longest_edge)
+    elif size.longest_edge:
+        new_size = get_image_size_for_max_height_width(image_size, size.longest_edge, size.longest_edge)
+    elif size.max_height and size.max_width:
+        new_size = get_image_size_for_max_height_width(image_size, size.max_height, size.max_width)
+    elif size.height and size.width:
+        new_size = (size.height, size.width)
+    else:
+        raise ValueError(
+            f"size={dict(size)} is not supported: give shortest_edge and longest_edge, max_height and max_width, "
+            "or height and width."
+        )
+    height, width = max(new_size[0], 1), max(new_size[1], 1)
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"A picture of {image_size[0]}x{image_size[1]} (height x width, in pixels) becomes {height}x{width} with "
+            f"size={dict(size)}: give less, and with shortest_edge a longest_edge too."
+        )
+    return height, width
+
+
+def _padded_size(images: list[Tensor], pad_size: SizeDict | None) -> tuple[int, int]:
+    """Height and width of the batch in pixels: those of the largest picture, or `pad_size`.
+
+    Raises:
+        ValueError: a picture is larger than `pad_size`.
+    """
+    height, width = (max(side) for side in zip(*(image.shape[-2:] for image in images), strict=True))
+    if pad_size is None:
+        return height, width
+    if not (pad_size.height and pad_size.width):
+        raise ValueError(f"pad_size={dict(pad_size)} is not supported: give height and width.")
+    if height > pad_size.height or width > pad_size.width:
+        raise ValueError(
+            f"A picture of {height}x{width} (height x width, in pixels, after resizing) does not fit into "
+            f"pad_size={dict(pad_size)}: resize to less with `size`, or pad to more."
+        )
+    return pad_size.height, pad_size.width
+
+
+__all__ = ["SamDetrImageProcessor", "SamDetrImageProcessorPil"]

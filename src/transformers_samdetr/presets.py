@@ -1,6 +1,19 @@
 """The paper's models (Tables 1 and 2) and a small one for two CPU cores, as configuration fields."""
 
-from .coco_labels import COCO_ID2LABEL
+_NAMES_FROM_1 = (
+    "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant - stop_sign "
+    "parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe - backpack umbrella - - "
+    "handbag tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard "
+    "surfboard tennis_racket bottle - wine_glass cup fork knife spoon bowl banana apple sandwich orange "
+    "broccoli carrot hot_dog pizza donut cake chair couch potted_plant bed - dining_table - - toilet - tv "
+    "laptop mouse remote keyboard cell_phone microwave oven toaster sink refrigerator - book clock vase "
+    "scissors teddy_bear hair_drier toothbrush"
+).split()
+
+COCO_ID2LABEL: dict[int, str] = {0: "N/A"} | {
+    index: "N/A" if name == "-" else name.replace("_", " ") for index, name in enumerate(_NAMES_FROM_1, start=1)
+}
+"""COCO's 91 class names by category id; the 11 ids that its annotations do not use are called `N/A`."""
 
 _MULTI_SCALE = {"num_feature_levels": 3, "encoder_ffn_dim": 1024}
 _SMCA = {"smca": True}

@@ -8,9 +8,9 @@ Which model it is, is read from the file; where an R50 file without stored argum
 
 import argparse
 
+from ..conversion import convert_checkpoint
 from ..hub import push_to_hub
 from ..model_card import ModelCard
-from ..original_checkpoint import convert_checkpoint
 
 
 def main(description: str | None = __doc__) -> None:

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
-from ..detection_processing import resized_size
+from ..image_processing_sam_detr import resized_size
 from .box_formats import boxes_to_xywh, check_box_format, xywh_to_boxes
 
 Annotations = dict[str, Any]

@@ -10,10 +10,9 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import AnnotationFormat
 
 from transformers_samdetr.configuration_sam_detr import SamDetrConfig
-from transformers_samdetr.image_processing_pil_sam_detr import SamDetrImageProcessorPil
-from transformers_samdetr.image_processing_sam_detr import SamDetrImageProcessor
+from transformers_samdetr.image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil
 
-from .transformers_suite import load
+from ..transformers_suite import load
 
 BACKENDS = {"torchvision": SamDetrImageProcessor, "pil": SamDetrImageProcessorPil}
 

@@ -10,7 +10,7 @@ from transformers import ConditionalDetrConfig, DeformableDetrConfig, DetrConfig
 from transformers_samdetr import SamDetrConfig, SamDetrImageProcessor
 from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
 
-DOCUMENT = (Path(__file__).parents[1] / "docs" / "moving.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "moving.md").read_text(encoding="utf-8")
 CONFIGS = (DetrConfig, ConditionalDetrConfig, DeformableDetrConfig, SamDetrConfig)
 
 

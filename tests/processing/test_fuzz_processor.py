@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transformers_samdetr import SamDetrImageProcessor, SamDetrImageProcessorPil
-from transformers_samdetr.detection_processing import MOST_PIXELS
+from transformers_samdetr.image_processing_sam_detr import MOST_PIXELS
 from transformers_samdetr.pictures import (
     MOST_BYTES,
     UnreadablePictureError,
@@ -21,7 +21,7 @@ from transformers_samdetr.pictures import (
     read_picture,
 )
 
-from .fuzzing import BOMBS, JSON, PICTURES, changed, ends_well, fuzz, png, run_cases, strip, whole_pictures
+from ..fuzzing import BOMBS, JSON, PICTURES, changed, ends_well, fuzz, png, run_cases, strip, whole_pictures
 
 SIZE = {"shortest_edge": 32, "longest_edge": 64}
 PROCESSORS = {"torchvision": SamDetrImageProcessor, "pil": SamDetrImageProcessorPil}

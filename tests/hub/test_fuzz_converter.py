@@ -12,11 +12,16 @@ import torch
 from hypothesis import strategies as st
 
 from transformers_samdetr import SamDetrConfig
-from transformers_samdetr.conversion import config_from_checkpoint, convert_state_dict, training_epochs
-from transformers_samdetr.original_checkpoint import convert_checkpoint, load_original_checkpoint
+from transformers_samdetr.conversion import (
+    config_from_checkpoint,
+    convert_checkpoint,
+    convert_state_dict,
+    load_original_checkpoint,
+    training_epochs,
+)
 
-from .fuzzing import JSON, ends_well, fuzz, run_cases, tree
-from .original_shapes import original_shapes, variant_args, with_numbers, without_memory
+from ..fuzzing import JSON, ends_well, fuzz, run_cases, tree
+from ..original_shapes import original_shapes, variant_args, with_numbers, without_memory
 from .test_conversion import SMALL, Malicious
 
 SHAPES = original_shapes(multi_scale=True, smca=True, **SMALL)

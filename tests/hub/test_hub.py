@@ -24,7 +24,7 @@ from transformers_samdetr.hub import UPLOADED, check_saved, push_to_hub, remote_
 from transformers_samdetr.model_card import ModelCard, parse_metric
 from transformers_samdetr.presets import PRESETS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CARD = ModelCard(
     name="Test model",
     training_data="two scenes",

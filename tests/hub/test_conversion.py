@@ -14,18 +14,20 @@ import torch
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.conversion import (
+    PUBLISHED_AP,
     config_from_checkpoint,
+    convert_checkpoint,
     convert_state_dict,
+    load_original_checkpoint,
     training_epochs,
     translate,
     variant_name,
 )
-from transformers_samdetr.original_checkpoint import PUBLISHED_AP, convert_checkpoint, load_original_checkpoint
 from transformers_samdetr.presets import PRESETS
 
-from .original_shapes import VARIANTS, original_shapes, variant_args, variant_shapes, with_numbers, without_memory
+from ..original_shapes import VARIANTS, original_shapes, variant_args, variant_shapes, with_numbers, without_memory
 
-PARITY = Path(__file__).parents[2] / "shared" / "parity"
+PARITY = Path(__file__).parents[3] / "shared" / "parity"
 SMALL = {"d": 32, "queries": 5, "layers": 1, "encoder_ffn": 32, "decoder_ffn": 32}
 PRESET_OF = {
     "r50": "sam-detr-r50",
@@ -233,8 +235,8 @@ def test_published_numbers_belong_to_presets():
 def test_script(tmp_path):
     state_dict = with_numbers(original_shapes(smca=True, norm=False, **SMALL))
     torch.save({"model": state_dict}, tmp_path / "file.pth")
-    script = Path(__file__).parents[1] / "scripts" / "convert_original_checkpoint.py"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "HF_HUB_OFFLINE": "1"}
+    script = Path(__file__).parents[2] / "scripts" / "convert_original_checkpoint.py"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "HF_HUB_OFFLINE": "1"}
 
     def run(*arguments):
         command = [sys.executable, script, "--checkpoint", "file.pth", "--output_dir", "out", *arguments]

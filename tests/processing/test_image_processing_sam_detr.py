@@ -13,11 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_samdetr.detection_processing import resized_size
-from transformers_samdetr.image_processing_pil_sam_detr import SamDetrImageProcessorPil
-from transformers_samdetr.image_processing_sam_detr import SamDetrImageProcessor
+from transformers_samdetr.image_processing_sam_detr import (
+    SamDetrImageProcessor,
+    SamDetrImageProcessorPil,
+    resized_size,
+)
 
-PARITY = Path(__file__).resolve().parents[1] / "../shared/parity"
+PARITY = Path(__file__).resolve().parents[2] / "../shared/parity"
 RAW = {"do_resize": False, "do_rescale": False, "do_normalize": False}
 """Options that leave the values as they are read."""
 
