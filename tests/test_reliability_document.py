@@ -15,7 +15,7 @@ def functions(path: Path) -> set[str]:
 
 
 def test_every_test_that_is_named_exists():
-    named = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", TEXT)
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", TEXT)
     assert len({test for _, test in named}) > 30
     missing = [f"{file}::{test}" for file, test in named if test and test not in functions(ROOT / file)]
     assert not missing and all((ROOT / file).is_file() for file, _ in named)
@@ -29,7 +29,7 @@ def test_every_promise_has_a_test():
 def test_the_cases_that_are_counted_are_those_that_run():
     documented = {target: int(count) for target, count in re.findall(r"^\| ([\w, ]+) \| (\d+) \|", TEXT, re.MULTILINE)}
     found = {}
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
         text = path.read_text(encoding="utf-8")
         for many, target in re.findall(r"@fuzz\([^)]*many=(\d+)\).*?run_cases\(\s*\"([^\"]+)\"", text, re.DOTALL):
             found[target] = int(many) * (2 if target.startswith("image processor") else 1)
