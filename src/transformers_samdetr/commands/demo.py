@@ -8,7 +8,7 @@ Works without a network where the model is a folder.
 
 import argparse
 
-from ..demo.limits import Limits
+from ..demo import UploadLimits
 
 
 def main(description: str | None = __doc__) -> None:
@@ -18,14 +18,14 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all of your network; default: %(default)s")
     parser.add_argument("--port", type=int, help="default: a free one from 7860 on")
-    for name, value in vars(Limits()).items():
+    for name, value in vars(UploadLimits()).items():
         parser.add_argument(f"--max_{name}", type=type(value), default=value, help="default: %(default)s")
     args = parser.parse_args()
 
     try:
-        from ..demo.serving import ServedModel, serve  # here, for Gradio takes seconds to import
+        from ..demo.page import ServedModel, serve  # here, for Gradio takes seconds to import
 
-        limits = Limits(**{name: getattr(args, f"max_{name}") for name in vars(Limits())})
+        limits = UploadLimits(**{name: getattr(args, f"max_{name}") for name in vars(UploadLimits())})
         models = [ServedModel(model, args.device) for model in (args.model, args.compare_with) if model is not None]
         serve(models, limits, args.host, args.port)
     except (ImportError, OSError, ValueError) as error:

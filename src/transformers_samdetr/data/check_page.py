@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..visualization import class_colors, draw_detections
-from ..visualization.page import picture_url, write_page
+from ..visualization.web_page import picture_url, write_page
 from .augment import Augmentation, example_seed
 from .dataset import UNUSABLE, decode_picture, read_example, stored_picture, undecoded
 from .dataset_check import SHOWN, AnnotationTable, Findings, Severity

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..visualization.page import data_url, picture_url, write_page
+from ..visualization.web_page import data_url, picture_url, write_page
 from .error_pictures import draw_errors
 from .errors import ERROR_KINDS, ErrorKinds
 from .figures import ERROR_COLORS, confusion_figure, errors_figure, precision_recall_figure, threshold_figure

@@ -1,10 +1,9 @@
-"""Detections for files, folders and videos."""
+"""Detections for files, folders and videos, on large pictures, and for other libraries."""
 
-from .detector import NMS_THRESHOLD, Detector, about_duplicates
-from .explain import KINDS
-from .predict import EXPLAINED, Prediction, predict_files
-from .sliced import SlicedDetector
-from .threshold import Threshold, choose_threshold
+from .converters import to_fiftyone, to_supervision
+from .detector import NMS_THRESHOLD, Detector, Threshold, about_duplicates, choose_threshold
+from .predict import EXPLAINED, KINDS, Prediction, predict_files
+from .tiles import SlicedDetector
 
 __all__ = [
     "EXPLAINED",
@@ -17,4 +16,6 @@ __all__ = [
     "about_duplicates",
     "choose_threshold",
     "predict_files",
+    "to_fiftyone",
+    "to_supervision",
 ]

@@ -1,7 +1,9 @@
-"""A saved model, ready to detect: with its image processor, its names and a colour for each."""
+"""A saved model with its image processor, class names and colours, ready to detect on pictures."""
 
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection, PreTra
 from ..visualization import class_colors, draw_detections
 
 NMS_THRESHOLD = 0.7
-"""Overlap above which only the higher of two boxes of a class is shown. The model is trained to find each object once,
-but small models, trained for an hour, still put two queries on some; boxes of two objects rarely overlap so much."""
-
-
+"""IoU above which the lower of two boxes of a class is dropped. The model is trained to find each object once, but
+small models, trained for an hour, still put two queries on some; boxes of two objects rarely overlap so much."""
+DEFAULT_THRESHOLD = 0.3
+"""For models that were saved without a threshold of their own. Focal loss keeps scores low: on the sets of
+docs/real_photographs.md F1 is highest from 0.25 and 0.36 on, and half of the right boxes stay below 0.5."""
 LONGEST_SIDE = 4096
 """Pixels up to which a picture is enlarged to be drawn."""
 
@@ -30,10 +33,10 @@ class Detector:
         options: of the model's `from_pretrained`, such as `mask_padding=True`.
 
     Attributes:
-        short_name: a folder's own name; that of a Hub repository stays whole.
+        short_name: name of the model's folder, or the whole name of a Hub repository.
         model, processor: as loaded, the model in evaluation mode on its device.
-        names: the class name of each label.
-        colors: RGB by name, the same in every picture.
+        names: class name of each label.
+        colors: RGB by class name, the same in every picture.
         category_ids: see `own_category_ids`.
     """
 
@@ -57,7 +60,7 @@ class Detector:
     ) -> list[dict[str, Tensor]]:
         """For each upright RGB picture `scores`, `labels` and `boxes`, x1 y1 x2 y2 in its pixels, on the CPU.
 
-        Options as in `post_process_object_detection`, but that duplicates are dropped unless `nms_threshold` is None.
+        Options are those of `post_process_object_detection`; duplicates are dropped unless `nms_threshold` is None.
         """
         inputs = self.processor(list(images), return_tensors="pt").to(self.model.device)
         results = self.processor.post_process_object_detection(
@@ -71,29 +74,79 @@ class Detector:
         return [{name: values.cpu() for name, values in result.items()} for result in results]
 
     def draw(self, image: Image.Image, detections: dict[str, Tensor], shortest_side: int = 1) -> Image.Image:
-        """A copy of the picture with its detections, as `detect` returns them.
+        """A copy of an upright RGB picture with its detections, as `detect` returns them.
 
-        Args:
-            image: upright RGB.
-            detections: of it.
-            shortest_side: smaller pictures are enlarged, a whole number of times, so that names can be read.
+        Smaller pictures are enlarged by an integer so that their shorter side has about `shortest_side` pixels, and
+        names can be read.
         """
         times = enlargement(image, shortest_side)
         image = image.resize((times * image.width, times * image.height), Image.Resampling.LANCZOS)
         labels = [self.names[label] for label in detections["labels"].tolist()]
         return draw_detections(image, times * detections["boxes"], labels, detections["scores"], self.colors)
 
+    def coco_rows(self, image_id: int, file_name: str, detections: dict[str, Tensor]) -> list[dict]:
+        """Detections of a picture as rows of COCO's results, with names beside the ids.
 
-def enlargement(image: Image.Image, shortest_side: int) -> int:
-    """How many times a picture is enlarged, for its shorter side to be about `shortest_side` pixels at least.
+        Args:
+            image_id, file_name: of the picture.
+            detections: as `detect` returns them.
 
-    Less where its longer side would come to more than `LONGEST_SIDE`.
+        Returns:
+            `image_id`, `file_name`, `category_id`, `category_name`, `bbox` (x, y, width, height in pixels) and `score`.
+        """
+        x1, y1, x2, y2 = detections["boxes"].double().unbind(-1)
+        boxes = torch.stack([x1, y1, x2 - x1, y2 - y1], -1)
+        columns = detections["labels"].tolist(), boxes.tolist(), detections["scores"].tolist()
+        return [
+            {
+                "image_id": image_id,
+                "file_name": file_name,
+                "category_id": self.category_ids[label],
+                "category_name": self.names[label],
+                "bbox": bbox,
+                "score": score,
+            }
+            for label, bbox, score in zip(*columns, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The score above which detections are shown, and why, in words for the user."""
+
+    value: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Scores above {self.value:g}: {self.reason}."
+
+
+def choose_threshold(config: PreTrainedConfig, given: float | None = None) -> Threshold:
+    """The user's threshold, else the one that training saved with the model, else `DEFAULT_THRESHOLD`.
+
+    Args:
+        config: of the model; `detection_threshold`, where it is there, is the score with the highest F1 on the
+            evaluation set (see `EvaluationResult.best_threshold`).
+        given: by the user, or None.
+
+    Raises:
+        ValueError: `given` is not between 0 and 1.
+
+    >>> str(choose_threshold(PreTrainedConfig(detection_threshold=0.36)))
+    'Scores above 0.36: the best F1 on the set that the model was evaluated on in training.'
     """
-    return max(1, min(round(shortest_side / min(image.size)), LONGEST_SIDE // max(image.size)))
+    if given is not None:
+        if not 0 <= given <= 1:
+            raise ValueError(f"threshold={given} must be between 0 and 1.")
+        return Threshold(given, "as asked for")
+    saved = getattr(config, "detection_threshold", None)
+    if isinstance(saved, (int, float)) and math.isfinite(saved) and 0 <= saved < 1:
+        return Threshold(float(saved), "the best F1 on the set that the model was evaluated on in training")
+    return Threshold(DEFAULT_THRESHOLD, "the default, since the model was saved without a threshold of its own")
 
 
 def about_duplicates(nms_threshold: float | None) -> str:
-    """What is done with two boxes on one object, as words for the user."""
+    """How two boxes on one object are handled, in words for the user."""
     if nms_threshold is None:
         return "Duplicates: all boxes are shown."
     return (
@@ -102,8 +155,16 @@ def about_duplicates(nms_threshold: float | None) -> str:
     )
 
 
+def enlargement(image: Image.Image, shortest_side: int) -> int:
+    """The integer by which a picture is enlarged for its shorter side to have about `shortest_side` pixels.
+
+    Less where its longer side would come to more than `LONGEST_SIDE`.
+    """
+    return max(1, min(round(shortest_side / min(image.size)), LONGEST_SIDE // max(image.size)))
+
+
 def own_category_ids(config: PreTrainedConfig) -> list[int]:
-    """For each label the id of its class in the set that the model was trained on, or the label where none is known."""
+    """For each label the category id in the set that the model was trained on, or the label where none is known."""
     category_ids = getattr(config, "category_ids", None) or []
     return list(category_ids) if len(category_ids) == config.num_labels else list(range(config.num_labels))
 

@@ -81,17 +81,7 @@ def _video_frames(path: Path, frame_step: int) -> Iterator[np.ndarray]:
     try:
         import av
     except ImportError:
-        av = None
-    if av is not None:
-        return _frames_with_pyav(av, path, frame_step)
-    try:
-        import cv2
-    except ImportError:
-        raise ImportError("videos need a decoder: `pip install av` (or `pip install opencv-python-headless`)") from None
-    return _frames_with_opencv(cv2, path, frame_step)
-
-
-def _frames_with_pyav(av, path: Path, frame_step: int) -> Iterator[np.ndarray]:
+        raise ImportError("videos are read with PyAV: `pip install av`") from None
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
@@ -101,20 +91,3 @@ def _frames_with_pyav(av, path: Path, frame_step: int) -> Iterator[np.ndarray]:
                 # counterclockwise, in degrees, from the display matrix that phones write; absent before PyAV 14
                 quarters = round(getattr(frame, "rotation", 0) / 90)
                 yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarters))
-
-
-def _frames_with_opencv(cv2, path: Path, frame_step: int) -> Iterator[np.ndarray]:
-    capture = cv2.VideoCapture(str(path))  # applies the rotation
-    try:
-        if not capture.isOpened():
-            raise ValueError("OpenCV cannot open it")
-        index = 0
-        while capture.grab():
-            if index % frame_step == 0:
-                decoded, frame = capture.retrieve()
-                if not decoded:
-                    break
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            index += 1
-    finally:
-        capture.release()

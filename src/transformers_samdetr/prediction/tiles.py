@@ -1,45 +1,129 @@
-"""Where the tiles of a large picture lie, and how what was found in several of them becomes one detection each."""
+"""Detection on pictures much larger than the model's input: in overlapping tiles, and on the whole picture.
+
+Merging looks at which boxes a tile's border has cut: the part of an object gives way to the whole object of another
+tile, whatever their scores. Non-maximum suppression alone would keep such parts (see docs/reliability.md).
+"""
 
 import math
-from collections.abc import Iterator
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms, box_area
 
+from .detector import Detector
+
 CUT_MARGIN = 0.02
-"""How near to a border that cuts the picture, as a share of the tile's side, a box counts as cut; predictions are not
-exact."""
+"""Distance to a border that cuts the picture, as a share of the tile's side, below which a box counts as cut."""
+MAX_TILES = 10_000
+MAX_DETECTIONS = 5_000
+"""Of all tiles together, before they are merged: those with the highest scores."""
+
+View = tuple[int, int, int, int]
 
 
-def tile_boxes(width: int, height: int, side: int, overlap: float) -> Iterator[tuple[int, int, int, int]]:
-    """Tiles that cover a picture, as few as have at least the overlap, spread evenly, row by row.
+class SlicedDetector:
+    """Detects small objects on large pictures.
+
+    The image processor resizes a picture to about 800 pixels; an object of 30 pixels in a picture of 8000 is then lost.
+    Here the model sees tile after tile in full resolution. An object that is smaller than the overlap is whole in at
+    least one tile; larger ones are found on the whole picture.
+
+    Args:
+        detector: of a saved model.
+        side: of a tile in pixels; about the size of the pictures that the model was trained on.
+        overlap: of neighbouring tiles, as a share of `side`.
+        whole_picture: whether to detect on the resized whole picture, too.
+        merge_threshold: overlap above which boxes of a class are one object, see `merge_tiles`.
+        batch_size: tiles in a forward pass.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        side: int = 640,
+        overlap: float = 0.25,
+        whole_picture: bool = True,
+        merge_threshold: float = 0.5,
+        batch_size: int = 4,
+    ):
+        for name, value in (("side", side), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        if not 0 <= overlap <= 0.9:
+            raise ValueError(f"overlap={overlap} must be between 0 and 0.9.")
+        if not 0 < merge_threshold <= 1:
+            raise ValueError(f"merge_threshold={merge_threshold} must be above 0 and at most 1.")
+        self.detector, self.side, self.overlap = detector, side, overlap
+        self.whole_picture, self.merge_threshold, self.batch_size = whole_picture, merge_threshold, batch_size
+
+    def detect(self, image: Image.Image, threshold: float, top_k: int = 1000) -> dict[str, Tensor]:
+        """`scores`, descending, `labels` and `boxes` (x1, y1, x2, y2 in the picture's pixels, within it), on the CPU.
+
+        Args:
+            image: upright RGB.
+            threshold: as in `Detector.detect`.
+            top_k: at most so many detections.
+
+        Raises:
+            ValueError: there would be more than `MAX_TILES` tiles.
+        """
+        whole = (0, 0, *image.size)
+        views = tile_boxes(*image.size, self.side, self.overlap)
+        if self.whole_picture and whole not in views:
+            views.append(whole)
+        found: list[dict[str, Tensor]] = []
+        for start in range(0, len(views), self.batch_size):
+            batch = views[start : start + self.batch_size]
+            crops = [image if view == whole else image.crop(view) for view in batch]
+            for view, detections in zip(batch, self.detector.detect(crops, threshold=threshold), strict=True):
+                boxes = detections["boxes"]
+                limits = boxes.new_tensor([view[2] - view[0], view[3] - view[1]] * 2)
+                boxes = boxes.clamp(min=0).minimum(limits) + boxes.new_tensor(view[:2] * 2)
+                found.append({**detections, "boxes": boxes, "cut": is_cut(boxes, view, *image.size)})
+        together = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        highest = together["scores"].argsort(descending=True, stable=True)[:MAX_DETECTIONS]
+        together = {name: values[highest] for name, values in together.items()}
+        return {name: values[:top_k] for name, values in merge_tiles(together, self.merge_threshold).items()}
+
+
+def tile_boxes(width: int, height: int, side: int, overlap: float) -> list[View]:
+    """The fewest tiles that cover a picture with at least the overlap, spread evenly, row by row.
 
     Args:
         width, height: of the picture, in pixels.
         side: of a tile, in pixels; a picture that is narrower has narrower tiles.
         overlap: of neighbours, as a share of their side.
 
-    Yields:
+    Returns:
         x1, y1, x2, y2 in pixels.
 
-    >>> list(tile_boxes(100, 40, side=40, overlap=0.25))
+    Raises:
+        ValueError: there would be more than `MAX_TILES`.
+
+    >>> tile_boxes(100, 40, side=40, overlap=0.25)
     [(0, 0, 40, 40), (30, 0, 70, 40), (60, 0, 100, 40)]
     """
-    for top in _starts(height, side, overlap):
-        for left in _starts(width, side, overlap):
-            yield left, top, min(left + side, width), min(top + side, height)
+
+    def count(length: int) -> int:
+        return math.ceil(max(0, length - side) / max(1, side * (1 - overlap))) + 1
+
+    def starts(length: int) -> list[int]:
+        last = count(length) - 1
+        return [round(index * (length - side) / last) for index in range(last + 1)] if last else [0]
+
+    if count(width) * count(height) > MAX_TILES:
+        tiles = f"{MAX_TILES} tiles of side={side}"
+        raise ValueError(f"A picture of {width}x{height} has more than {tiles}: give a larger side.")
+    columns, rows = starts(width), starts(height)
+    return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
 
 
-def _starts(length: int, side: int, overlap: float) -> list[int]:
-    if length <= side:
-        return [0]
-    count = math.ceil((length - side) / max(1, side * (1 - overlap))) + 1
-    return [round(index * (length - side) / (count - 1)) for index in range(count)]
-
-
-def is_cut(boxes: Tensor, tile: tuple[int, int, int, int], width: int, height: int) -> Tensor:
-    """`(D,)` bool: the box reaches a border of the tile that is none of the picture, so that more may lie beyond it.
+def is_cut(boxes: Tensor, tile: View, width: int, height: int) -> Tensor:
+    """`(D,)` bool: the box reaches a border of the tile that is not a border of the picture.
 
     Args:
         boxes: `(D, 4)`, x1, y1, x2, y2 in pixels of the picture.
@@ -50,22 +134,23 @@ def is_cut(boxes: Tensor, tile: tuple[int, int, int, int], width: int, height: i
     margin = CUT_MARGIN * max(right - left, bottom - top)
     x1, y1, x2, y2 = boxes.unbind(-1)
     cut = torch.zeros(len(boxes), dtype=torch.bool)
-    for inner, reaches in (
+    for is_inner, reaches in (
         (left > 0, x1 < left + margin),
         (top > 0, y1 < top + margin),
         (right < width, x2 > right - margin),
         (bottom < height, y2 > bottom - margin),
     ):
-        cut |= reaches & inner
+        cut |= reaches & is_inner
     return cut
 
 
-def merged(detections: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
-    """One detection for each object, the highest score first; classes are kept apart.
+def merge_tiles(detections: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
+    """One detection for each object, by descending score; classes are kept apart.
 
-    Of whole boxes with an IoU above the threshold the highest score stays. A cut box of which more than the threshold
-    lies in a whole one is a part of it, whatever its score, and goes. Other cut boxes that share more than the
-    threshold of the smaller one are parts of one object: the box around them stays, with the highest score.
+    1. Of whole boxes with an IoU above the threshold, the highest score stays.
+    2. A cut box of which more than the threshold lies in a whole one is a part of it, whatever its score, and goes.
+    3. Other cut boxes that share more than the threshold of the smaller one are parts of one object: the box around
+       them stays, with the highest score.
 
     Args:
         detections: `scores` `(D,)`, `labels` `(D,)`, `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels, and `cut` `(D,)`.
@@ -73,50 +158,37 @@ def merged(detections: dict[str, Tensor], threshold: float) -> dict[str, Tensor]
     """
     order = detections["scores"].argsort(descending=True, stable=True)
     scores, labels, boxes, cut = (detections[name][order] for name in ("scores", "labels", "boxes", "cut"))
-    whole = torch.nonzero(~cut).flatten()
+    whole, parts = torch.nonzero(~cut).flatten(), torch.nonzero(cut).flatten()
     whole = whole[batched_nms(boxes[whole], scores[whole], labels[whole], threshold)]
-    parts = torch.nonzero(cut).flatten()
-    inside = _shared(boxes[parts], boxes[whole]) > threshold * box_area(boxes[parts])[:, None]
+    inside = _shared_area(boxes[parts], boxes[whole]) > threshold * box_area(boxes[parts])[:, None]
     inside &= labels[parts][:, None] == labels[whole]
     parts = parts[~inside.any(1)]
-    keep, grown = _joined(labels[parts], boxes[parts], threshold)
-    result = {
-        "scores": torch.cat([scores[whole], scores[parts][keep]]),
-        "labels": torch.cat([labels[whole], labels[parts][keep]]),
-        "boxes": torch.cat([boxes[whole], grown]),
-    }
-    order = result["scores"].argsort(descending=True, stable=True)
-    return {name: values[order] for name, values in result.items()}
+    boxes, count = boxes.clone(), -1
+    while count != len(parts):  # a box that has grown may reach others
+        count = len(parts)
+        parts = _join_parts(parts, labels, boxes, threshold)
+    keep = torch.cat([whole, parts])
+    keep = keep[scores[keep].argsort(descending=True, stable=True)]
+    return {"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]}
 
 
-def _shared(boxes: Tensor, others: Tensor) -> Tensor:
+def _shared_area(boxes: Tensor, others: Tensor) -> Tensor:
     """`(D, E)` areas that the `D` boxes share with the `E` others."""
     low = torch.maximum(boxes[:, None, :2], others[:, :2])
     high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
     return (high - low).clamp(min=0).prod(-1)
 
 
-def _joined(labels: Tensor, boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Indices of the first of each group of parts, and the boxes around the groups."""
-    keep, count = torch.arange(len(boxes)), -1
-    while count != len(keep):  # a box that has grown may reach others
-        count = len(keep)
-        chosen, boxes = _join_once(labels[keep], boxes, threshold)
-        keep = keep[chosen]
-    return keep, boxes
-
-
-def _join_once(labels: Tensor, boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    free = torch.ones(len(boxes), dtype=torch.bool)
-    areas = box_area(boxes)
-    keep, grown = [], []
-    for index in range(len(boxes)):
-        if not free[index]:
-            continue
-        shared = _shared(boxes[index : index + 1], boxes)[0]
-        together = free & (labels == labels[index]) & (shared > threshold * torch.minimum(areas, areas[index]))
-        together[index] = True  # also where it has no area
-        free &= ~together
-        keep.append(index)
-        grown.append(torch.cat([boxes[together, :2].amin(0), boxes[together, 2:].amax(0)]))
-    return torch.tensor(keep, dtype=torch.int64), torch.stack(grown) if grown else boxes
+def _join_parts(parts: Tensor, labels: Tensor, boxes: Tensor, threshold: float) -> Tensor:
+    """Indices of the first of each group of parts that overlap it; in `boxes` it grows to the box around its group."""
+    kept = []
+    while len(parts):
+        first, own = parts[0], boxes[parts]
+        areas = box_area(own)
+        together = _shared_area(own[:1], own)[0] > threshold * torch.minimum(areas, areas[0])
+        together &= labels[parts] == labels[first]
+        together[0] = True  # also where it has no area
+        boxes[first] = torch.cat([own[together, :2].amin(0), own[together, 2:].amax(0)])
+        kept.append(first)
+        parts = parts[~together]
+    return torch.stack(kept) if kept else parts

@@ -1,5 +1,5 @@
-"""Detections drawn on pictures."""
+"""Detections drawn on pictures; figures of what a model looked at are in `explain` and `training_figures`."""
 
-from .detections import class_colors, draw_detections
+from .drawing import class_colors, contact_sheet, draw_detections, numbered_names
 
-__all__ = ["class_colors", "draw_detections"]
+__all__ = ["class_colors", "contact_sheet", "draw_detections", "numbered_names"]

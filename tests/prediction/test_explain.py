@@ -9,22 +9,26 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.visualization.explain import (
+    MARKS,
     alignment_figure,
     attention_figure,
-    batch_pictures,
     box_path_figure,
-    denoise,
-    denoising_figure,
-    draw_matches,
     explanation_figure,
     figure_to_picture,
     find_best,
     observe,
     same_object,
+    spread,
+    window_around,
 )
-from transformers_samdetr.visualization.explain.drawing import MARKS, spread, window_around
+from transformers_samdetr.visualization.training_figures import (
+    batch_pictures,
+    denoise,
+    denoising_figure,
+    draw_matches,
+)
 
-from .models import SMALL_BACKBONE, targets, tiny_model
+from ..models import SMALL_BACKBONE, targets, tiny_model
 
 PROCESSOR = SamDetrImageProcessor(size={"height": 64, "width": 96})
 VARIANTS = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_samdetr.prediction.converters import relative_boxes, to_fiftyone, to_supervision
+from transformers_samdetr.prediction import to_fiftyone, to_supervision
+from transformers_samdetr.prediction.converters import relative_boxes
 
 NAMES = {0: "cat", 1: "dog", 2: "bird"}
 FOUND = {

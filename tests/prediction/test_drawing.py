@@ -5,11 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
 from transformers_samdetr.visualization import class_colors, draw_detections
-from transformers_samdetr.visualization.detections import PALETTE, _fitting_text, _plate_size, _readable_on
-from transformers_samdetr.visualization.label_plates import LabelPlates
+from transformers_samdetr.visualization.drawing import PALETTE, LabelPlates, fit_caption, readable_on
 
 GREY = (90, 90, 90)
 
@@ -116,7 +115,7 @@ def test_each_class_has_its_own_color_with_readable_text(count):
     colors = class_colors(f"class {index}" for index in range(count))
     assert len(set(colors.values())) == count
     for color in colors.values():
-        bright, dark = sorted((luminance(color), luminance(_readable_on(color))), reverse=True)
+        bright, dark = sorted((luminance(color), luminance(readable_on(color))), reverse=True)
         assert (bright + 0.05) / (dark + 0.05) >= 4.5  # WCAG AA
 
 
@@ -154,10 +153,15 @@ def test_crowded_picture_keeps_one_plate_per_box_where_there_is_room(monkeypatch
 
 
 def test_long_names_are_shortened_to_the_picture():
-    font = ImageFont.load_default(12)
-    assert _fitting_text("dining\n table", 0.5, font, 500) == "dining table: 0.50"
-    text = _fitting_text("a very long name of a class", 0.5, font, 120)
-    assert text.startswith("a ") and text.endswith("…: 0.50") and _plate_size(text, font)[0] <= 120
-    assert _fitting_text("wide", 0.5, font, 3) == ""
+    def text(label, width):
+        caption = fit_caption(label, 0.5, {}, 12, width)
+        assert caption is None or caption.size[0] <= width
+        return caption and caption.name + caption.score
+
+    assert text("dining\n table", 500) == "dining table: 0.50"
+    short = text("a very long name of a class", 120)
+    assert short.startswith("a ") and short.endswith("…: 0.50")
+    assert text("a name that goes on and on " * 9, 5000) == "a name that goes on and on a na…: 0.50"
+    assert text("wide", 3) is None
     for size in ((1, 1), (3, 50), (50, 3), (25, 25)):
         assert draw_detections(Image.new("RGB", size), [[0, 0, *size]], ["a very long name"], [1]).size == size

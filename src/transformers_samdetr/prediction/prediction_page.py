@@ -1,4 +1,4 @@
-"""One HTML page of a folder's pictures with their detections, with everything inside."""
+"""A self-contained HTML page of pictures with their detections."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,25 +8,25 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..visualization.page import picture_url, write_page
+from ..visualization.web_page import picture_url, write_page
 
 LONGEST_SIDE = 640
 """Of a picture on the page, in pixels."""
 SHORTEST_SIDE = 400
-"""A smaller picture is enlarged before its boxes are drawn, if that is at least twice."""
-MOST_PICTURES = 500
-"""On a page, which has about 60 kB for each; the others are counted and named."""
+"""Pixels that a smaller picture is enlarged to before its boxes are drawn."""
+MAX_PICTURES = 500
+"""On a page, about 60 kB each; the others are counted and named."""
 QUALITY = 85
 
 
 @dataclass
-class Report:
+class PredictionPage:
     """Collects pictures, then writes the page.
 
     Attributes:
         path: of the page; its folder is made if need be.
         model: name of the model.
-        pictures: file name, URL of the drawn picture or None beyond `MOST_PICTURES`, counts by class, and URLs of
+        pictures: file name, URL of the drawn picture or None beyond `MAX_PICTURES`, counts by class, and URLs of
             figures that explain it.
     """
 
@@ -45,7 +45,7 @@ class Report:
             names: the class of each detection.
             figures: that explain it.
         """
-        shown = len(self.pictures) < MOST_PICTURES
+        shown = len(self.pictures) < MAX_PICTURES
         self.pictures.append(
             {
                 "file_name": file_name,
@@ -76,7 +76,7 @@ class Report:
             "unreadable": unreadable,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_page(self.path, "transformers_samdetr.prediction", "report.html", values)
+        write_page(self.path, "transformers_samdetr.prediction", "prediction_page.html", values)
 
 
 def _thumbnail(image: Image.Image, longest_side: int) -> Image.Image:

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +17,13 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
-from transformers_samdetr.prediction import NMS_THRESHOLD, about_duplicates, choose_threshold, predict_files
-from transformers_samdetr.prediction.detector import Detector
-from transformers_samdetr.prediction.report import Report
-from transformers_samdetr.prediction.samples import draw_samples
+from transformers_samdetr.prediction import NMS_THRESHOLD, Detector, about_duplicates, choose_threshold, predict_files
+from transformers_samdetr.prediction.prediction_page import PredictionPage
 from transformers_samdetr.prediction.sources import Source, find_sources, read_pictures
-from transformers_samdetr.prediction.training_figures import draw_training
 
-from .models import SMALL_BACKBONE, TINY, tiny_model
+from ..models import SMALL_BACKBONE, TINY, tiny_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PREDICTIONS = "predictions.json"
 
 
@@ -200,14 +198,13 @@ def test_a_cut_picture_is_unreadable(model_dir, tmp_path):
 
 def test_video_without_a_decoder(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setitem(sys.modules, "cv2", None)
     (tmp_path / "clip.mp4").write_bytes(b"")
     with pytest.raises(ImportError, match="pip install av"):
         list(read_pictures(Source(tmp_path / "clip.mp4", "clip.mp4")))
 
 
 def test_video_frames(model_dir, tmp_path):
-    av = pytest.importorskip("av", reason="PyAV, one of the two video decoders, is not installed")
+    av = pytest.importorskip("av", reason="PyAV, of the extra `video`, is not installed")
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -275,8 +272,8 @@ def test_report(model_dir, tmp_path):
 
 
 def test_a_report_of_many_pictures_names_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers_samdetr.prediction.report.MOST_PICTURES", 2)
-    report = Report(tmp_path / "page.html", "model")
+    monkeypatch.setattr("transformers_samdetr.prediction.prediction_page.MAX_PICTURES", 2)
+    report = PredictionPage(tmp_path / "page.html", "model")
     for index in range(4):
         report.add(f"{index}.png", Image.new("RGB", (9, 9)), ["cat"] * index)
     report.write([], {})
@@ -290,17 +287,17 @@ def test_samples_of_a_set_and_what_training_makes_of_them(tmp_path):
     model.save_pretrained(tmp_path / "model")
     SamDetrImageProcessor(size={"height": 96, "width": 96}).save_pretrained(tmp_path / "model")
     detector = Detector(tmp_path / "model", "cpu")
-    assert draw_samples(scenes, detector, tmp_path / "out", threshold=0.0, count=2).value == 0
+    script = runpy.run_path(str(ROOT / "scripts" / "show_predictions.py"))
+    (tmp_path / "out").mkdir()
+    script["draw_samples"](scenes, detector, 0.0, 2, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000.png", "001.png", "overview.png"]
     assert Image.open(tmp_path / "out" / "000.png").size == (480, 480)  # enlarged
     state = torch.get_rng_state()
-    written = draw_training(scenes, detector, tmp_path / "out", count=2)
+    written = script["draw_training"](scenes, detector, 2, tmp_path / "out")
     assert [path.name for path in written] == ["matches.png", "denoising.png"]
     assert all(np.asarray(Image.open(path)).std() > 20 for path in written) and torch.equal(
         state, torch.get_rng_state()
     )
-    with pytest.raises(ValueError, match="count=0"):
-        draw_samples(scenes, detector, tmp_path / "out", count=0)
 
 
 def test_script_and_its_exit_codes(model_dir, tmp_path):

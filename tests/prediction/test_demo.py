@@ -13,20 +13,24 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 
-from .models import SMALL_BACKBONE, TINY
+from ..models import SMALL_BACKBONE, TINY
 
 pytest.importorskip("gradio", reason="Gradio, of the extra `demo`, is not installed")
 
 from transformers_samdetr.commands import demo as demo_command  # noqa: E402
-from transformers_samdetr.demo import session  # noqa: E402
-from transformers_samdetr.demo.candidates import Candidates  # noqa: E402
-from transformers_samdetr.demo.downloads import KEPT_SECONDS, Downloads  # noqa: E402
-from transformers_samdetr.demo.limits import Limits, Refused, read_upload  # noqa: E402
+from transformers_samdetr.demo import UploadLimits, session  # noqa: E402
 from transformers_samdetr.demo.page import build_page  # noqa: E402
-from transformers_samdetr.demo.served_model import ServedModel  # noqa: E402
-from transformers_samdetr.demo.session import Choice  # noqa: E402
+from transformers_samdetr.demo.session import (  # noqa: E402
+    KEPT_SECONDS,
+    Choice,
+    Downloads,
+    ServedModel,
+    UploadError,
+    read_upload,
+)
+from transformers_samdetr.prediction import NMS_THRESHOLD  # noqa: E402
 
-ALL = Choice(threshold=0.0, top_k=100, once=False)
+ALL = Choice(threshold=0.0, top_k=100, merge_duplicates=False)
 
 
 def save_model(folder, seed=0, **fields):
@@ -57,19 +61,20 @@ def save_picture(path, size=(60, 40), seed=0):
 
 def test_sliders_choose_what_the_model_would_find(models, tmp_path):
     image = Image.open(save_picture(tmp_path / "a.png"))
-    candidates = models[0].candidates(image)
-    assert len(candidates.scores) == 12 * 5
+    candidates, _ = models[0].candidates(image)
+    assert len(candidates["scores"]) == 12 * 5
     for threshold in (0.0, 0.3, 1.0):
         for top_k in (7, 100):
-            for nms in (None, 0.3):
+            for merge in (False, True):
+                nms = NMS_THRESHOLD if merge else None
                 (expected,) = models[0].detector.detect([image], threshold, top_k, nms)
-                chosen = candidates.select(threshold, top_k, nms)
+                chosen = Choice(threshold, top_k, merge).select(candidates)
                 for name, values in expected.items():
-                    assert torch.equal(values, chosen[name]), (threshold, top_k, nms, name)
+                    assert torch.equal(values, chosen[name]), (threshold, top_k, merge, name)
 
 
 def test_sliders_do_not_run_the_model(models, tmp_path, monkeypatch):
-    pictures, notes = session.read_pictures([save_picture(tmp_path / "a.png")], models, Limits())
+    pictures, notes = session.read_pictures([save_picture(tmp_path / "a.png")], models, UploadLimits())
     assert notes == [] and len(pictures) == 1
     monkeypatch.setattr(SamDetrForObjectDetection, "forward", None)
     few, many = (session.draw(pictures[0], models, Choice(threshold, 100, True)) for threshold in (1.0, 0.0))
@@ -79,11 +84,11 @@ def test_sliders_do_not_run_the_model(models, tmp_path, monkeypatch):
 
 def test_download_has_the_rows_of_predict(models, tmp_path):
     paths = [save_picture(tmp_path / f"{name}.png", seed=index) for index, name in enumerate("ab")]
-    pictures, _ = session.read_pictures(paths, models[:1], Limits())
+    pictures, _ = session.read_pictures(paths, models[:1], UploadLimits())
     rows = session.rows(pictures, models[:1], Choice(0.0, 3, False))
     assert [(row["image_id"], row["file_name"]) for row in rows] == [(1, "a.png")] * 3 + [(2, "b.png")] * 3
     assert set(rows[0]) == {"image_id", "file_name", "category_id", "category_name", "bbox", "score"}
-    both, _ = session.read_pictures(paths[:1], models, Limits())
+    both, _ = session.read_pictures(paths[:1], models, UploadLimits())
     assert {row["model"] for row in session.rows(both, models, ALL)} == {"with", "without"}
     downloads = Downloads()
     path = Path(downloads.write(rows))
@@ -96,8 +101,8 @@ def test_download_has_the_rows_of_predict(models, tmp_path):
 
 
 def test_a_click_explains_the_box_below_it(models, tmp_path):
-    pictures, _ = session.read_pictures([save_picture(tmp_path / "a.png")], models, Limits())
-    boxes = ALL.of(pictures[0].candidates[1])["boxes"]
+    pictures, _ = session.read_pictures([save_picture(tmp_path / "a.png")], models, UploadLimits())
+    boxes = ALL.select(pictures[0].candidates[1])["boxes"]
     times = session.draw(pictures[0], models, ALL)[1].width / pictures[0].image.width
     assert times == 12  # a small picture is enlarged, and the click is on that
     x, y = (times * (boxes[0, :2] + boxes[0, 2:]) / 2).tolist()
@@ -110,11 +115,11 @@ def test_a_click_explains_the_box_below_it(models, tmp_path):
     ("content", "message"),
     [
         (b"", "bad.png cannot be read: it is empty"),
-        (b"not a picture", "bad.png cannot be read: no picture format"),
+        (b"not a picture", "bad.png cannot be read: unknown picture format"),
         # Pillow would give it to another program
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-            "bad.png cannot be read: no picture format",
+            "bad.png cannot be read: unknown picture format",
         ),
         (b"\x89PNG\r\n\x1a\n damaged", "bad.png cannot be read"),
     ],
@@ -122,46 +127,46 @@ def test_a_click_explains_the_box_below_it(models, tmp_path):
 def test_bad_uploads_are_refused_in_words(tmp_path, content, message):
     path = tmp_path / "bad.png"
     path.write_bytes(content)
-    with pytest.raises(Refused, match=message) as refused:
-        read_upload(path, Limits())
+    with pytest.raises(UploadError, match=message) as refused:
+        read_upload(path, UploadLimits())
     assert str(tmp_path) not in str(refused.value)
 
 
 def test_limits(models, tmp_path):
     large = save_picture(tmp_path / "large.png", (300, 200))
-    with pytest.raises(Refused, match="large.png has 300 x 200 pixels.* at most 0.05"):
-        read_upload(large, Limits(megapixels=0.05))
+    with pytest.raises(UploadError, match="large.png has 300 x 200 pixels.* at most 0.05"):
+        read_upload(large, UploadLimits(megapixels=0.05))
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20000, 20000)).save(bomb)  # 50 kB of file
-    with pytest.raises(Refused, match="bomb.png has far more than 50 megapixels"):
-        read_upload(bomb, Limits())
+    with pytest.raises(UploadError, match="bomb.png has far more than 50 megapixels"):
+        read_upload(bomb, UploadLimits())
     paths = [save_picture(tmp_path / f"{index}.png") for index in range(4)]
-    pictures, notes = session.read_pictures([*paths, str(tmp_path / "notes.txt")], models[:1], Limits(pictures=2))
+    pictures, notes = session.read_pictures([*paths, str(tmp_path / "notes.txt")], models[:1], UploadLimits(pictures=2))
     assert [one.name for one in pictures] == ["0.png", "1.png"]
-    assert notes == ["1 file is no picture.", "4 pictures: the first 2 are taken."]
-    pictures, notes = session.read_pictures(paths, models[:1], Limits(seconds=1e-9))
+    assert notes == ["1 file is no picture.", "Only the first 2 of 4 pictures are shown."]
+    pictures, notes = session.read_pictures(paths, models[:1], UploadLimits(seconds=1e-9))
     assert pictures == [] and notes == ["Stopped after 1e-09 s, before 0.png."]
-    pictures, notes = session.read_pictures([large, paths[0]], models[:1], Limits(megapixels=0.05))
+    pictures, notes = session.read_pictures([large, paths[0]], models[:1], UploadLimits(megapixels=0.05))
     assert len(pictures) == 1 and "large.png" in notes[0]
     for wrong in ({"pictures": 0}, {"seconds": float("nan")}, {"megapixels": float("inf")}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Limits(**wrong)
+            UploadLimits(**wrong)
 
 
 def test_only_what_can_be_shown_is_served(tmp_path):
     with pytest.raises(ValueError, match="at least one model"):
-        build_page([], Limits())
+        build_page([], UploadLimits())
     with pytest.raises((OSError, ValueError)):
         ServedModel(tmp_path / "nothing")
 
 
 def test_selection_of_nothing():
-    empty = Candidates(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-    assert len(empty.select(0.5, 10, 0.7)["scores"]) == 0
+    empty = {"scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}
+    assert len(Choice(0.5, 10, True).select(empty)["scores"]) == 0
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith(("transformers_samdetr.demo.s", "gradio"))]:
+    for name in [name for name in sys.modules if name.startswith(("transformers_samdetr.demo.p", "gradio"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.setattr("sys.argv", ["samdetr-demo", "--model", "nothing"])

@@ -18,8 +18,8 @@ from PIL import Image
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.prediction import Detector
 
-from .models import TINY
-from .processes import free_port
+from ..models import TINY
+from ..processes import free_port
 
 pytest.importorskip("gradio", reason="Gradio, of the extra `demo`, is not installed")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"),
 ]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHOTS = os.environ.get("DEMO_SCREENSHOTS")
 """A folder to keep screenshots in, to be looked at."""
 MODEL = os.environ.get("DEMO_MODEL")

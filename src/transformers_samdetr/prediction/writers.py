@@ -11,34 +11,36 @@ PREDICTIONS_FILE = "predictions.json"
 WRITABLE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .tif .tiff .webp".split())
 
 
-class Output:
+class OutputFolder:
     """Writes pictures in one folder, each under a name of its own, and never outside of it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.taken = {PREDICTIONS_FILE}
 
-    def write(self, image: Image.Image, name: str) -> str:
+    def write_picture(self, image: Image.Image, name: str) -> str:
         """Writes the picture and returns its path below the folder: `name`, or `name-2` where that is taken.
 
         The suffix stays where Pillow writes such files without loss of colour; otherwise `.png` is added.
         """
-        file_name = self._own_name(PurePosixPath(name))
-        path = self._parent(file_name) / PurePosixPath(file_name).name
+        file_name = self._free_name(PurePosixPath(name))
+        path = self._path(file_name)
         partial = path.with_name(f".partial{path.suffix}")  # short: the file's own name may be as long as names can be
         image.save(partial, quality=92)
         os.replace(partial, path)  # a link that stands there is replaced, not followed
         return file_name
 
-    def write_json(self, detections: list[dict]) -> None:
-        path = self._parent(PREDICTIONS_FILE) / PREDICTIONS_FILE
+    def write_text(self, name: str, text: str) -> None:
+        path = self._path(name)
         partial = path.with_name(f".{path.name}.partial")
-        text = json.dumps(detections, indent=1, ensure_ascii=False) + "\n"
         # the bytes of a file name that is not UTF-8 are written as JSON's escapes, and read back as they were
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(partial, path)
 
-    def _own_name(self, name: PurePosixPath) -> str:
+    def write_json(self, detections: list[dict]) -> None:
+        self.write_text(PREDICTIONS_FILE, json.dumps(detections, indent=1, ensure_ascii=False) + "\n")
+
+    def _free_name(self, name: PurePosixPath) -> str:
         name = name if name.suffix.lower() in WRITABLE_SUFFIXES else name.with_name(name.name + ".png")
         candidates = (name.with_stem(f"{name.stem}-{number}") for number in itertools.count(2))
         for candidate in itertools.chain([name], candidates):
@@ -47,11 +49,11 @@ class Output:
                 self.taken.add(key)
                 return str(candidate)
 
-    def _parent(self, file_name: str) -> Path:
-        """The existing folder for the file."""
+    def _path(self, file_name: str) -> Path:
+        """The path of a file; its folder is made if need be."""
         folder = self.folder.resolve()
-        parent = (folder / file_name).parent
-        if not parent.resolve().is_relative_to(folder):
+        path = folder / file_name
+        if not path.parent.resolve().is_relative_to(folder):
             raise ValueError(f"{file_name} would be written outside of output_dir={self.folder}.")
-        parent.mkdir(parents=True, exist_ok=True)
-        return parent
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transformers_samdetr.prediction import SlicedDetector
-from transformers_samdetr.prediction.sliced import MOST_TILES
-from transformers_samdetr.prediction.tiles import is_cut, merged, tile_boxes
+from transformers_samdetr.prediction.tiles import MAX_TILES, is_cut, merge_tiles, tile_boxes
 
 
 class Seeing:
@@ -62,7 +61,7 @@ def rows_of(found) -> list[tuple]:
 def test_tiles_cover_the_picture_and_overlap(width, height, side, overlap):
     if max(width, height) / (side * (1 - overlap)) > 40:
         return  # thousands of tiles
-    tiles = list(tile_boxes(width, height, side, overlap))
+    tiles = tile_boxes(width, height, side, overlap)
     covered = np.zeros((height, width), bool)
     for x1, y1, x2, y2 in tiles:
         assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
@@ -150,7 +149,7 @@ WHOLE, ALIKE, PART = (0, 0, 10, 10), (1, 0, 11, 10), (0, 0, 4, 10)
     ],
 )
 def test_merging(rows, kept):
-    found = merged(found_of(rows), 0.5 if rows[:1] != [(WHOLE, 0, 0.9, True)] else 0.3)
+    found = merge_tiles(found_of(rows), 0.5 if rows[:1] != [(WHOLE, 0, 0.9, True)] else 0.3)
     assert sorted(map(tuple, found["boxes"].int().tolist())) == sorted(kept) and "cut" not in found
     assert found["scores"].tolist() == sorted(found["scores"].tolist(), reverse=True)
 
@@ -170,6 +169,6 @@ def test_wrong_values(wrong):
 
 def test_too_many_tiles_are_refused_before_any_is_cut():
     detector = Seeing([])
-    with pytest.raises(ValueError, match=f"more than {MOST_TILES} tiles of side=1: give a larger side"):
+    with pytest.raises(ValueError, match=f"more than {MAX_TILES} tiles of side=1: give a larger side"):
         SlicedDetector(detector, side=1, overlap=0).detect(Image.new("RGB", (200, 200)), 0.5)
     assert not detector.views

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transformers_samdetr import SamDetrImageProcessor
-from transformers_samdetr.prediction import predict_files
-from transformers_samdetr.prediction.detector import Detector
-from transformers_samdetr.prediction.output import Output
+from transformers_samdetr.prediction import Detector, predict_files
 from transformers_samdetr.prediction.sources import Source, find_sources, read_pictures
+from transformers_samdetr.prediction.writers import OutputFolder
 
-from .fuzzing import BOMBS, PICTURES, STRIPS, ends_well, fuzz, run_cases, tree, whole_pictures
-from .models import SMALL_BACKBONE, tiny_model
+from ..fuzzing import BOMBS, PICTURES, STRIPS, ends_well, fuzz, run_cases, tree, whole_pictures
+from ..models import SMALL_BACKBONE, tiny_model
 
 NAMES = [
     "a.jpg",
@@ -34,7 +33,7 @@ NAMES += ["predictions.json.png", "e.mp4", "-f.jpg", "%s.png", "\udcff.jpg"]
 
 
 def clip(frames: int) -> bytes:
-    av = pytest.importorskip("av", reason="PyAV, one of the two video decoders, is not installed")
+    av = pytest.importorskip("av", reason="PyAV, of the extra `video`, is not installed")
     buffer = BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -80,9 +79,9 @@ def test_names_of_outputs(tmp_path, examples):
     (tmp_path / "elsewhere").mkdir()
 
     def check(names):
-        output = Output(tmp_path / "out")
+        output = OutputFolder(tmp_path / "out")
         for name in names:
-            write = functools.partial(output.write, image, name)
+            write = functools.partial(output.write_picture, image, name)
             written = ends_well(write, "output_dir", str(tmp_path / "out"), expected=(ValueError, OSError))
             if written is not None:
                 assert (tmp_path / "out" / written).resolve().is_relative_to((tmp_path / "out").resolve())

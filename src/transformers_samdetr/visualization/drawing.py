@@ -1,0 +1,337 @@
+"""Boxes, class names and scores on a picture, and several pictures on one sheet."""
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from ..pictures import picture_to_array
+from .fonts import font_path, load_font, shorten
+
+# Okabe and Ito (2008), distinct with every kind of colour vision; without black, which pictures have enough of
+PALETTE = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
+LINE_WIDTH = 0.004
+FONT_SIZE = 0.024
+"""Both as a share of the geometric mean of the picture's width and height."""
+SMALLEST_FONT = 9
+LONGEST_NAME = 32
+"""Characters of a class name on a plate."""
+PLATE_SHARE, ALWAYS_NAMED = 0.15, 3
+"""Names cover at most this share of the picture, except those of the first few boxes."""
+PLATE_GAP = 1
+"""Pixels left free between two plates."""
+DARK_EDGE, LIGHT_EDGE = (0, 0, 0, 200), (255, 255, 255, 200)
+"""Beside every box line, so that it shows on any background."""
+SHEET_GAP = 6
+
+Color = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+
+_numbers: dict[str, int] = {}
+"""Numbers of the names that no font can draw, for calls of `draw_detections` without `colors`."""
+
+
+def class_colors(names: Iterable[str]) -> dict[str, Color]:
+    """An RGB colour for each class: the seven of the palette first, then lighter and darker variants of them.
+
+    >>> class_colors(["cat", "dog"])
+    {'cat': (86, 180, 233), 'dog': (230, 159, 0)}
+    """
+    colors = {}
+    for index, name in enumerate(dict.fromkeys(names)):
+        tier, hue = divmod(index, len(PALETTE))
+        # van der Corput's sequence 0, 1/2, 1/4, 3/4, …, as steps towards white or black: tiers are far from each other
+        fraction = sum(0.5 ** (place + 1) for place, bit in enumerate(f"{tier:b}"[::-1]) if bit == "1")
+        amount = (fraction + 0.5) % 1 - 0.5
+        target = 255 if amount > 0 else 0
+        colors[name] = tuple(round(value + abs(amount) * (target - value)) for value in PALETTE[hue])
+    return colors
+
+
+def numbered_names(names: Sequence[str]) -> dict[int, str]:
+    """The classes that pictures show by number because no font on this system can draw their names.
+
+    Args:
+        names: of all classes, in the order of their labels.
+    """
+    return {label: name for label, name in enumerate(names) if font_path(shorten(name, LONGEST_NAME)) is None}
+
+
+def draw_detections(
+    image: Image.Image,
+    boxes: np.ndarray | Tensor | Sequence[Sequence[float]],
+    labels: Sequence[str],
+    scores: np.ndarray | Tensor | Sequence[float] | None = None,
+    colors: dict[str, Color] | None = None,
+) -> Image.Image:
+    """A copy of the picture with the box, name and score of each detection.
+
+    Names never cover one another or more than `PLATE_SHARE` of the picture; where there is no room, the box has no
+    name. A name is drawn in a font of the system where the default font lacks its letters. Where no font has them, the
+    class is drawn as `#` and its position in `colors` (see `numbered_names`), and a warning says so.
+
+    Args:
+        image: of any mode; its EXIF orientation is applied.
+        boxes: `(T, 4)`, x1, y1, x2, y2 in pixels of the upright picture; parts outside the picture are not drawn.
+        labels: `(T,)` class names.
+        scores: `(T,)`, written after the names; higher scores choose the place of their name first.
+        colors: RGB by class name, as `class_colors` returns them for all classes, so that a class has the same colour
+            in every picture. By default, names get colours in the order in which they come.
+
+    Returns:
+        An RGB picture of the size of the upright `image`.
+
+    Raises:
+        ValueError: the lengths of boxes, labels and scores differ, a box is not finite or has a negative size, or
+            `colors` lacks a name.
+    """
+    boxes, scores = _checked(boxes, labels, scores)
+    numbers = _numbers if colors is None else {name: index for index, name in enumerate(colors)}
+    colors = class_colors(labels) if colors is None else colors
+    if unknown := sorted(set(labels) - colors.keys()):
+        raise ValueError(f"colors has no {unknown}: make it with class_colors of all names.")
+    image = Image.fromarray(picture_to_array(image))
+    scale = math.sqrt(image.width * image.height)
+    line, font_size = max(1, round(LINE_WIDTH * scale)), max(SMALLEST_FONT, round(FONT_SIZE * scale))
+    draw = ImageDraw.Draw(image, "RGBA")  # so that translucent colours blend
+
+    corners = [_visible_pixels(box, image.size) for box in boxes]
+    visible = [index for index, box in enumerate(corners) if box is not None]
+    areas = [0 if box is None else (box[2] - box[0]) * (box[3] - box[1]) for box in corners]
+    for index in sorted(visible, key=lambda index: -areas[index]):  # small boxes on top of large ones
+        _draw_box(draw, corners[index], colors[labels[index]], line)
+
+    layout, plates = LabelPlates(*image.size), []
+    for index in visible if scores is None else sorted(visible, key=lambda index: -scores[index]):
+        if layout.is_full():
+            break
+        name, score = labels[index], None if scores is None else scores[index]
+        caption = fit_caption(name, score, numbers, font_size, image.width)
+        plate = None if caption is None else layout.place(corners[index], caption.size)
+        if plate is not None:
+            plates.append((plate, caption, colors[name]))
+            _draw_leader(draw, plate, corners[index], colors[name], max(1, line // 2))
+    for plate, caption, color in plates:
+        draw.rectangle((plate[0], plate[1], plate[2] - 1, plate[3] - 1), fill=color)
+        caption.draw(draw, plate, readable_on(color))
+    return image
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A name in a font that has its letters, and a score in the default font."""
+
+    name: str
+    name_font: ImageFont.FreeTypeFont
+    score: str
+    score_font: ImageFont.FreeTypeFont
+
+    @property
+    def padding(self) -> int:
+        return max(1, round(self.score_font.size / 4))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the plate, in pixels."""
+        length = self.name_font.getlength(self.name) + self.score_font.getlength(self.score)
+        return math.ceil(length) + 2 * self.padding, math.ceil(1.3 * self.score_font.size)
+
+    def draw(self, draw: ImageDraw.ImageDraw, plate: Box, color: Color) -> None:
+        x, y = plate[0] + self.padding, (plate[1] + plate[3]) / 2
+        draw.text((x, y), self.name, fill=color, font=self.name_font, anchor="lm")
+        x += self.name_font.getlength(self.name)
+        draw.text((x, y), self.score, fill=color, font=self.score_font, anchor="lm")
+
+
+def fit_caption(label: str, score: float | None, numbers: dict[str, int], font_size: int, width: int) -> Caption | None:
+    """Name and score, the name cut to `LONGEST_NAME` and to the picture's width; None where nothing fits.
+
+    Args:
+        label: class name.
+        score: or None to leave it out.
+        numbers: by class name, for names that no font can draw; a name that is missing there gets the next number.
+        font_size: in pixels.
+        width: of the picture, in pixels.
+    """
+    name = shorten(label, LONGEST_NAME)
+    path = font_path(name + "…" if len(name) > 1 else name)
+    if path is None:
+        number = numbers.setdefault(label, len(numbers))
+        warnings.warn(
+            f"No font on this system has the letters of {name!r}: the class is drawn as #{number}. Install one, such "
+            "as Noto Sans (CJK).",
+            stacklevel=3,
+        )
+        name, path = f"#{number}", ""
+    name_font, score_font = load_font(path, font_size), ImageFont.load_default(font_size)
+    ending = "" if score is None else f": {score:.2f}"  # a colon, since names may be digits
+    texts = [
+        (name, ending),
+        *((shorten(name, length), ending) for length in range(len(name) - 1, 1, -1)),
+        (name[:1], ""),
+    ]
+    captions = (Caption(text, name_font, end, score_font) for text, end in texts if text or end)
+    return next((caption for caption in captions if caption.size[0] <= width), None)
+
+
+class LabelPlates:
+    """Chooses a free place for each name: inside the picture, near its box, and not on another name.
+
+    Args:
+        width, height: of the picture, in pixels.
+
+    >>> plates = LabelPlates(100, 60)
+    >>> plates.place((10, 30, 60, 50), (40, 12))  # above the box
+    (10, 18, 50, 30)
+    >>> plates.place((10, 30, 60, 50), (40, 12))  # that place is taken: beside it
+    (60, 30, 100, 42)
+    """
+
+    def __init__(self, width: int, height: int):
+        self.width, self.height = width, height
+        self.placed = np.zeros((0, 4), dtype=np.int64)  # x1, y1, x2, y2, half open
+
+    def is_full(self) -> bool:
+        """Whether further names would hide too much of the picture."""
+        covered = (self.placed[:, 2:] - self.placed[:, :2]).prod(1).sum()
+        return len(self.placed) >= ALWAYS_NAMED and covered > PLATE_SHARE * self.width * self.height
+
+    def place(self, box: Box, size: tuple[int, int]) -> Box | None:
+        """Reserves the best free place for the name of a box.
+
+        Args:
+            box: x1, y1, x2, y2 in pixels, inside the picture.
+            size: width and height of the plate, in pixels.
+
+        Returns:
+            x1, y1, x2, y2 of the plate, half open: touching the box where there is room, otherwise as near as there is;
+            None where nothing is free.
+        """
+        if size[0] > self.width or size[1] > self.height:
+            return None
+        for corners in (self._touching(box, size), self._anywhere(box, size)):  # (N, 2) each, best first
+            plates = np.concatenate([corners, corners + size], axis=1)  # (N, 4)
+            free = np.flatnonzero(self._is_free(plates))
+            if len(free):
+                plate = plates[free[0]]
+                self.placed = np.concatenate([self.placed, plate[None]])
+                return tuple(plate.tolist())
+        return None
+
+    def _is_free(self, plates: np.ndarray) -> np.ndarray:
+        """`(N,)`: inside the picture, and at least `PLATE_GAP` from every placed plate."""
+        inside = (plates[:, :2] >= 0).all(1) & (plates[:, 2] <= self.width) & (plates[:, 3] <= self.height)
+        a, b = plates[:, None], self.placed[None]  # (N, 1, 4), (1, T, 4)
+        apart = (a[..., :2] >= b[..., 2:] + PLATE_GAP) | (b[..., :2] >= a[..., 2:] + PLATE_GAP)  # (N, T, 2): in x, in y
+        return inside & apart.any(-1).all(-1)
+
+    def _touching(self, box: Box, size: tuple[int, int]) -> np.ndarray:
+        """`(N, 2)` top left corners of plates that touch the box from outside or lie in one of its corners."""
+        (x1, y1, x2, y2), (width, height) = box, size
+        has_room = (x2 - x1) * (y2 - y1) > 6 * width * height  # the plate hides little of the object
+        inside_top = [(x1, y1), (x2 - width, y1)]
+        # steps downwards, for boxes that share their corner
+        lower = [(x1, y1 + step * (height + PLATE_GAP)) for step in range(1, 4) if y1 + (step + 1) * height < y2]
+        corners = [(x1, y1 - height)]
+        corners += inside_top[:1] if has_room else []
+        corners += [(x2 - width, y1 - height), (x1, y2), (x2 - width, y2), (x2, y1), (x1 - width, y1)]
+        slide = range(x1, x2 - width, max(1, height // 2))
+        corners += [(x, y1 - height) for x in slide] + [(x, y2) for x in slide]
+        corners += inside_top + lower + [(x1, y2 - height), (x2 - width, y2 - height)]
+        corners = np.array(corners)
+        corners[:, 0] = corners[:, 0].clip(0, self.width - width)
+        return corners
+
+    def _anywhere(self, box: Box, size: tuple[int, int]) -> np.ndarray:
+        """`(N, 2)` top left corners all over the picture, the nearest to the box's top left first."""
+        width, height = size
+        step = max(1, height // 2)
+        x, y = np.meshgrid(np.arange(0, self.width - width + 1, step), np.arange(0, self.height - height + 1, step))
+        corners = np.stack([x.ravel(), y.ravel()], axis=1)
+        distance = np.abs(corners + (0, height) - np.array(box[:2])).sum(1)
+        return corners[distance.argsort(kind="stable")]
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, width: int = 320) -> Image.Image:
+    """Pictures row by row, in cells of the first one's shape, each as large as its cell allows, on white.
+
+    Args:
+        pictures: at least one.
+        columns: pictures in a row.
+        width: of a cell, in pixels.
+
+    Raises:
+        ValueError: there is no picture.
+
+    >>> contact_sheet([Image.new("RGB", (64, 32))] * 5, columns=4, width=100).size
+    (418, 106)
+    """
+    if not pictures:
+        raise ValueError("There are no pictures to put on a sheet.")
+    columns = min(columns, len(pictures))
+    cell = (width, max(1, round(width * pictures[0].height / pictures[0].width)))
+    rows = -(-len(pictures) // columns)
+    step_x, step_y = cell[0] + SHEET_GAP, cell[1] + SHEET_GAP
+    sheet = Image.new("RGB", (columns * step_x - SHEET_GAP, rows * step_y - SHEET_GAP), "white")
+    for index, picture in enumerate(pictures):
+        fitted = ImageOps.pad(picture, cell, Image.Resampling.LANCZOS, color="white")
+        sheet.paste(fitted, (index % columns * step_x, index // columns * step_y))
+    return sheet
+
+
+def readable_on(color: Color) -> Color:
+    """Black or white, whichever has the higher contrast with a background (WCAG 2)."""
+    linear = [(c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in color]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
+
+
+def _checked(boxes, labels: Sequence[str], scores) -> tuple[np.ndarray, np.ndarray | None]:
+    """`(T, 4)` boxes and `(T,)` scores as arrays."""
+    boxes, scores = (
+        values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values for values in (boxes, scores)
+    )
+    boxes = np.asarray(boxes, dtype=np.float64)
+    boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+    scores = None if scores is None else np.asarray(scores, dtype=np.float64)
+    if boxes.shape != (len(labels), 4):
+        raise ValueError(f"{len(labels)} labels need boxes of shape ({len(labels)}, 4), not {boxes.shape}.")
+    if scores is not None and scores.shape != (len(labels),):
+        raise ValueError(f"{len(labels)} labels need scores of shape ({len(labels)},), not {scores.shape}.")
+    for box, label in zip(boxes, labels, strict=True):
+        if not np.isfinite(box).all() or (box[2:] < box[:2]).any():
+            raise ValueError(f"Box {box.tolist()} of {label!r} must be finite x1 <= x2 and y1 <= y2, in pixels.")
+    return boxes, scores
+
+
+def _visible_pixels(box: np.ndarray, size: tuple[int, int]) -> Box | None:
+    """Whole pixels of the box inside the picture, half open, or None where there are none."""
+    width, height = size
+    x1, y1, x2, y2 = box
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        return None
+    x1, y1 = max(0, math.floor(x1)), max(0, math.floor(y1))
+    return x1, y1, min(width, max(math.ceil(x2), x1 + 1)), min(height, max(math.ceil(y2), y1 + 1))
+
+
+def _draw_box(draw: ImageDraw.ImageDraw, box: Box, color: Color, line: int) -> None:
+    """A coloured line between a thin dark one outside and a thin light one inside."""
+    x1, y1, x2, y2 = box
+    edge = max(1, line // 3)
+    draw.rectangle((x1 - edge, y1 - edge, x2 - 1 + edge, y2 - 1 + edge), outline=DARK_EDGE, width=edge)
+    inside = (x1 + line, y1 + line, x2 - 1 - line, y2 - 1 - line)
+    if inside[0] <= inside[2] and inside[1] <= inside[3]:
+        draw.rectangle(inside, outline=LIGHT_EDGE, width=edge)
+    draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=line)
+
+
+def _draw_leader(draw: ImageDraw.ImageDraw, plate: Box, box: Box, color: Color, line: int) -> None:
+    """A line from a plate that does not touch its box to the box."""
+    if plate[2] < box[0] or plate[0] > box[2] or plate[3] < box[1] or plate[1] > box[3]:
+        center = ((plate[0] + plate[2]) // 2, (plate[1] + plate[3]) // 2)
+        nearest = (min(max(center[0], box[0]), box[2] - 1), min(max(center[1], box[1]), box[3] - 1))
+        draw.line((center, nearest), fill=color, width=line)

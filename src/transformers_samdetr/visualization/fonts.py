@@ -1,0 +1,94 @@
+"""Fonts for class names in any script: the default one, else one of the system's, else the class is shown by number."""
+
+import functools
+import importlib.util
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import ImageFont, features
+
+FONT_FOLDERS = (
+    *("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
+    *("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
+    *("C:/Windows/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
+)
+PREFERRED = "notosanscjk sourcehansans pingfang hiragino msyh yugoth malgun wqy notosans arialuni dejavusans".split()
+"""Beginnings of the file names that are tried first."""
+MAX_FONT_FILES = 3000
+NO_CHARACTER = "\U0010ffff"
+"""Has no glyph in any font: what is drawn for it is what is drawn for every missing character."""
+
+
+def font_path(text: str) -> str | None:
+    """The file of a font that has every character of the text; "" for Pillow's default font; None where there is none.
+
+    Right-to-left scripts also need Pillow to be built with Raqm, which joins and orders their letters.
+    """
+    visible = (character for character in text if unicodedata.category(character)[0] in "LNPS")
+    return _font_path(frozenset(character for character in visible if not character.isascii()))
+
+
+def load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    """The font of a path that `font_path` returned.
+
+    Args:
+        path: of a font file; "" is Pillow's default font.
+        size: height in pixels.
+    """
+    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+
+
+def shorten(name: str, length: int) -> str:
+    """The name on one line, cut to so many characters.
+
+    >>> shorten("a very\\n long name", 8)
+    'a very…'
+    """
+    name = " ".join(name.split())
+    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+
+
+@functools.cache
+def _font_path(characters: frozenset[str]) -> str | None:
+    right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL") for character in characters)
+    if right_to_left and not features.check("raqm"):
+        return None
+    for path in ("", *_font_files()):
+        try:
+            font = load_font(path, 20)
+        except OSError:  # no font that FreeType reads
+            continue
+        missing = _glyph(font, NO_CHARACTER)
+        if all(_glyph(font, character) != missing for character in characters):
+            return path
+    return None
+
+
+def _glyph(font: ImageFont.FreeTypeFont, character: str) -> tuple:
+    mask = font.getmask(character, "1")
+    return mask.size, bytes(mask)
+
+
+@functools.cache
+def _font_files() -> tuple[str, ...]:
+    """Font files of the system and of matplotlib, the preferred first."""
+
+    def rank(path: str) -> tuple:
+        stem = Path(path).stem.casefold().replace("-", "").replace(" ", "")
+        order = next((index for index, start in enumerate(PREFERRED) if stem.startswith(start)), len(PREFERRED))
+        return order, "regular" not in stem, len(stem), path
+
+    return tuple(sorted(_list_fonts(), key=rank)[:MAX_FONT_FILES])
+
+
+def _list_fonts() -> Iterator[str]:
+    for folder in FONT_FOLDERS:
+        for parent, _, files in os.walk(os.path.expanduser(folder)):
+            for name in files:
+                if name.lower().endswith((".ttf", ".otf", ".ttc")) and not name.startswith("LastResort"):
+                    yield os.path.join(parent, name)
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin:
+        yield os.path.join(os.path.dirname(matplotlib.origin), "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
