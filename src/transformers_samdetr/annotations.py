@@ -100,7 +100,7 @@ def labels_from_coco(
 
     Returns:
         `class_labels` `(T,)` int64, `boxes` `(T, 4)` float32, `area` `(T,)` float32 in pixels² of the resized picture,
-        `iscrowd` `(T,)` int64, `annotation_ids` `(T,)` int64 where all objects have an id, `image_id` `(1,)`,
+        `iscrowd` `(T,)` int64, `annotation_ids` `(T,)` int64 (-1 without an id), `image_id` `(1,)`,
         `orig_size` `(2,)` and `size` `(2,)` (heights and widths before and after resizing), int64.
 
     Raises:
@@ -129,19 +129,17 @@ def labels_from_coco(
     crowd = np.array([entry["iscrowd"] for entry in parsed], dtype=bool)
     # a side that is lost in float32 is none
     keep = ~crowd & ((sides / limits).astype(np.float32) > 0).all(axis=1)
-    labels = {
+    return {
         "image_id": np.array([image_id], dtype=np.int64),
         "class_labels": np.array([entry["label"] for entry in parsed], dtype=np.int64)[keep],
         "boxes": placed.astype(np.float32)[keep],
         "area": (area * (new_height / height) * (new_width / width)).astype(np.float32)[keep],
         "iscrowd": np.zeros(int(keep.sum()), dtype=np.int64),
+        # in every picture, since Trainer.evaluate concatenates the labels of all batches key by key
+        "annotation_ids": np.array([entry["id"] for entry in parsed], dtype=np.int64)[keep],
         "orig_size": np.array(image_size, dtype=np.int64),
         "size": np.array(resized_size, dtype=np.int64),
     }
-    ids = [entry["id"] for entry in parsed]
-    if None not in ids:
-        labels["annotation_ids"] = np.array(ids, dtype=np.int64)[keep]
-    return labels
 
 
 def _image_id(target: Mapping) -> int:
@@ -174,7 +172,7 @@ def _objects(target: Mapping) -> Sequence:
 def _read_object(
     obj: Any, where: str, category_id_to_label: Mapping[int, int] | None, id2label: Mapping[int, str] | None
 ) -> dict[str, Any]:
-    """Checked `bbox`, `label`, `area` (NaN where missing), `iscrowd` and `id` (None where missing) of one object."""
+    """Checked `bbox`, `label`, `area` (NaN where missing), `iscrowd` and `id` (-1 where missing) of one object."""
     if not isinstance(obj, Mapping):
         _refuse(where, f"is {_kind(obj)} ({shown(obj)})", "give the annotation's dict itself, not its id")
     if "bbox" in obj:
@@ -201,7 +199,7 @@ def _read_object(
         "label": _label(obj["category_id"], where, category_id_to_label, id2label),
         "area": math.nan if area is None else area,
         "iscrowd": bool(crowd),
-        "id": None if identity is None else _integer(identity),
+        "id": -1 if identity is None else _integer(identity),
     }
 
 

@@ -25,14 +25,25 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
     get_image_size_for_max_height_width,
+    infer_channel_dimension_format,
     is_pil_image,
     is_valid_image,
 )
+from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torch_tensor
 
 from .annotations import check_batch, check_format, integer_keys, labels_from_coco
-from .pictures import UnreadablePictureError, check_pixels, open_picture, picture_to_array, sixteen_to_eight_bits
+from .pictures import (
+    UnreadablePictureError,
+    check_pixels,
+    flatten_alpha,
+    floats_to_eight_bits,
+    integers_to_eight_bits,
+    open_picture,
+    picture_to_array,
+    upright,
+)
 from .post_processing import detections_from_outputs
 
 MOST_PIXELS = 178_956_970
@@ -95,7 +106,8 @@ class DetectionProcessingMixin:
 
         Args:
             images: one or several pictures: PIL, NumPy, torch, a path, a URL. The EXIF orientation of a PIL picture or
-                a file is applied.
+                a file is applied. The values of an array or tensor decide its range: integers of 8 to 16 bits, floats
+                in [0, 1] or in [0, 255]. With `do_rescale=False` floats are not touched.
             annotations: one dict per image, `{"image_id": int, "annotations": [{"bbox": [x, y, width, height],
                 "category_id": int, "area": float, "iscrowd": 0 or 1, "id": int}, ...]}`, the last three optional. Boxes
                 are in pixels of the picture as displayed, with the EXIF orientation applied.
@@ -139,6 +151,22 @@ class DetectionProcessingMixin:
             raise ValueError(f"An array of shape {shape} is a batch without images: give at least one image.")
         return image_url_or_urls[None] if dimensions == 2 else image_url_or_urls
 
+    def _checked_array(
+        self,
+        image: np.ndarray | Tensor,
+        do_convert_rgb: bool | None,
+        input_data_format: str | ChannelDimension | None,
+    ) -> np.ndarray | Tensor:
+        """A picture given as an array, in the same order of axes, with integers of 8 bits and without transparency."""
+        check_pixels(image)
+        image = integers_to_eight_bits(image)
+        if do_convert_rgb and image.ndim == 3 and 4 in (image.shape[0], image.shape[-1]):
+            layout = input_data_format or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+            channels_last = layout == ChannelDimension.LAST
+            if image.shape[-1 if channels_last else 0] == 4:
+                return flatten_alpha(image, channels_last)
+        return image
+
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
         if kwargs.get("format") is not None:
@@ -160,6 +188,8 @@ class DetectionProcessingMixin:
         return_tensors: str | TensorType | None,
         **kwargs,
     ) -> BatchFeature:
+        if kwargs["do_rescale"]:
+            images = [floats_to_eight_bits(image) for image in images]
         labels = None
         if annotations is not None:  # before the pixels, so that a mistake is found at once
             sizes = [tuple(image.shape[-2:]) for image in images]
@@ -248,8 +278,7 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
         if is_pil_image(image):
             image = picture_to_array(image, to_rgb=do_convert_rgb)
             input_data_format = ChannelDimension.LAST
-        check_pixels(image)
-        image = sixteen_to_eight_bits(image)
+        image = self._checked_array(image, do_convert_rgb, input_data_format)
         if isinstance(image, np.ndarray) and not image.dtype.isnative:
             image = image.astype(image.dtype.newbyteorder("="))  # torch reads the machine's byte order only
         return super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
@@ -338,8 +367,8 @@ class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
             image = image[None] if image.ndim == 2 else image
         elif is_torch_tensor(image):
             image = image.detach().cpu()
-        check_pixels(image)
-        return super().process_image(sixteen_to_eight_bits(image), do_convert_rgb, input_data_format, **kwargs)
+        image = self._checked_array(image, do_convert_rgb, input_data_format)
+        return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
 
     def resize(
         self, image: np.ndarray, size: SizeDict, resample: PILImageResampling | int | None = None, **kwargs
@@ -434,5 +463,45 @@ def _padded_size(images: list[Tensor], pad_size: SizeDict | None) -> tuple[int, 
         )
     return pad_size.height, pad_size.width
 
+
+def _read_pictures_in_pipelines() -> None:
+    """Lets `pipeline("object-detection")` read and batch pictures for these processors as they do themselves.
+
+    Transformers' pipeline converts a picture to 8-bit RGB before a processor sees it, which clips 16-bit values at 255
+    and shows what is transparent, and it cannot batch pictures of different sizes. It has no option for either, so its
+    two methods are replaced here; with the image processor of another model they do what they did.
+    """
+    original_preprocess, original_forward = ObjectDetectionPipeline.preprocess, ObjectDetectionPipeline._forward
+
+    def preprocess(self, image, timeout=None):
+        if not isinstance(self.image_processor, DetectionProcessingMixin) or not (
+            is_pil_image(image) or isinstance(image, str)
+        ):
+            return original_preprocess(self, image, timeout=timeout)
+        image = open_picture(image, timeout) if isinstance(image, str) else upright(image)
+        inputs = self.image_processor(images=[image], return_tensors="pt").to(self.dtype)
+        # in a list, because the pipeline concatenates tensors
+        return {"inputs": [dict(inputs)], "target_size": torch.IntTensor([[image.height, image.width]])}
+
+    def _forward(self, model_inputs):
+        if "inputs" not in model_inputs:
+            return original_forward(self, model_inputs)
+        pictures = [row[0] if isinstance(row, list) else row for row in model_inputs["inputs"]]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, picture in enumerate(pictures):
+            by_shape.setdefault(tuple(picture["pixel_values"].shape), []).append(index)
+        rows = {}
+        for indices in by_shape.values():  # without padding: the scores of a picture do not depend on its batch
+            outputs = self.model(
+                **{key: torch.cat([pictures[i][key] for i in indices]) for key in pictures[indices[0]]}
+            )
+            rows |= {index: (outputs.logits[row], outputs.pred_boxes[row]) for row, index in enumerate(indices)}
+        logits, boxes = (torch.stack(values) for values in zip(*(rows[i] for i in range(len(rows))), strict=True))
+        return type(outputs)({"target_size": model_inputs["target_size"], "logits": logits, "pred_boxes": boxes})
+
+    ObjectDetectionPipeline.preprocess, ObjectDetectionPipeline._forward = preprocess, _forward
+
+
+_read_pictures_in_pipelines()
 
 __all__ = ["SamDetrImageProcessor", "SamDetrImageProcessorPil"]

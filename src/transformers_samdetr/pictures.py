@@ -1,27 +1,33 @@
 """Pictures of any kind to arrays as they are displayed: upright, eight bits, three channels.
 
-Transformers' backends take it from here; what they do not do is apply the EXIF orientation of a picture that is already
-open, and keep the tones of pictures with more than eight bits.
+A picture becomes the same pixels whether it is given as a path, a URL, a PIL image, an array or a tensor. Transformers'
+backends apply neither the EXIF orientation of an open picture nor the range of values of an array.
 """
 
 import base64
 import binascii
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from transformers.image_transforms import convert_to_rgb
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 EXIF_ORIENTATION = 0x0112
 DOWNLOAD_TIMEOUT = 60.0
 """Seconds without an answer after which a URL is given up."""
 MOST_BYTES = 2**30
-"""A file or download that is larger than this is no picture; how many pixels it may have, Pillow limits."""
+"""Largest file or download that is read; Pillow limits the number of pixels."""
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Ranges of values that cameras and scanners store in 16 bits: 0 to 2**depth - 1."""
 PICTURE_FORMATS = tuple("JPEG PNG GIF BMP DIB WEBP TIFF PPM AVIF JPEG2000".split())
 """Formats that are read, by Pillow's names; JPEG is MPO too. Pillow knows more, and gives EPS to another program."""
 PICTURE_SUFFIXES = frozenset(".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .avif .jp2".split())
@@ -40,10 +46,14 @@ class UnreadablePictureError(ValueError):
         self.reason = message if reason is None else reason
 
 
-def open_picture(source: str | os.PathLike) -> Image.Image:
+def open_picture(source: str | os.PathLike, timeout: float | None = None) -> Image.Image:
     """Opens a local path, an `http(s)` URL, a data URI or a base64 string, in the picture's own mode and upright.
 
-    The mode is kept, unlike in Transformers' `load_image`, which cuts a 16-bit picture off at 255.
+    The mode is kept, unlike in Transformers' `load_image`, which clips a 16-bit picture at 255.
+
+    Args:
+        source: any of these.
+        timeout: seconds without an answer after which a URL is given up; `DOWNLOAD_TIMEOUT` by default.
 
     Raises:
         ValueError: `source` is none of these, or `UnreadablePictureError`: it holds no picture.
@@ -52,7 +62,7 @@ def open_picture(source: str | os.PathLike) -> Image.Image:
     if isinstance(source, os.PathLike) or os.path.isfile(source):
         return read_picture(source, str(source))
     if source.startswith(("http://", "https://")):
-        return read_picture(_download(source), source)
+        return read_picture(_download(source, timeout or DOWNLOAD_TIMEOUT), source)
     try:
         content = base64.b64decode(source.split(",")[-1].encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError):
@@ -65,13 +75,13 @@ def open_picture(source: str | os.PathLike) -> Image.Image:
     return read_picture(content, f"The base64 string {source[:40]!r}…")
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, timeout: float) -> bytes:
     try:  # here, since it takes a while, and only pictures given as a URL need it
         import httpx
     except ImportError as error:  # it comes with Transformers
         raise ValueError(f"To open the URL {url}, `pip install httpx`, or download it and give its path.") from error
     content = bytearray()
-    with httpx.stream("GET", url, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT) as response:
+    with httpx.stream("GET", url, follow_redirects=True, timeout=timeout) as response:
         response.raise_for_status()
         for piece in response.iter_bytes():
             content += piece
@@ -93,7 +103,13 @@ def read_picture(content: bytes | str | os.PathLike, name: str) -> Image.Image:
     """
     # read at once: a long list of paths must not keep as many files open
     with opened_picture(content, name) as image:
-        image.load()
+        try:
+            image.load()
+        except ValueError:  # Pillow refuses a long text chunk behind the pixels only now
+            if image.format != "PNG":
+                raise
+            image = Image.open(BytesIO(_without_png_texts(content)), formats=("PNG",))
+            image.load()
         return upright(image)
 
 
@@ -103,9 +119,27 @@ def opened_picture(content: bytes | str | os.PathLike, name: str) -> Iterator[Im
     with naming_errors(name):
         if not isinstance(content, bytes):
             require_file(content)
-        file = BytesIO(content) if isinstance(content, bytes) else content
-        with Image.open(file, formats=PICTURE_FORMATS) as image:
+        try:
+            image = Image.open(BytesIO(content) if isinstance(content, bytes) else content, formats=PICTURE_FORMATS)
+        except (
+            ValueError
+        ):  # Pillow refuses a PNG with more than 1 MiB of text, such as a workflow, which nothing here reads
+            image = Image.open(BytesIO(_without_png_texts(content)), formats=("PNG",))
+        with image:
             yield image
+
+
+def _without_png_texts(content: bytes | str | os.PathLike) -> bytes:
+    """A PNG file without its text chunks."""
+    data = memoryview(content if isinstance(content, bytes) else Path(content).read_bytes())
+    kept, start = [data[:8]], 8
+    while start + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[start : start + 8])
+        end = start + 12 + length
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 @contextmanager
@@ -180,17 +214,25 @@ def _to_array(image: Image.Image, to_rgb: bool | None) -> np.ndarray:
     image = upright(image)
     if not to_rgb:
         return np.array(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_deep_grey_to_eight_bits(np.asarray(image), image.mode))
+    if image.mode == "F" or image.mode.startswith("I"):  # I is also how Pillow opens some 16-bit files
+        tones = np.asarray(image)
+        try:
+            tones = floats_to_eight_bits(integers_to_eight_bits(tones))
+        except UnreadablePictureError as error:
+            raise ValueError(f"its tones from {tones.min()} to {tones.max()} have no meaning as grey") from error
+        image = Image.fromarray(np.rint(tones).clip(0, 255).astype(np.uint8))
     elif image.mode in ("La", "RGBa"):  # alpha already multiplied in; they convert to their plain kind only
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     elif image.mode == "LAB":
         image = _lab_to_rgb(image)
-    return convert_to_rgb(image, return_numpy=True)
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
 
 
 def check_pixels(pixels: np.ndarray | torch.Tensor) -> None:
-    """Refuses an array that cannot be a picture: of no pixels, or of values that are no finite numbers.
+    """Refuses an array that cannot be a picture: without pixels, or with values that are not finite numbers.
 
     Raises:
         UnreadablePictureError: naming the shape and the type, and what would be right.
@@ -208,38 +250,92 @@ def check_pixels(pixels: np.ndarray | torch.Tensor) -> None:
         raise UnreadablePictureError(f"{what} has values that are not finite.")
 
 
-def sixteen_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
-    """Scales unsigned 16-bit pixels to uint8, 65535 to 255, rounding to the nearest; other types pass unchanged.
+def integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """Integers to uint8: scaled by the smallest of `BIT_DEPTHS` that holds them all; booleans to 0 and 255.
 
-    >>> sixteen_to_eight_bits(np.array([0, 128, 129, 65535], dtype=np.uint16))
+    Floats pass unchanged.
+
+    >>> integers_to_eight_bits(np.array([0, 128, 129, 65535], dtype=np.uint16))
     array([  0,   0,   1, 255], dtype=uint8)
+    >>> integers_to_eight_bits(np.array([0, 2048, 4095], dtype=np.uint16))
+    array([  0, 128, 255], dtype=uint8)
+
+    Raises:
+        UnreadablePictureError: an integer is negative or above 65535.
     """
-    if isinstance(pixels, torch.Tensor):
-        # 257 * 255 = 65535, and 32-bit integers because torch computes little in uint16
-        return ((pixels.to(torch.int32) + 128) // 257).to(torch.uint8) if pixels.dtype == torch.uint16 else pixels
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of either byte order
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return pixels
-
-
-def _deep_grey_to_eight_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """`(H, W)` tones of PIL's modes I;16, I and F to uint8.
-
-    Mode I is how PIL opens some 16-bit files, but also what an array of 32-bit integers becomes, and F holds [0, 1] as
-    often as [0, 255]: the largest tone decides between the two readings.
-    """
-    if mode.startswith("I;16"):
-        return sixteen_to_eight_bits(pixels.astype(np.uint16))
-    lowest, highest = pixels.min(), pixels.max()
-    limit = 65535 if mode == "I" else 255
-    if not (lowest >= 0 and highest <= limit):  # so that NaN fails too
-        raise ValueError(
-            f"A picture of mode {mode} has tones from {lowest} to {highest}, which have no meaning as grey: "
-            f"scale it to [0, {limit}] first."
+    is_tensor = isinstance(pixels, torch.Tensor)
+    if (pixels.is_floating_point() if is_tensor else pixels.dtype.kind == "f") or pixels.dtype in (
+        np.uint8,
+        torch.uint8,
+    ):
+        return pixels
+    if pixels.dtype in (bool, torch.bool):
+        return pixels * (torch.tensor(255, dtype=torch.uint8) if is_tensor else np.uint8(255))
+    wide = pixels.to(torch.int64) if is_tensor else pixels.astype(np.int64)  # torch computes little in uint16
+    lowest, highest = int(wide.min()), int(wide.max())
+    if lowest < 0 or highest > 65535:
+        raise UnreadablePictureError(
+            f"A picture of type {pixels.dtype} has values from {lowest} to {highest}: give 0 to 255, or 0 to 65535."
         )
-    if mode == "I" and highest > 255:
-        return sixteen_to_eight_bits(pixels.astype(np.uint16))
-    return np.rint(pixels * 255 if mode == "F" and highest <= 1 else pixels).astype(np.uint8)
+    depth = next(depth for depth in BIT_DEPTHS if highest < 2**depth)
+    if 8 < depth < 16:
+        logger.warning_once(
+            f"A 16-bit picture whose highest value is {highest} is read as one of {depth} bits. "
+            "Scale pictures to 8 bits yourself for another range."
+        )
+    limit = 2**depth - 1
+    scaled = (wide * 255 + limit // 2) // limit  # rounds to the nearest
+    return scaled.to(torch.uint8) if is_tensor else scaled.astype(np.uint8)
+
+
+def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    """Floats in [0, 1], as of `ToTensor` and `plt.imread`, to uint8; likewise whole numbers of any depth.
+
+    Values may pass their range by 15 %, as after bicubic resizing; those of [0, 1] are clipped then. Integers, and
+    floats in [0, 255] that are not all whole, pass unchanged.
+
+    >>> floats_to_eight_bits(np.array([0.0, 0.5, 1.0]))
+    array([  0, 128, 255], dtype=uint8)
+
+    Raises:
+        UnreadablePictureError: values are negative or too large, as after normalisation.
+    """
+    is_tensor = isinstance(pixels, torch.Tensor)
+    if not (pixels.is_floating_point() if is_tensor else pixels.dtype.kind == "f"):
+        return pixels
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if not -0.15 * max(highest, 1) <= lowest <= highest <= 65535:
+        raise UnreadablePictureError(
+            f"A picture of floats has values from {lowest:g} to {highest:g}: give [0, 1] or [0, 255]; for pixels that "
+            "are normalised already, do_rescale=False and do_normalize=False."
+        )
+    if highest > 1.15:
+        whole = pixels.clip(0, 65535).round()
+        if highest > 255 * 1.15 or bool((whole == pixels).all()):
+            return integers_to_eight_bits(whole.to(torch.int64) if is_tensor else whole.astype(np.int64))
+        return pixels
+    scaled = (pixels.clip(0, 1) * 255).round()
+    return scaled.to(torch.uint8) if is_tensor else scaled.astype(np.uint8)
+
+
+def flatten_alpha(pixels: np.ndarray | torch.Tensor, channels_last: bool) -> np.ndarray | torch.Tensor:
+    """Composites a picture with an alpha channel over white, as `picture_to_array` does.
+
+    Args:
+        pixels: `(H, W, 4)` or `(4, H, W)`; uint8, or floats in [0, 1] or [0, 255].
+        channels_last: whether it is `(H, W, 4)`.
+
+    Returns:
+        Three channels instead of four; uint8, or floats in [0, 1] where those were given.
+    """
+    rgba = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels
+    eight_bits = floats_to_eight_bits(rgba)
+    is_unit_range = eight_bits.dtype == np.uint8 != rgba.dtype
+    eight_bits = np.rint(eight_bits).clip(0, 255).astype(np.uint8)
+    rgb = _to_array(Image.fromarray(eight_bits if channels_last else np.moveaxis(eight_bits, 0, -1)), to_rgb=True)
+    rgb = rgb if channels_last else np.ascontiguousarray(np.moveaxis(rgb, -1, 0))
+    rgb = rgb.astype(np.float32) / 255 if is_unit_range else rgb
+    return torch.from_numpy(rgb).to(pixels.device) if isinstance(pixels, torch.Tensor) else rgb
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

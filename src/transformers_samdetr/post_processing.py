@@ -92,15 +92,20 @@ def best_detections(
 
 def _target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:
     """`(B, 2)` heights and widths."""
+    shape = "rows of different lengths"
     if not isinstance(target_sizes, Tensor):
-        rows = [row.tolist() if hasattr(row, "tolist") else list(row) for row in target_sizes]
-        target_sizes = torch.tensor(rows) if all(len(row) == 2 for row in rows) else torch.empty(len(rows), 0)
-    if target_sizes.shape != (batch_size, 2):
-        raise ValueError(
-            f"target_sizes has shape {tuple(target_sizes.shape)} for a batch of {batch_size} images: give the "
-            "height and width of each."
-        )
-    return target_sizes
+        try:
+            target_sizes = torch.tensor([row.tolist() if hasattr(row, "tolist") else row for row in target_sizes])
+        except (TypeError, ValueError):
+            target_sizes = None
+    if target_sizes is not None:
+        shape = f"shape {tuple(target_sizes.shape)}"
+        if target_sizes.shape == (batch_size, 2):
+            return target_sizes
+    raise ValueError(
+        f"target_sizes has {shape} for a batch of {batch_size} images: give one (height, width) per image, such as "
+        "[(480, 640)]."
+    )
 
 
 def _suppress(detections: dict[str, Tensor], iou_threshold: float) -> dict[str, Tensor]:

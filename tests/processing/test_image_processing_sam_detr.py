@@ -360,6 +360,14 @@ def test_image_without_objects(processor):
     assert labels["class_labels"].dtype == torch.int64
 
 
+def test_labels_have_the_same_keys_in_every_picture(processor):
+    """Trainer.evaluate concatenates the labels of all batches key by key."""
+    targets = [target(thing(id=4), thing()), target(thing()), target(), target(thing(id=6))]
+    labels = [processor(picture(), one).labels[0] for one in targets]
+    assert all(row.keys() == labels[0].keys() for row in labels)
+    assert [row["annotation_ids"].tolist() for row in labels] == [[4, -1], [-1], [], [6]]
+
+
 def test_numpy_and_tensor_annotations(processor):
     objects = [
         {"bbox": np.array([1.0, 2, 3, 4]), "category_id": np.int64(2), "area": np.float32(12), "iscrowd": False},
@@ -368,7 +376,7 @@ def test_numpy_and_tensor_annotations(processor):
     (labels,) = processor(picture(), {"image_id": torch.tensor([5]), "annotations": objects}).labels
     assert labels["class_labels"].tolist() == [2, 2] and labels["image_id"].tolist() == [5]
     assert labels["area"][0] == labels["area"][1]
-    assert "annotation_ids" not in labels
+    assert labels["annotation_ids"].tolist() == [-1, -1]
 
 
 def test_category_ids(processor_class, tmp_path):
@@ -515,8 +523,19 @@ def test_target_sizes(processor):
     ):
         for one, other in zip(expected, processor.post_process_object_detection(outputs, 0.5, same), strict=True):
             assert torch.equal(one["boxes"], other["boxes"])
-    for wrong in (sizes[:1], [(1, 2, 3)] * 2, torch.ones(3, 2), []):
-        with pytest.raises(ValueError, match="target_sizes has shape"):
+    for wrong in (
+        sizes[:1],
+        [(1, 2, 3)] * 2,
+        torch.ones(3, 2),
+        [],
+        [80, 100],
+        np.array([80, 100]),
+        torch.tensor([80, 100]),
+    ):
+        with pytest.raises(ValueError, match=r"target_sizes has shape .*, such as \[\(480, 640\)\]"):
+            processor.post_process_object_detection(outputs, target_sizes=wrong)
+    for wrong in ([(1, 2), (1, 2, 3)], [(1, 2), 3], ["ab", "cd"]):
+        with pytest.raises(ValueError, match="target_sizes has rows of different lengths"):
             processor.post_process_object_detection(outputs, target_sizes=wrong)
 
 
