@@ -42,7 +42,7 @@ FLOORS = (
     ("modeling_sam_detr",),
     ("model_card",),  # from here on, nothing that is shipped
     ("hub",),
-    ("conversion",),
+    ("conversion", "object_detection_pipeline"),
     ("__init__",),
     ("visualization",),  # sub-packages
     ("data",),

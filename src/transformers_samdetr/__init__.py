@@ -2,15 +2,18 @@
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_sam_detr import SamDetrConfig
 from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
+from .object_detection_pipeline import SamDetrObjectDetectionPipeline
 from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
 from .pretrained_model import SamDetrPreTrainedModel
 
 # pipeline() looks the class up by name, and warns of an unsupported model where it is not listed
 MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault("sam_detr", "SamDetrForObjectDetection")
+PIPELINE_REGISTRY.supported_tasks["object-detection"]["impl"] = SamDetrObjectDetectionPipeline
 
 __version__ = "0.1.0"
 
@@ -31,5 +34,6 @@ __all__ = [
     "SamDetrModel",
     "SamDetrModelOutput",
     "SamDetrObjectDetectionOutput",
+    "SamDetrObjectDetectionPipeline",
     "SamDetrPreTrainedModel",
 ]

@@ -1,7 +1,6 @@
 """Pixels to projected feature levels, with their masks and positions."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from timm.models.efficientnet import EfficientNetFeatures
@@ -142,22 +141,26 @@ class SamDetrBackbone(nn.Module):
 
     def unfreeze(self):
         """Trains the feature extractor, but for its stem and what comes up to stride 4 (a ResNet's first stage)."""
-        for name, parameter in self.feature_extractor.named_parameters():
-            parameter.requires_grad_(name not in self._early_parameters)
+        self.feature_extractor.requires_grad_(True)
+        for name in self.frozen_parameter_names:
+            self.get_parameter(name).requires_grad_(False)
 
-    @cached_property
-    def _early_parameters(self) -> set[str]:
-        """Names of the parameters up to stride 4: general features, and the dearest ones to train."""
+    @property
+    def frozen_parameter_names(self) -> list[str]:
+        """Names of the parameters up to stride 4, which are never trained: general features, expensive to train."""
+        return [f"feature_extractor.{name}" for name in self._early_parameters()]
+
+    def _early_parameters(self) -> list[str]:
         names = [name for name, _ in self.feature_extractor.named_parameters()]
         feature_info = getattr(getattr(self.feature_extractor, "_backbone", None), "feature_info", None)
         if feature_info is not None:  # timm lists its stages in order, and so are the parameters
             early = [stage["module"] for stage in feature_info.info if stage["reduction"] <= EARLY_STRIDE]
             prefixes = tuple(f"_backbone.{form}." for module in early for form in (module, module.replace(".", "_")))
             last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
-            return set(names[: last + 1])
+            return names[: last + 1]
         if type(self.feature_extractor).__name__ == RESNET:
-            return {name for name in names if name.startswith(("embedder.", "encoder.stages.0."))}
-        return set()
+            return [name for name in names if name.startswith(("embedder.", "encoder.stages.0."))]
+        return []
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[FeatureLevel]:
         """

@@ -133,6 +133,10 @@ def freeze_batch_norms(module: nn.Module) -> nn.Module:
     timm's conversion keeps the activation inside its `BatchNormAct2d`, and its arithmetic, one scale and one shift, is
     the authors'. Names of parameters and buffers stay, whichever norm is folded.
     """
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.weight.is_meta and not norm.running_mean.is_meta:
+            # accelerate's init_empty_weights: parameters are on meta, buffers are not, and these become buffers
+            norm._parameters.update({name: nn.Parameter(torch.ones(norm.num_features)) for name in norm._parameters})
     module = freeze_batch_norm_2d(module)
     for block in list(module.modules()):
         if isinstance(block, nn.Sequential):

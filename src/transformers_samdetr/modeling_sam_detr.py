@@ -49,12 +49,12 @@ class SamDetrModel(SamDetrPreTrainedModel):
         if config.query_resampling == "none":
             self.query_positions = nn.Parameter(torch.empty(config.num_queries, config.d_model))
         else:
-            self.query_reference_boxes = nn.Parameter(
-                torch.empty(config.num_queries, 4), requires_grad=config.reference_boxes == "learned"
-            )
+            self.query_reference_boxes = nn.Parameter(torch.empty(config.num_queries, 4))
         if config.num_denoising_groups:
             # one row a class, the last for "no class"; the channel that is left tells noised queries from ordinary ones
             self.label_embedding = nn.Embedding(config.num_labels + 1, config.d_model - 1)
+        for parameter in self.frozen_parameters().values():
+            parameter.requires_grad_(False)
         self.post_init()
         if config.use_pretrained_backbone and self.device.type != "meta":  # on meta, a checkpoint is about to be loaded
             self.load_backbone_weights(download_timm_weights(config))
@@ -63,6 +63,11 @@ class SamDetrModel(SamDetrPreTrainedModel):
         for anchors in (self.query_reference_boxes, self.query_positions):
             if anchors is not None:
                 init.normal_(anchors)
+
+    @property
+    def frozen_parameter_names(self) -> list[str]:
+        """Names of this module's own parameters that are never trained (see `frozen_parameters`)."""
+        return ["query_reference_boxes"] if self.config.reference_boxes == "fixed" else []
 
     @property
     def _anchor_name(self) -> str:
@@ -258,15 +263,10 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
             noised = (None, None) if denoising is None else (noised_logits, noised_boxes)
             loss, loss_dict = self.loss_function(logits, boxes, targets, config, *noised)
 
-        auxiliary_outputs = None
-        if config.auxiliary_loss:
-            auxiliary_outputs = [
-                {"logits": logits[:, layer], "pred_boxes": boxes[:, layer]}
-                for layer in range(config.decoder_layers - 1)
-            ]
         shared = {
             name: value for name, value in outputs.items() if name in SamDetrObjectDetectionOutput.__dataclass_fields__
         }
+        shared["intermediate_boxes"] = boxes if config.auxiliary_loss else None
         for name in ("last_hidden_state", "reference_boxes", "salient_points"):
             if name in shared:
                 shared[name] = shared[name].narrow(
@@ -277,7 +277,7 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
             loss_dict=loss_dict,
             logits=logits[:, -1],
             pred_boxes=boxes[:, -1],
-            auxiliary_outputs=auxiliary_outputs,
+            intermediate_logits=logits if config.auxiliary_loss else None,
             **shared,
         )
 

@@ -52,8 +52,9 @@ class SamDetrObjectDetectionOutput(ModelOutput):
             the last layer, `..._0`, `..._1` and so on of those before it, `dn_...` of the denoising queries.
         logits (`torch.Tensor`, *optional*): `(B, Q, K)`, one sigmoid logit a class.
         pred_boxes (`torch.Tensor`, *optional*): `(B, Q, 4)` float32.
-        auxiliary_outputs (`list[dict]`, *optional*): `logits` and `pred_boxes` of each layer before the last, with
+        intermediate_logits (`torch.Tensor`, *optional*): `(B, layers, Q, K)`, the logits of every decoder layer, with
             `config.auxiliary_loss`.
+        intermediate_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)` float32, likewise.
         last_hidden_state (`torch.Tensor`, *optional*): `(B, Q, C)`, the last decoder layer's output.
         reference_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)`, the boxes each layer starts from.
         salient_points (`torch.Tensor`, *optional*): `(B, layers, Q, P, 2)`, (x, y) normalised by the valid image.
@@ -69,7 +70,8 @@ class SamDetrObjectDetectionOutput(ModelOutput):
     loss_dict: dict[str, Tensor] | None = None
     logits: Tensor | None = None
     pred_boxes: Tensor | None = None
-    auxiliary_outputs: list[dict[str, Tensor]] | None = None
+    intermediate_logits: Tensor | None = None
+    intermediate_boxes: Tensor | None = None
     last_hidden_state: Tensor | None = None
     reference_boxes: Tensor | None = None
     salient_points: Tensor | None = None
@@ -79,3 +81,14 @@ class SamDetrObjectDetectionOutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
     encoder_hidden_states: tuple[Tensor, ...] | None = None
     encoder_attentions: tuple[Tensor, ...] | None = None
+
+    @property
+    def auxiliary_outputs(self) -> list[dict[str, Tensor]] | None:
+        """`logits` and `pred_boxes` of each layer before the last, as Transformers' DETRs name them.
+
+        No field: pipelines and trainers index every field by image, not by layer.
+        """
+        if self.intermediate_logits is None:
+            return None
+        layers = zip(self.intermediate_logits.unbind(1)[:-1], self.intermediate_boxes.unbind(1)[:-1], strict=True)
+        return [{"logits": logits, "pred_boxes": boxes} for logits, boxes in layers]

@@ -21,6 +21,31 @@ class SamDetrPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Loads a saved model; its frozen parameters are those of a new model with the same configuration.
+
+        Transformers makes new parameters when it loads, all of them trainable. Arguments and results are those of
+        [`~transformers.PreTrainedModel.from_pretrained`].
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
+        for parameter in model.frozen_parameters().values():
+            parameter.requires_grad_(False)
+        return loaded
+
+    def frozen_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that the configuration does not train, by name.
+
+        These are the early stages of the backbone (of a ResNet its stem and first stage) and, with
+        `reference_boxes="fixed"`, the reference boxes of the queries.
+        """
+        found = {}
+        for prefix, module in self.named_modules():
+            for name in getattr(module, "frozen_parameter_names", ()):
+                found[f"{prefix}.{name}".lstrip(".")] = module.get_parameter(name)
+        return found
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Xavier-uniform weights and zero biases (SPEC: recipe); a module with other needs has `initialize()`.
