@@ -154,9 +154,9 @@ def test_crowded_picture_keeps_one_plate_per_box_where_there_is_room(monkeypatch
 
 def test_long_names_are_shortened_to_the_picture():
     def text(label, width):
-        caption = fit_caption(label, 0.5, {}, 12, width)
+        caption = fit_caption(label, ": 0.50", {}, 12, width)
         assert caption is None or caption.size[0] <= width
-        return caption and caption.name + caption.score
+        return caption and caption.name + caption.ending
 
     assert text("dining\n table", 500) == "dining table: 0.50"
     short = text("a very long name of a class", 120)

@@ -66,7 +66,7 @@ def test_reading(tmp_path, examples):
         except Exception as error:  # as `predict_files` takes them: decoders of videos raise all kinds
             assert name == "clip" or str(file) in str(error)
             return
-        assert all(image.mode == "RGB" and image.width for _, image in pictures)
+        assert all(one.image.mode == "RGB" and one.image.width for one in pictures)
 
     cases = st.tuples(st.just("picture"), PICTURES) | st.tuples(st.just("clip"), damaged(video))
     run_cases("prediction, reading", cases, check, examples)

@@ -16,8 +16,17 @@ import torch
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
+from transformers_samdetr.commands import predict as predict_command
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
-from transformers_samdetr.prediction import NMS_THRESHOLD, Detector, about_duplicates, choose_threshold, predict_files
+from transformers_samdetr.prediction import (
+    FORMATS,
+    KINDS,
+    NMS_THRESHOLD,
+    Detector,
+    about_duplicates,
+    choose_threshold,
+    predict_files,
+)
 from transformers_samdetr.prediction.prediction_page import PredictionPage
 from transformers_samdetr.prediction.sources import Source, find_sources, read_pictures
 
@@ -213,9 +222,10 @@ def test_video_frames(model_dir, tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     (source,) = find_sources([tmp_path / "clip.mp4"])
-    frames = dict(read_pictures(source, 3))
-    assert list(frames) == [f"clip.mp4/frame_00000{number}.jpg" for number in (0, 3, 6)]
-    assert abs(np.asarray(frames["clip.mp4/frame_000003.jpg"]).mean() - 90) < 6
+    frames = list(read_pictures(source, 3))
+    assert [one.name for one in frames] == [f"clip.mp4/frame_00000{number}.jpg" for number in (0, 3, 6)]
+    assert [(one.frame, one.seconds) for one in frames] == [(0, 0.0), (3, 0.3), (6, 0.6)]
+    assert abs(np.asarray(frames[1].image).mean() - 90) < 6
     result, _ = predict([tmp_path / "clip.mp4"], model_dir, tmp_path / "out", frame_step=3, batch_size=2)
     assert [path.name for path in result.pictures] == ["frame_000000.jpg", "frame_000003.jpg", "frame_000006.jpg"]
     assert all(path.is_file() for path in result.pictures)
@@ -278,7 +288,11 @@ def test_a_report_of_many_pictures_names_the_others(tmp_path, monkeypatch):
         report.add(f"{index}.png", Image.new("RGB", (9, 9)), ["cat"] * index)
     report.write([], {})
     text = (tmp_path / "page.html").read_text()
-    assert text.count("<figure") == 2 and "2 more pictures" in text and "2.png (2), 3.png (3)" in " ".join(text.split())
+    assert (
+        text.count("<figure") == 2
+        and "2 more pictures are not shown" in text
+        and "2.png (2), 3.png (3)" in " ".join(text.split())
+    )
 
 
 def test_samples_of_a_set_and_what_training_makes_of_them(tmp_path):
@@ -300,6 +314,29 @@ def test_samples_of_a_set_and_what_training_makes_of_them(tmp_path):
     )
 
 
+def test_the_command_knows_what_the_package_can_do():
+    assert (predict_command.FIGURES, predict_command.LISTS) == (KINDS, FORMATS)
+    parsed = predict_command.build_parser().parse_args(["x.jpg", "--model", "m", "--output_dir", "o"])
+    assert parsed.nms_threshold == NMS_THRESHOLD
+    assert set(vars(parsed)) - {"json", "verbose", "debug"} <= inspect.signature(predict_files).parameters.keys()
+
+
+def test_mistakes_are_one_line(model_dir, tmp_path, monkeypatch, capsys):
+    for arguments, words in (
+        (["--model", tmp_path / "nothing", picture(tmp_path / "a.png")], "nothing"),
+        (["--model", model_dir, tmp_path / "empty*.png"], ""),
+        (["--model", model_dir, "--max_frames", "0", tmp_path / "a.png"], "max_frames=0 must be at least 1"),
+    ):
+        monkeypatch.setattr("sys.argv", ["samdetr-predict", "--output_dir", *map(str, [tmp_path / "out", *arguments])])
+        try:
+            code = predict_command.main()
+        except SystemExit as error:
+            code = error.code
+        shown = capsys.readouterr().err
+        assert code in (1, 2) and words in shown and "Traceback" not in shown and shown.count("\n") <= 2
+        assert "Loading weights" not in shown
+
+
 def test_script_and_its_exit_codes(model_dir, tmp_path):
     good, bad = picture(tmp_path / "good.png"), tmp_path / "bad.png"
     bad.write_bytes(b"")
@@ -313,9 +350,9 @@ def test_script_and_its_exit_codes(model_dir, tmp_path):
     page = tmp_path / "page.html"
     more = ("--nms_threshold", "none", "--explain", "--explain_top", "1", "--report", page)
     skipped = run("--threshold", "0", *more, good, bad)
-    assert skipped.returncode == 1 and "bad.png" in skipped.stderr and "in 1 pictures" in skipped.stdout
+    assert skipped.returncode == 1 and f"{bad} cannot be read: " in skipped.stderr and "in 1 picture:" in skipped.stdout
     assert "Detecting" in skipped.stderr  # the progress bar
     assert "Scores above 0: as asked for." in skipped.stdout and "all boxes are shown" in skipped.stdout
-    assert "1 figures: " in skipped.stdout and page.is_file() and f"Report: {page}" in skipped.stdout
+    assert "1 figure: " in skipped.stdout and page.is_file() and f"Report: {page}" in skipped.stdout
     wrong = run("--threshold", "2", good)
     assert wrong.returncode == 2 and "threshold=2.0" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -9,6 +9,7 @@ Works without a network where the model is a folder.
 import argparse
 
 from ..demo import UploadLimits
+from .messages import add_message_arguments, plain_messages
 
 
 def main(description: str | None = __doc__) -> None:
@@ -20,16 +21,15 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--port", type=int, help="default: a free one from 7860 on")
     for name, value in vars(UploadLimits()).items():
         parser.add_argument(f"--max_{name}", type=type(value), default=value, help="default: %(default)s")
+    add_message_arguments(parser)
     args = parser.parse_args()
 
-    try:
+    with plain_messages(parser, args.verbose, args.debug):
+        limits = UploadLimits(**{name: getattr(args, f"max_{name}") for name in vars(UploadLimits())})
         from ..demo.page import ServedModel, serve  # here, for Gradio takes seconds to import
 
-        limits = UploadLimits(**{name: getattr(args, f"max_{name}") for name in vars(UploadLimits())})
         models = [ServedModel(model, args.device) for model in (args.model, args.compare_with) if model is not None]
         serve(models, limits, args.host, args.port)
-    except (ImportError, OSError, ValueError) as error:
-        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -3,18 +3,24 @@
 from .converters import to_fiftyone, to_supervision
 from .detector import NMS_THRESHOLD, Detector, Threshold, about_duplicates, choose_threshold
 from .predict import EXPLAINED, KINDS, Prediction, predict_files
+from .prediction_page import plural
 from .tiles import SlicedDetector
+from .tracking import ObjectTracker
+from .writers import FORMATS
 
 __all__ = [
     "EXPLAINED",
+    "FORMATS",
     "KINDS",
     "NMS_THRESHOLD",
     "Detector",
+    "ObjectTracker",
     "Prediction",
     "SlicedDetector",
     "Threshold",
     "about_duplicates",
     "choose_threshold",
+    "plural",
     "predict_files",
     "to_fiftyone",
     "to_supervision",

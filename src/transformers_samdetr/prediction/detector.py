@@ -82,22 +82,24 @@ class Detector:
         times = enlargement(image, shortest_side)
         image = image.resize((times * image.width, times * image.height), Image.Resampling.LANCZOS)
         labels = [self.names[label] for label in detections["labels"].tolist()]
-        return draw_detections(image, times * detections["boxes"], labels, detections["scores"], self.colors)
+        boxes, ids = times * detections["boxes"], detections.get("track_ids")
+        return draw_detections(image, boxes, labels, detections["scores"], self.colors, ids)
 
     def coco_rows(self, image_id: int, file_name: str, detections: dict[str, Tensor]) -> list[dict]:
         """Detections of a picture as rows of COCO's results, with names beside the ids.
 
         Args:
             image_id, file_name: of the picture.
-            detections: as `detect` returns them.
+            detections: as `detect` returns them, with `track_ids` if they are tracked.
 
         Returns:
-            `image_id`, `file_name`, `category_id`, `category_name`, `bbox` (x, y, width, height in pixels) and `score`.
+            `image_id`, `file_name`, `category_id`, `category_name`, `bbox` (x, y, width, height in pixels) and `score`;
+            and `track_id` if they are tracked.
         """
         x1, y1, x2, y2 = detections["boxes"].double().unbind(-1)
         boxes = torch.stack([x1, y1, x2 - x1, y2 - y1], -1)
         columns = detections["labels"].tolist(), boxes.tolist(), detections["scores"].tolist()
-        return [
+        rows = [
             {
                 "image_id": image_id,
                 "file_name": file_name,
@@ -108,6 +110,9 @@ class Detector:
             }
             for label, bbox, score in zip(*columns, strict=True)
         ]
+        if "track_ids" in detections:
+            rows = [{**row, "track_id": int(one)} for row, one in zip(rows, detections["track_ids"], strict=True)]
+        return rows
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,8 @@ def about_duplicates(nms_threshold: float | None) -> str:
     if nms_threshold is None:
         return "Duplicates: all boxes are shown."
     return (
-        f"Duplicates: of two boxes of a class that overlap by more than IoU {nms_threshold:g} the higher score is "
-        "shown (--nms_threshold none shows both)."
+        f"Duplicates: of two boxes of a class with an IoU above {nms_threshold:g} only the higher score is shown "
+        "(--nms_threshold none shows both)."
     )
 
 

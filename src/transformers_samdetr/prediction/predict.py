@@ -1,22 +1,26 @@
-"""Files, folders and videos to drawn pictures and a list of detections."""
+"""Files, folders, videos and streams to drawn pictures and lists of detections."""
 
 import itertools
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..pictures import UnreadablePictureError
+from ..visualization import numbered_names
 from .detector import NMS_THRESHOLD, Detector, Threshold, about_duplicates, choose_threshold
 from .prediction_page import SHORTEST_SIDE, PredictionPage
-from .sources import Source, find_sources, read_pictures
-from .writers import OutputFolder
+from .sources import Source, SourcePicture, find_sources, read_pictures
+from .tracking import LOW_SCORE, ObjectTracker
+from .writers import FORMATS, LABELS_FOLDER, OutputFolder
 
 EXPLAINED = "explained"
 """Folder of the figures, below that of the drawn pictures."""
@@ -32,13 +36,15 @@ class Prediction:
 
     Attributes:
         threshold: the score above which detections are drawn and listed.
+        legend: the classes that pictures show by number, in words; empty where fonts have all names.
         detections: rows of `predictions.json`.
         pictures: paths of the drawn pictures.
         explanations: paths of the figures.
-        unreadable: reason by input file.
+        unreadable: reason by input.
     """
 
     threshold: Threshold
+    legend: str = ""
     detections: list[dict] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
     explanations: list[Path] = field(default_factory=list)
@@ -56,6 +62,12 @@ def predict_files(
     nms_threshold: float | None = NMS_THRESHOLD,
     one_label_per_query: bool = False,
     frame_step: int = 1,
+    max_frames: int | None = None,
+    track: bool = False,
+    formats: Sequence[str] = ("coco",),
+    save_crop: bool = False,
+    show_fps: bool = False,
+    on_picture: Callable[[dict], None] | None = None,
     explain: Sequence[str] = (),
     explain_top: int = 3,
     compare_with: str | os.PathLike | None = None,
@@ -67,10 +79,13 @@ def predict_files(
     detection that is drawn: images are counted from 1; `file_name` is that of the drawn picture below `output_dir`,
     which is the input's below its folder unless another input has the same; the category id is that of the set
     which the model was trained on (`config.category_ids`), or else the label; `bbox` is x, y, width, height in pixels
-    of the upright picture, not clipped to it.
+    of the upright picture, not clipped to it. After tracking it has `track_id`, too.
+
+    A camera or a stream has no end. Unless `max_frames` is given, only its latest picture is kept, and its detections
+    are written to `predictions.jsonl` and given to `on_picture`, but not kept.
 
     Args:
-        inputs: pictures, videos, and folders that are searched for both to any depth.
+        inputs: pictures, videos, folders, patterns, addresses, cameras, see `find_sources`.
         model: folder or Hub repository.
         threshold: detections have a higher score; None for that of the model, see `choose_threshold`.
         top_k, one_label_per_query: as in `post_process_object_detection`.
@@ -79,6 +94,13 @@ def predict_files(
         batch_size: pictures in a forward pass.
         device: by default CUDA, else MPS, else the CPU.
         frame_step: of videos, every n-th frame.
+        max_frames: largest number of frames of each input, or None for all.
+        track: whether objects get ids that stay with them from frame to frame; successive pictures count as frames.
+        formats: lists to write, some of `FORMATS`.
+        save_crop: whether to write the part of the picture in each box, too.
+        show_fps: whether to write on each picture how many are processed in a second.
+        on_picture: called after each picture with its `image_id`, `source`, `frame`, `seconds`, `file_name`, `width`,
+            `height` and `detections`.
         explain: kinds of figures to write below `output_dir/explained`, some of `KINDS`.
         explain_top: number of detections of a picture that are explained, the best ones.
         compare_with: folder or Hub repository of a second model for the figures of the heads.
@@ -87,18 +109,25 @@ def predict_files(
     Raises:
         ValueError: a number is out of its range, there is nothing to read, an input lies in `output_dir`, or `explain`
             does not fit the model.
-        ImportError: figures or a page need a package that is not installed; the message names it.
+        ImportError: figures, a page or tracking need a package that is not installed; the message names it.
     """
-    for name, value in (("batch_size", batch_size), ("frame_step", frame_step), ("top_k", top_k)):
+    for name, value in (
+        *(("batch_size", batch_size), ("frame_step", frame_step), ("top_k", top_k)),
+        ("max_frames", 1 if max_frames is None else max_frames),
+    ):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
     for name, value in (("threshold", threshold), ("nms_threshold", nms_threshold)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}={value} must be between 0 and 1.")
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"formats={unknown[0]!r} must be one of {', '.join(FORMATS)}.")
     output = OutputFolder(Path(output_dir))
     sources = find_sources(inputs, leave_out=output.folder)
     if not sources:
         raise ValueError(f"No pictures or videos in {', '.join(map(str, inputs)) or 'no inputs'}.")
+    if track:
+        ObjectTracker(0.5)  # names a missing package before the model is loaded
 
     detector = Detector(model, device)
     explainer = None
@@ -106,30 +135,80 @@ def predict_files(
         other = None if compare_with is None else Detector(compare_with, device)
         explainer = Explainer(detector, explain, explain_top, other)
     result = Prediction(choose_threshold(detector.model.config, threshold))
+    if numbered := numbered_names(detector.names):
+        names = ", ".join(f"#{label} is {name}" for label, name in numbered.items())
+        result.legend = f"No font on this system has the letters of some names, pictures show numbers: {names}."
     page = None if report is None else PredictionPage(Path(report), detector.short_name)
     options = {"top_k": top_k, "nms_threshold": nms_threshold, "one_label_per_query": one_label_per_query}
+    lowest = result.threshold.value * (LOW_SCORE if track else 1)
     total = None if any(source.is_video for source in sources) else len(sources)
-    pictures = _with_progress(_readable(sources, frame_step, result.unreadable), total)
-    image_ids = itertools.count(1)
+    pictures = _with_progress(_readable(sources, frame_step, max_frames, result.unreadable), total)
+    writes_lines = "jsonl" in formats or any(source.is_live for source in sources)
+    image_ids, tracker, tracked, begin = itertools.count(1), None, None, time.perf_counter()
     while batch := list(itertools.islice(pictures, batch_size)):
-        found = detector.detect([image for _, image in batch], result.threshold.value, **options)
-        for (name, image), detections in zip(batch, found, strict=True):
-            file_name = output.write_picture(detector.draw(image, detections), name)
-            result.pictures.append(output.folder / file_name)
-            result.detections += detector.coco_rows(next(image_ids), file_name, detections)
-            figures = {} if explainer is None else dict(explainer.figures(image, detections))
+        found = detector.detect([picture.image for _, picture in batch], lowest, **options)
+        for (source, picture), detections in zip(batch, found, strict=True):
+            image, image_id = picture.image, next(image_ids)
+            is_kept = max_frames is not None or not source.is_live
+            if track:
+                sequence = source if source.is_video else None  # pictures are one sequence
+                if tracker is None or sequence != tracked:
+                    tracker, tracked = ObjectTracker(result.threshold.value), sequence
+                detections = tracker.update(detections)
+            drawn = detector.draw(image, detections)
+            if show_fps:
+                _draw_text(drawn, f"{image_id / (time.perf_counter() - begin):.1f} FPS")
+            name = picture.name if is_kept else f"{source.name}/latest.jpg"
+            file_name = output.write_picture(drawn, name, replace=not is_kept)
+            rows = detector.coco_rows(image_id, file_name, detections)
+            line = {
+                "image_id": image_id,
+                "source": str(source.path),
+                "frame": picture.frame,
+                "seconds": picture.seconds,
+                "file_name": file_name,
+                "width": image.width,
+                "height": image.height,
+                "detections": [
+                    {key: value for key, value in row.items() if key not in ("image_id", "file_name")} for row in rows
+                ],
+            }
+            if on_picture is not None:
+                on_picture(line)
+            if writes_lines:
+                output.append_line(json.dumps(line, ensure_ascii=False))
+            if is_kept:
+                result.pictures.append(output.folder / file_name)
+                result.detections += rows
+            if "yolo" in formats and is_kept:
+                output.write_yolo(file_name, image, detections)
+            if save_crop and is_kept:
+                output.write_crops(file_name, image, detections, detector.names)
+            figures = {} if explainer is None or not is_kept else dict(explainer.figures(image, detections))
             for kind, figure in figures.items():
-                path = output.write_picture(
-                    figure, f"{EXPLAINED}/{PurePosixPath(file_name).with_suffix('')}-{kind}.png"
-                )
+                stem = PurePosixPath(file_name).with_suffix("")
+                path = output.write_picture(figure, f"{EXPLAINED}/{stem}-{kind}.png")
                 result.explanations.append(output.folder / path)
-            if page is not None:
+            if page is not None and is_kept:
                 classes = [detector.names[label] for label in detections["labels"].tolist()]
-                page.add(name, detector.draw(image, detections, SHORTEST_SIDE), classes, list(figures.values()))
-    output.write_json(result.detections)
+                page.add(picture.name, detector.draw(image, detections, SHORTEST_SIDE), classes, list(figures.values()))
+    if "coco" in formats:
+        output.write_coco(result.detections)
+    if "csv" in formats:
+        output.write_csv(result.detections)
+    if "yolo" in formats:
+        output.write_text(f"{LABELS_FOLDER}/classes.txt", "".join(f"{name}\n" for name in detector.names))
     if page is not None:
-        page.write([str(result.threshold), about_duplicates(nms_threshold)], result.unreadable)
+        statements = [str(result.threshold), about_duplicates(nms_threshold), result.legend]
+        page.write(list(filter(None, statements)), result.unreadable)
     return result
+
+
+def _draw_text(image: Image.Image, text: str) -> None:
+    """White on black in the top left corner, in place."""
+    font, draw = ImageFont.load_default(max(12, min(image.size) // 24)), ImageDraw.Draw(image)
+    draw.rectangle((0, 0, *draw.textbbox((4, 2), text, font=font)[2:]), fill="black")
+    draw.text((4, 2), text, fill="white", font=font)
 
 
 class Explainer:
@@ -188,11 +267,14 @@ class Explainer:
             yield "alignment", draw.figure_to_picture(draw.alignment_figure(observation, found))
 
 
-def _readable(sources: list[Source], frame_step: int, unreadable: dict[str, str]) -> Iterator[tuple[str, Image.Image]]:
-    """Names and pictures of the sources; what cannot be read is noted in `unreadable` and left out."""
+def _readable(
+    sources: list[Source], frame_step: int, max_frames: int | None, unreadable: dict[str, str]
+) -> Iterator[tuple[Source, SourcePicture]]:
+    """Pictures with their sources; what cannot be read is noted in `unreadable` and left out."""
     for source in sources:
         try:
-            yield from read_pictures(source, frame_step)
+            for picture in itertools.islice(read_pictures(source, frame_step), max_frames):
+                yield source, picture
         except Exception as error:  # decoders raise all kinds for broken files, and the other files are still good
             reason = error.reason if isinstance(error, UnreadablePictureError) else str(error)
             unreadable[str(source.path)] = reason or type(error).__name__

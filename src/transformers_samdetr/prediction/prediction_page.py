@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..visualization.drawing import LONGEST_NAME
+from ..visualization.fonts import shorten
 from ..visualization.web_page import picture_url, write_page
 
 LONGEST_SIDE = 640
@@ -65,18 +67,37 @@ class PredictionPage:
         classes = Counter()
         for picture in self.pictures:
             classes.update(dict(picture["counts"]))
+        empty = sum(not picture["counts"] for picture in self.pictures)
+        left_out = sum(picture["url"] is None for picture in self.pictures)
+        counts = [
+            (len(self.pictures), "picture"),
+            (sum(classes.values()), "detection"),
+            (len(classes), "class found" if len(classes) == 1 else "classes found"),
+            (empty, "picture without a detection" if empty == 1 else "pictures without a detection"),
+        ]
+        counts = [(count, name if " " in name or count == 1 else name + "s") for count, name in counts]
         values = {
-            "title": f"{self.model} on {len(self.pictures)} picture{'s' * (len(self.pictures) != 1)}",
+            "title": f"{self.model} on {plural(len(self.pictures), 'picture')}",
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
             "statements": statements,
             "pictures": self.pictures,
             "classes": classes.most_common(),
-            "empty": sum(not picture["counts"] for picture in self.pictures),
-            "left_out": sum(picture["url"] is None for picture in self.pictures),
+            "counts": counts,
+            "empty": empty,
+            "left_out": left_out and plural(left_out, "more picture") + (" is" if left_out == 1 else " are"),
             "unreadable": unreadable,
         }
+        filters = {"short": lambda name: shorten(name, LONGEST_NAME)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_page(self.path, "transformers_samdetr.prediction", "prediction_page.html", values)
+        write_page(self.path, "transformers_samdetr.prediction", "prediction_page.html", values, filters)
+
+
+def plural(count: int, noun: str) -> str:
+    """
+    >>> plural(1, "picture"), plural(1200, "picture")
+    ('1 picture', '1,200 pictures')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _thumbnail(image: Image.Image, longest_side: int) -> Image.Image:

@@ -1,50 +1,117 @@
-"""The pictures that a user means by a file, a folder or a video."""
+"""Where pictures come from: files, folders, patterns, URLs, videos, cameras, streams and standard input."""
 
+import glob
+import io
 import os
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from ..pictures import PICTURE_SUFFIXES, open_picture, picture_to_array
+from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, open_picture, picture_to_array, read_picture
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .ts".split())
+VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,gif,h264,hevc,m4v,mjpeg"
+"""Containers that are decoded, by FFmpeg's names. Playlists (HLS, DASH, concat) are not: they name other files, and a
+playlist from elsewhere must not make this computer open its own."""
+MAX_DOWNLOAD = 256 * 2**20
+"""Bytes of a URL or of standard input."""
+DOWNLOAD_SECONDS, READ_SECONDS, MAX_REDIRECTS = 120.0, 15.0, 5
+"""For a whole download; for the next bytes of a download or a stream."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, and its name below the input it was found in, as a POSIX path."""
+    """One input.
 
-    path: Path
+    Attributes:
+        path: of a file; or a URL, a camera's number as text, or `-` for standard input.
+        name: of what is written for it, below the output folder, as a POSIX path.
+        kind: `file`, `url`, `stream` (RTSP), `camera` or `stdin`.
+    """
+
+    path: Path | str
     name: str
+    kind: str = "file"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has no end."""
+        return self.kind in ("stream", "camera")
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether it has an unknown number of pictures."""
+        return self.kind != "file" or PurePosixPath(self.path).suffix.lower() in VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class SourcePicture:
+    """An upright RGB picture, or a frame of a video.
+
+    Attributes:
+        name: such as `photo.jpg` or `clip.mp4/frame_000030.jpg`.
+        image: the picture.
+        frame: index of the frame, from 0; None for a picture.
+        seconds: time of the frame, from the start of the video; None where it is unknown.
+    """
+
+    name: str
+    image: Image.Image
+    frame: int | None = None
+    seconds: float | None = None
 
 
 def find_sources(inputs: Sequence[str | os.PathLike], leave_out: Path | None = None) -> list[Source]:
-    """Pictures and videos of the inputs, each file once.
+    """The sources that a user means, each once.
 
     Args:
-        inputs: files, taken whatever they are called, and folders, searched to any depth for known suffixes, in the
-            order of their names.
+        inputs: files; folders, searched to any depth for known suffixes, in the order of their names; patterns such as
+            `photos/*.jpg`; `http(s)://` and `rtsp(s)://` addresses; a camera's number; `-` for a picture or a video
+            from standard input. An existing file or folder comes before the other meanings of its name.
         leave_out: a folder that is not searched, because results go there.
 
     Raises:
-        ValueError: an input is `leave_out` or lies in it: what was drawn would replace what is read.
+        ValueError: an input is `leave_out` or lies in it: what is drawn would replace what is read.
     """
     leave_out = None if leave_out is None else leave_out.resolve()
-    found: dict[Path, Source] = {}
-    for given in map(Path, inputs):
-        if leave_out is not None and given.resolve().is_relative_to(leave_out):
-            raise ValueError(f"{given} lies in output_dir={leave_out}: choose another output_dir.")
-        for path in _files_below(given, leave_out) if given.is_dir() else [given]:
-            name = path.relative_to(given).as_posix() if given.is_dir() else path.name
-            found.setdefault(path.resolve(), Source(path, name))
+    found: dict[Path | str, Source] = {}
+    for given in inputs:
+        text = os.fspath(given)
+        if (other := None if os.path.exists(text) else _other_than_files(text)) is not None:
+            found.setdefault(text, other)
+            continue
+        is_pattern = glob.has_magic(text) and not os.path.exists(text)
+        matches = sorted(glob.glob(text, recursive=True)) if is_pattern else [text]
+        for match in map(Path, matches or [text]):
+            if leave_out is not None and match.resolve().is_relative_to(leave_out):
+                if is_pattern:
+                    continue
+                raise ValueError(f"{match} lies in output_dir={leave_out}: choose another output_dir.")
+            for path in _files_below(match, leave_out) if match.is_dir() else [match]:
+                name = path.relative_to(match).as_posix() if match.is_dir() else path.name
+                found.setdefault(path.resolve(), Source(path, name))
     return list(found.values())
+
+
+def _other_than_files(text: str) -> Source | None:
+    """The source of an address, a camera's number or standard input."""
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    if scheme in ("http", "https", "rtsp", "rtsps"):
+        name = PurePosixPath(unquote(urlsplit(text).path)).name.replace("\0", "").replace("\\", "_")
+        fallback = "stream" if scheme.startswith("rtsp") else "download"
+        return Source(text, name if name.strip(".") else fallback, "stream" if scheme.startswith("rtsp") else "url")
+    if text == "-":
+        return Source(text, "stdin", "stdin")
+    if text.isascii() and text.isdigit():
+        return Source(text, f"camera-{text}", "camera")
+    return None
 
 
 def _files_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
@@ -55,39 +122,117 @@ def _files_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def read_pictures(source: Source, frame_step: int = 1) -> Iterator[tuple[str, Image.Image]]:
-    """Upright RGB pictures with their names: one of a picture, every `frame_step`-th frame of a video.
-
-    Frames are called `clip.mp4/frame_000030.jpg`, counted from 0.
+def read_pictures(source: Source, frame_step: int = 1) -> Iterator[SourcePicture]:
+    """The picture of a source, or every `frame_step`-th frame of a video, counted from 0.
 
     Raises:
-        ImportError: there is no decoder for a video, naming what to install.
-        Exception: whatever Pillow and the decoders raise for a broken file.
+        ImportError: there is no decoder for a video or a camera; the message says what to install.
+        Exception: whatever Pillow, the decoders and the network raise.
     """
-    if not source.is_video:
-        yield source.name, Image.fromarray(picture_to_array(open_picture(source.path)))
-        return
-    if not source.path.is_file():
-        raise FileNotFoundError(f"No such file: {source.path}")
+    if source.kind == "camera":
+        frames = _camera_frames(int(source.path))
+    elif source.kind == "stream":
+        frames = _decoded_frames(source.path)
+    elif source.kind == "file" and source.is_video:
+        if not Path(source.path).is_file():
+            raise FileNotFoundError(f"No such file: {source.path}")
+        frames = _decoded_frames(source.path)
+    else:
+        image = _open_or_download(source)
+        if isinstance(image, Image.Image):
+            yield SourcePicture(source.name, Image.fromarray(picture_to_array(image)))
+            return
+        frames = _decoded_frames(image)
     index = -1
-    for index, frame in enumerate(_video_frames(source.path, frame_step)):
-        yield f"{source.name}/frame_{index * frame_step:06d}.jpg", Image.fromarray(frame)
+    for index, (pixels, seconds) in enumerate(frames):
+        if index % frame_step == 0:
+            name = f"{source.name}/frame_{index:06d}.jpg"
+            yield SourcePicture(name, Image.fromarray(pixels()), index, seconds)
     if index < 0:
         raise ValueError("no frame in it can be decoded")
 
 
-def _video_frames(path: Path, frame_step: int) -> Iterator[np.ndarray]:
-    """`(H, W, 3)` uint8, upright."""
+def _open_or_download(source: Source) -> Image.Image | BinaryIO:
+    """The picture of a file, a URL or standard input, or what may be a video."""
+    if source.kind == "file":
+        return open_picture(source.path)
+    content = download(source.path) if source.kind == "url" else sys.stdin.buffer.read(MAX_DOWNLOAD + 1)
+    if len(content) > MAX_DOWNLOAD:
+        raise ValueError(f"it has more than {MAX_DOWNLOAD} bytes")
+    try:
+        return read_picture(content, source.name)
+    except UnreadablePictureError as error:
+        if content and isinstance(error.__cause__, UnidentifiedImageError):
+            return io.BytesIO(content)
+        raise
+
+
+def download(url: str) -> bytes:
+    """The content of an `http(s)` address, bounded in size and time.
+
+    Raises:
+        ValueError: it is too large or takes too long.
+        httpx.HTTPError: the server answers with an error or not at all, or redirects to another scheme.
+    """
+    import httpx  # here, since it takes a while; it comes with Transformers
+
+    begin, content = time.monotonic(), bytearray()
+    with (
+        httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=READ_SECONDS) as client,
+        client.stream("GET", url) as response,
+    ):
+        response.raise_for_status()
+        for piece in response.iter_bytes(2**16):
+            content += piece
+            if len(content) > MAX_DOWNLOAD:
+                raise ValueError(f"it has more than {MAX_DOWNLOAD} bytes")
+            if time.monotonic() - begin > DOWNLOAD_SECONDS:
+                raise ValueError(f"it takes longer than {DOWNLOAD_SECONDS:g} s")
+    return bytes(content)
+
+
+def _decoded_frames(video: Path | str | BinaryIO) -> Iterator[tuple]:
+    """A function that returns the pixels, `(H, W, 3)` uint8, upright, and the seconds of each frame of a video.
+
+    Args:
+        video: path of a file, an RTSP address, or an open file.
+    """
     try:
         import av
     except ImportError:
         raise ImportError("videos are read with PyAV: `pip install av`") from None
-    with av.open(str(path)) as container:
+    options: dict[str, Any] = {"options": {"format_whitelist": VIDEO_FORMATS}}
+    if isinstance(video, str):
+        options["options"] = {"rtsp_flags": "prefer_tcp", "format_whitelist": "rtsp,rtp,sdp,mpegts"}
+        options["timeout"] = (READ_SECONDS, READ_SECONDS)
+    # an absolute path is never taken for the name of a protocol, such as `concat:`
+    with av.open(os.path.abspath(video) if isinstance(video, Path) else video, **options) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         container.streams.video[0].thread_type = "AUTO"
-        for index, frame in enumerate(container.decode(video=0)):
-            if index % frame_step == 0:
-                # counterclockwise, in degrees, from the display matrix that phones write; absent before PyAV 14
-                quarters = round(getattr(frame, "rotation", 0) / 90)
-                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarters))
+        for frame in container.decode(video=0):
+
+            def pixels(frame=frame) -> np.ndarray:
+                # counterclockwise, in degrees, from the display matrix that phones write
+                return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+
+            yield pixels, frame.time
+
+
+def _camera_frames(number: int) -> Iterator[tuple]:
+    """As `_decoded_frames`, from a camera."""
+    try:
+        import cv2
+    except ImportError:
+        raise ImportError("cameras are read with OpenCV: `pip install opencv-python-headless`") from None
+    camera, begin = cv2.VideoCapture(number), time.monotonic()
+    try:
+        if not camera.isOpened():
+            raise ValueError(f"there is no camera {number}")
+        while camera.grab():
+            decoded, frame = camera.retrieve()
+            if not decoded:
+                break
+            yield lambda frame=frame: cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), time.monotonic() - begin
+    finally:
+        camera.release()

@@ -1,13 +1,23 @@
-"""The folder that drawn pictures and their list go to."""
+"""What is written for detections: drawn pictures, crops, and lists in several formats, all in one folder."""
 
+import csv
+import io
 import itertools
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 from PIL import Image
+from torch import Tensor
 
-PREDICTIONS_FILE = "predictions.json"
+PREDICTIONS_FILE, TABLE_FILE, FRAMES_FILE = "predictions.json", "predictions.csv", "predictions.jsonl"
+LABELS_FOLDER, CROPS_FOLDER = "labels", "crops"
+FORMATS = ("coco", "csv", "yolo", "jsonl")
+"""`predictions.json`, COCO's results; `predictions.csv`; `labels/*.txt`; `predictions.jsonl`, a line for each frame."""
+COLUMNS = ("image_id", "file_name", "category_id", "category_name", "x", "y", "width", "height", "score", "track_id")
 WRITABLE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .tif .tiff .webp".split())
 
 
@@ -16,14 +26,20 @@ class OutputFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.taken = {PREDICTIONS_FILE}
+        self.taken = {PREDICTIONS_FILE, TABLE_FILE, FRAMES_FILE}
+        self._lines: TextIO | None = None
 
-    def write_picture(self, image: Image.Image, name: str) -> str:
+    def write_picture(self, image: Image.Image, name: str, replace: bool = False) -> str:
         """Writes the picture and returns its path below the folder: `name`, or `name-2` where that is taken.
 
         The suffix stays where Pillow writes such files without loss of colour; otherwise `.png` is added.
+
+        Args:
+            image: to write.
+            name: as a POSIX path.
+            replace: whether to replace a picture that was written before.
         """
-        file_name = self._free_name(PurePosixPath(name))
+        file_name = name if replace and name.casefold() in self.taken else self._free_name(PurePosixPath(name))
         path = self._path(file_name)
         partial = path.with_name(f".partial{path.suffix}")  # short: the file's own name may be as long as names can be
         image.save(partial, quality=92)
@@ -37,8 +53,65 @@ class OutputFolder:
         partial.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(partial, path)
 
-    def write_json(self, detections: list[dict]) -> None:
-        self.write_text(PREDICTIONS_FILE, json.dumps(detections, indent=1, ensure_ascii=False) + "\n")
+    def append_line(self, text: str) -> None:
+        """A line at the end of `predictions.jsonl`, whose first one replaces the file of an earlier run."""
+        if self._lines is None:
+            path = self._path(FRAMES_FILE)
+            path.unlink(missing_ok=True)  # a link that stands there is not followed
+            self._lines = path.open("x", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self._lines.write(text + "\n")
+
+    def write_coco(self, rows: list[dict]) -> None:
+        """The rows of `Detector.coco_rows` as `predictions.json`."""
+        self.write_text(PREDICTIONS_FILE, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+    def write_csv(self, rows: list[dict]) -> None:
+        """The rows of `Detector.coco_rows` as `predictions.csv`, boxes in pixels."""
+        buffer = io.StringIO()
+        table = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            box = dict(zip(("x", "y", "width", "height"), row["bbox"], strict=True))
+            table.writerow({"track_id": "", **{name: value for name, value in row.items() if name != "bbox"}, **box})
+        self.write_text(TABLE_FILE, buffer.getvalue())
+
+    def write_yolo(self, file_name: str, image: Image.Image, detections: dict[str, Tensor]) -> None:
+        """`labels/….txt`: a line for each detection with label, center x, center y, width, height, score, track id.
+
+        Boxes are normalised and clipped to the picture; the track id is there only after tracking.
+
+        Args:
+            file_name: of the drawn picture below the folder.
+            image, detections: as for `Detector.draw`.
+        """
+        scale = detections["boxes"].new_tensor([*image.size] * 2)
+        x1, y1, x2, y2 = (detections["boxes"] / scale).clamp(0, 1).unbind(-1)
+        columns = [detections["labels"], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, detections["scores"]]
+        columns += [detections["track_ids"]] if "track_ids" in detections else []
+        lines = zip(*(column.tolist() for column in columns), strict=True)
+        text = "".join(" ".join(f"{value:.6g}" for value in line) + "\n" for line in lines)
+        self.write_text(str(PurePosixPath(LABELS_FOLDER, file_name).with_suffix(".txt")), text)
+
+    def write_crops(
+        self, file_name: str, image: Image.Image, detections: dict[str, Tensor], names: Sequence[str]
+    ) -> list[str]:
+        """The part of the picture in each box, as `crops/CLASS/PICTURE-NUMBER.jpg`; returns their paths.
+
+        Args:
+            file_name: of the drawn picture below the folder.
+            image, detections: as for `Detector.draw`.
+            names: class name of each label.
+        """
+        stem, written = PurePosixPath(file_name).with_suffix(""), []
+        stem = stem.with_name(stem.name[:200])  # so that the crop's own name is not too long
+        columns = detections["labels"].tolist(), detections["boxes"].tolist()
+        for number, (label, (x1, y1, x2, y2)) in enumerate(zip(*columns, strict=True), start=1):
+            left, top = (min(max(0, int(start)), size - 1) for start, size in zip((x1, y1), image.size, strict=True))
+            right, bottom = min(image.width, max(round(x2), left + 1)), min(image.height, max(round(y2), top + 1))
+            folder = re.sub(r"[^\w -]", "_", names[label]).strip()[:60] or str(label)
+            crop = image.crop((left, top, right, bottom))
+            written.append(self.write_picture(crop, f"{CROPS_FOLDER}/{folder}/{stem}-{number}.jpg"))
+        return written
 
     def _free_name(self, name: PurePosixPath) -> str:
         name = name if name.suffix.lower() in WRITABLE_SUFFIXES else name.with_name(name.name + ".png")

@@ -67,6 +67,7 @@ def draw_detections(
     labels: Sequence[str],
     scores: np.ndarray | Tensor | Sequence[float] | None = None,
     colors: dict[str, Color] | None = None,
+    track_ids: np.ndarray | Tensor | Sequence[int] | None = None,
 ) -> Image.Image:
     """A copy of the picture with the box, name and score of each detection.
 
@@ -81,6 +82,7 @@ def draw_detections(
         scores: `(T,)`, written after the names; higher scores choose the place of their name first.
         colors: RGB by class name, as `class_colors` returns them for all classes, so that a class has the same colour
             in every picture. By default, names get colours in the order in which they come.
+        track_ids: `(T,)`, written after the names.
 
     Returns:
         An RGB picture of the size of the upright `image`.
@@ -109,8 +111,9 @@ def draw_detections(
     for index in visible if scores is None else sorted(visible, key=lambda index: -scores[index]):
         if layout.is_full():
             break
-        name, score = labels[index], None if scores is None else scores[index]
-        caption = fit_caption(name, score, numbers, font_size, image.width)
+        name, ending = labels[index], "" if track_ids is None else f" id {int(track_ids[index])}"
+        ending += "" if scores is None else f": {scores[index]:.2f}"  # a colon, since names may be digits
+        caption = fit_caption(name, ending, numbers, font_size, image.width)
         plate = None if caption is None else layout.place(corners[index], caption.size)
         if plate is not None:
             plates.append((plate, caption, colors[name]))
@@ -123,36 +126,36 @@ def draw_detections(
 
 @dataclass(frozen=True)
 class Caption:
-    """A name in a font that has its letters, and a score in the default font."""
+    """A name in a font that has its letters, and what follows it, such as the score, in the default font."""
 
     name: str
     name_font: ImageFont.FreeTypeFont
-    score: str
-    score_font: ImageFont.FreeTypeFont
+    ending: str
+    ending_font: ImageFont.FreeTypeFont
 
     @property
     def padding(self) -> int:
-        return max(1, round(self.score_font.size / 4))
+        return max(1, round(self.ending_font.size / 4))
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the plate, in pixels."""
-        length = self.name_font.getlength(self.name) + self.score_font.getlength(self.score)
-        return math.ceil(length) + 2 * self.padding, math.ceil(1.3 * self.score_font.size)
+        length = self.name_font.getlength(self.name) + self.ending_font.getlength(self.ending)
+        return math.ceil(length) + 2 * self.padding, math.ceil(1.3 * self.ending_font.size)
 
     def draw(self, draw: ImageDraw.ImageDraw, plate: Box, color: Color) -> None:
         x, y = plate[0] + self.padding, (plate[1] + plate[3]) / 2
         draw.text((x, y), self.name, fill=color, font=self.name_font, anchor="lm")
         x += self.name_font.getlength(self.name)
-        draw.text((x, y), self.score, fill=color, font=self.score_font, anchor="lm")
+        draw.text((x, y), self.ending, fill=color, font=self.ending_font, anchor="lm")
 
 
-def fit_caption(label: str, score: float | None, numbers: dict[str, int], font_size: int, width: int) -> Caption | None:
-    """Name and score, the name cut to `LONGEST_NAME` and to the picture's width; None where nothing fits.
+def fit_caption(label: str, ending: str, numbers: dict[str, int], font_size: int, width: int) -> Caption | None:
+    """Name and ending, the name cut to `LONGEST_NAME` and to the picture's width; None where nothing fits.
 
     Args:
         label: class name.
-        score: or None to leave it out.
+        ending: follows the name, in ASCII, such as ": 0.50".
         numbers: by class name, for names that no font can draw; a name that is missing there gets the next number.
         font_size: in pixels.
         width: of the picture, in pixels.
@@ -167,14 +170,13 @@ def fit_caption(label: str, score: float | None, numbers: dict[str, int], font_s
             stacklevel=3,
         )
         name, path = f"#{number}", ""
-    name_font, score_font = load_font(path, font_size), ImageFont.load_default(font_size)
-    ending = "" if score is None else f": {score:.2f}"  # a colon, since names may be digits
+    name_font, ending_font = load_font(path, font_size), ImageFont.load_default(font_size)
     texts = [
         (name, ending),
         *((shorten(name, length), ending) for length in range(len(name) - 1, 1, -1)),
         (name[:1], ""),
     ]
-    captions = (Caption(text, name_font, end, score_font) for text, end in texts if text or end)
+    captions = (Caption(text, name_font, end, ending_font) for text, end in texts if text or end)
     return next((caption for caption in captions if caption.size[0] <= width), None)
 
 

@@ -14,8 +14,10 @@ FONT_FOLDERS = (
     *("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
     *("C:/Windows/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
 )
-PREFERRED = "notosanscjk sourcehansans pingfang hiragino msyh yugoth malgun wqy notosans arialuni dejavusans".split()
-"""Beginnings of the file names that are tried first."""
+PREFERRED = (
+    "dejavusans notosansregular arial notosanscjk sourcehansans pingfang hiragino msyh yugoth malgun wqy".split()
+)
+"""Beginnings of the file names that are tried first; fonts with CJK later, since their accents are often misplaced."""
 MAX_FONT_FILES = 3000
 NO_CHARACTER = "\U0010ffff"
 """Has no glyph in any font: what is drawn for it is what is drawn for every missing character."""
@@ -41,12 +43,12 @@ def load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def shorten(name: str, length: int) -> str:
-    """The name on one line, cut to so many characters.
+    """The name on one line, composed (NFC), cut to so many characters.
 
     >>> shorten("a very\\n long name", 8)
     'a very…'
     """
-    name = " ".join(name.split())
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
 
 
