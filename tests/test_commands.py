@@ -11,7 +11,9 @@ from transformers_samdetr.commands import console
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "src" / "transformers_samdetr" / "commands"
-COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "console"))
+COMMANDS = sorted(
+    path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "console", "data_arguments", "messages")
+)
 SCRIPTS = {
     "check_dataset": "check",
     "convert_original_checkpoint": "convert",
