@@ -17,12 +17,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from transformers_samdetr.benchmark import BARS, TASKS, Work, interleave, measure_bars
-from transformers_samdetr.benchmark.gpu import interleave_on_gpu
-from transformers_samdetr.benchmark.grid import GRIDS, Grid, growth_axes
-from transformers_samdetr.benchmark.lines import lines_report
-from transformers_samdetr.benchmark.machine import describe_machine
-from transformers_samdetr.benchmark.report import (
+from benchmarks import BARS, TASKS, Work, interleave, measure_bars
+from benchmarks.gpu import interleave_on_gpu
+from benchmarks.grid import GRIDS, Grid, growth_axes
+from benchmarks.lines import lines_report
+from benchmarks.machine import describe_machine
+from benchmarks.report import (
     bars_table,
     gpu_tables,
     growth_table,
@@ -31,8 +31,8 @@ from transformers_samdetr.benchmark.report import (
     stages_table,
     write_report,
 )
-from transformers_samdetr.benchmark.stages import stage_report
-from transformers_samdetr.benchmark.work import DTYPES
+from benchmarks.stages import stage_report
+from benchmarks.work import DTYPES
 
 
 def size(text: str) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def main() -> None:
         results.setdefault("lines", []).append(lines_report(Work(model, threads=1), args.rounds))
         print(lines_table(results["lines"]))
     if args.bf16_ap:
-        from transformers_samdetr.benchmark.precision import compare_precision  # needs the data extras
+        from benchmarks.precision import compare_precision  # needs the data extras
 
         results["bf16_ap"] = compare_precision(args.bf16_ap, args.data)
         print("AP in float32 {float32:.2f}, in bf16 autocast {bfloat16:.2f}".format(**results["bf16_ap"]))

@@ -11,9 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.overfit import ENOUGH, VARIANTS, overfit
+from experiments.signs_page import save_runs
 from transformers_samdetr.data import load_detection_data
-from transformers_samdetr.experiments.overfit import ENOUGH, VARIANTS, overfit
-from transformers_samdetr.experiments.signs_page import save_runs
 
 
 def main() -> None:

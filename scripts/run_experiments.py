@@ -7,22 +7,24 @@ python scripts/run_experiments.py --suite table1 --scale coco --data COCO --proc
 python scripts/run_experiments.py --suite table3 --latency                       # of models, in turn
 python scripts/run_experiments.py --suite table3 --training_cost                 # of all that was run, in turn
 python scripts/run_experiments.py --report                                       # docs/experiments.md
+python scripts/run_experiments.py --recipes > docs/recipes.md
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from transformers_samdetr.experiments.coco import PROCESSES, coco_runs
-from transformers_samdetr.experiments.coco_launch import make_coco_runs
-from transformers_samdetr.experiments.coco_worker import setting
-from transformers_samdetr.experiments.latency import measure_latency
-from transformers_samdetr.experiments.ledger import LEDGER, Ledger
-from transformers_samdetr.experiments.report import write_report
-from transformers_samdetr.experiments.settings import SEEDS, SETTINGS
-from transformers_samdetr.experiments.small_launch import make_small_runs
-from transformers_samdetr.experiments.suites import SUITES
-from transformers_samdetr.experiments.training_cost import measure_training_cost
+from experiments.coco import PROCESSES, coco_runs
+from experiments.coco_launch import make_coco_runs
+from experiments.coco_worker import setting
+from experiments.latency import measure_latency
+from experiments.ledger import LEDGER, Ledger
+from experiments.recipe_table import recipes_page
+from experiments.report import write_report
+from experiments.settings import SEEDS, SETTINGS
+from experiments.small_launch import make_small_runs
+from experiments.suites import SUITES
+from experiments.training_cost import measure_training_cost
 
 
 def main() -> None:
@@ -47,7 +49,11 @@ def main() -> None:
     report.add_argument("--report", action="store_true", help="write the page, its CSV and its pictures")
     report.add_argument("--report_dir", type=Path, default=Path("docs"), help="default: %(default)s")
     report.add_argument("--published_curves", type=Path, help="CSV of the authors' logs, to be drawn in the report")
+    report.add_argument("--recipes", action="store_true", help="print the page of recipes, docs/recipes.md")
     args = parser.parse_args()
+    if args.recipes:
+        print(recipes_page(), end="")
+        return
     if args.suite is None and not args.report:
         parser.error("Say what to do: --suite NAME, --report, or both.")
 

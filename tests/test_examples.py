@@ -28,6 +28,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(name, *arguments):
+        monkeypatch.syspath_prepend((EXAMPLES / name).parent)  # as Python does
         monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return capsys.readouterr().out
@@ -94,7 +95,7 @@ def test_serve(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("uvicorn.run", serve)
     saved_model(tmp_path / "model", ["cat", "dog"])
-    run("serve.py", "--model", "model", "--device", "cpu")
+    run("serve/serve.py", "--model", "model", "--device", "cpu")
     found, refused = answers
     assert found.status_code == 200 and (found.json()["width"], found.json()["height"]) == (80, 60)
     assert 1 <= len(found.json()["detections"]) <= 3

@@ -12,9 +12,9 @@ from datasets import DatasetDict
 from PIL import Image
 from transformers import pipeline
 
+from benchmarks.gpu import interleave_on_gpu
+from benchmarks.work import Work
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.benchmark.gpu import interleave_on_gpu
-from transformers_samdetr.benchmark.work import Work
 from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
 from transformers_samdetr.prediction import Detector
 

@@ -47,8 +47,7 @@ FLOORS = (
     ("visualization",),  # sub-packages
     ("data",),
     ("evaluation",),
-    ("benchmark", "exporting", "prediction", "serving", "training"),
-    ("experiments",),
+    ("exporting", "prediction", "training"),
     ("demo",),
     ("commands",),
 )
@@ -193,6 +192,16 @@ def test_transformers_reads_the_imports_that_there_are(name):
     modules = {"." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     assert {one or other for one, other in lines} <= modules, "a line of text reads like an import"
+
+
+def test_the_product_does_not_import_the_laboratory():
+    laboratory = {path.parent.name for path in (PACKAGE.parents[1] / "scripts").glob("*/__init__.py")}
+    assert laboratory == {"benchmarks", "experiments"}
+    for path in FILES:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+        names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        assert laboratory.isdisjoint(name.split(".")[0] for name in names), name_of(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

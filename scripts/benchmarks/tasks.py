@@ -1,0 +1,156 @@
+"""What a worker repeats, made from a `Work`: each function prepares once and returns the call to be timed."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
+
+from transformers_samdetr import SamDetrImageProcessor
+from transformers_samdetr.loss import sam_detr_loss
+from transformers_samdetr.targets import prepare_targets
+
+from .models import NUM_LABELS, build_model, model_class, model_config
+from .work import PEERS, Work
+
+JPEG_SIZES = ((480, 640), (427, 640), (500, 375), (640, 480))
+"""Heights and widths that COCO's photographs have most often."""
+QUERIES, LAYERS = 300, 6
+
+Call = Callable[[], Any]
+
+
+def prepare(work: Work) -> Call:
+    """The call that does the work once."""
+    torch.set_num_threads(work.threads)
+    tasks = {"inference": inference, "training": training, "loss": loss, "processor": processor, "load": load}
+    return tasks[work.task](work)
+
+
+def make_pixels(work: Work) -> Tensor:
+    """`(B, 3, H, W)`, the same for every model."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(work.batch_size, 3, *work.pixel_size, generator=generator).to(work.device)
+
+
+def make_labels(work: Work) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    return [
+        {
+            "class_labels": torch.randint(NUM_LABELS, (work.objects,), generator=generator).to(work.device),
+            "boxes": (torch.rand(work.objects, 4, generator=generator) * 0.4 + 0.2).to(work.device),
+        }
+        for _ in range(work.batch_size)
+    ]
+
+
+def _autocast(work: Work) -> torch.autocast:
+    return torch.autocast(work.device, dtype=torch.bfloat16, enabled=work.dtype == "bfloat16")
+
+
+def _compiled(model: nn.Module, work: Work) -> Callable:
+    if not work.compiled:
+        return model
+    # on a GPU recorded as CUDA graphs, which the host starts as a whole
+    return torch.compile(model, mode="reduce-overhead" if work.device == "cuda" else None)
+
+
+def inference(work: Work) -> Call:
+    model, pixels = build_model(work), make_pixels(work)
+    run = _compiled(model, work)
+
+    @torch.no_grad()
+    def call() -> None:
+        with _autocast(work):
+            run(pixel_values=pixels)
+
+    return call
+
+
+def training(work: Work) -> Call:
+    """Forward, loss and backward; the optimizer's step is the same for all and left out."""
+    model, pixels, labels = build_model(work), make_pixels(work), make_labels(work)
+    run = _compiled(model, work)
+
+    def call() -> None:
+        with _autocast(work):
+            value = run(pixel_values=pixels, labels=labels).loss
+        value.backward()
+        model.zero_grad(set_to_none=True)
+
+    return call
+
+
+def loss(work: Work) -> Call:
+    """Of ours and of Transformers' Deformable DETR, both with the layout in which the model has its predictions."""
+    if not work.is_ours and work.model != "deformable-detr-r50":
+        raise ValueError(f"The loss of {work.model} is not compared; deformable-detr-r50 is.")
+    config, labels, generator = model_config(work), make_labels(work), torch.Generator().manual_seed(3)
+    logits = torch.randn(LAYERS, work.batch_size, QUERIES, NUM_LABELS, generator=generator).to(work.device) - 4
+    boxes = torch.rand(LAYERS, work.batch_size, QUERIES, 4, generator=generator).to(work.device) * 0.5 + 0.2
+    if work.is_ours:  # images first
+        logits, boxes = logits.transpose(0, 1).contiguous(), boxes.transpose(0, 1).contiguous()
+    logits.requires_grad_()
+    boxes.requires_grad_()
+
+    def ours() -> Tensor:
+        targets = prepare_targets(labels, work.batch_size, NUM_LABELS, logits.device)
+        return sam_detr_loss(logits, boxes, targets, config)[0]
+
+    def theirs() -> Tensor:
+        return DeformableDetrForObjectDetectionLoss(
+            logits[-1], labels, logits.device, boxes[-1], config, outputs_class=logits, outputs_coord=boxes
+        )[0]
+
+    compute = ours if work.is_ours else theirs
+    return lambda: torch.autograd.grad(compute(), [logits, boxes])
+
+
+def make_jpegs(folder: Path, count: int) -> list[str]:
+    """Files with the sizes and about the bytes of photographs: smooth noise, decoded like any other picture."""
+    random, paths = np.random.default_rng(0), []
+    for index in range(count):
+        height, width = JPEG_SIZES[index % len(JPEG_SIZES)]
+        coarse = Image.fromarray(random.integers(256, size=(height // 16, width // 16, 3), dtype=np.uint8))
+        paths.append(str(folder / f"{index}.jpg"))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(paths[-1], quality=90)
+    return paths
+
+
+def processor(work: Work) -> Call:
+    cls = SamDetrImageProcessor if work.is_ours else getattr(transformers, f"{PEERS[work.model]}ImageProcessor")
+    folder = tempfile.TemporaryDirectory()
+    paths, process = make_jpegs(Path(folder.name), work.batch_size), cls()
+
+    def call(folder=folder) -> None:  # the folder lives as long as the call
+        process(images=paths, return_tensors="pt")
+
+    return call
+
+
+def load(work: Work) -> Call:
+    """A new process each time, which returns its own seconds: the interpreter's start is not ours to improve."""
+    folder = tempfile.TemporaryDirectory()
+    build_model(work).save_pretrained(folder.name)
+    cls = model_class(work)
+    package = "transformers_samdetr" if work.is_ours else "transformers"
+    code = (
+        "import time; start = time.perf_counter()\n"
+        f"from {package} import {cls.__name__}\n"
+        f"{cls.__name__}.from_pretrained({folder.name!r})\n"
+        "print(time.perf_counter() - start)\n"
+    )
+
+    def call(folder=folder) -> float:
+        output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        return float(output.split()[-1])
+
+    return call

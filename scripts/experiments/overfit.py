@@ -1,0 +1,169 @@
+"""A few photographs learned by heart: what a detector that is put together rightly can do, and a broken one cannot.
+
+Average precision up to IoU 0.95 of a model on the pictures it was trained on needs all of it: features that tell places
+apart, boxes that are refined to a few percent of their size, classes, and one query for each object.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from transformers_samdetr.data import DetectionCollator, DetectionData, DetectionDataset
+from transformers_samdetr.training import Recipe, Trainer, TrainingHook, load_model_and_processor
+from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
+
+from .norm_statistics import set_norm_statistics
+
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "single-scale": {"model": "sam-detr-r50"},
+    "smca": {"model": "sam-detr-r50-smca"},
+    "dc5": {"model": "sam-detr-r50-dc5"},
+    "multi-scale": {"model": "sam-detr-pp-r50"},
+    "dn": {"model": "sam-detr-pp-r50-dn"},
+}
+"""The paper's models whose parts differ, as fields of a `Recipe`."""
+
+OVERFIT = Recipe(
+    name="overfit",
+    # fewer layers than the paper's 6 + 6: at the start each one makes queries more alike, and time to part them is dear
+    model_overrides={"num_queries": 12, "encoder_layers": 2, "decoder_layers": 3},
+    image_size=96,
+    epochs=20,
+    batch_size=8,
+    evaluation_batch_size=8,
+    learning_rate=4e-4,
+    backbone_learning_rate=1e-4,
+    weight_decay=0.0,
+    warmup=0.05,
+    schedule="cosine",
+    augmentation="none",
+    trackers="none",
+)
+"""Random weights, and nothing that keeps from learning by heart; 400 steps at most."""
+
+PASSES = 20
+"""How often a photograph comes in an epoch of `OVERFIT`, after which AP is measured."""
+ENOUGH = 95.0
+"""AP in percent at which the photographs count as learned."""
+
+
+class _StopWhenLearned(TrainingHook):
+    """Ends a run whose last AP is `ENOUGH`; a hook of the trainer's."""
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """Asks to stop, which the next step does."""
+        if trainer.progress.best_value is not None and trainer.progress.best_value >= ENOUGH:
+            trainer.request_stop()
+
+
+@dataclass
+class Overfit:
+    """How a variant learned its photographs.
+
+    Attributes:
+        variant: one of `VARIANTS`.
+        seed: of weights and order.
+        photographs: their ids.
+        objects: number of objects on them.
+        parameters: number of trained parameters.
+        steps: optimizer steps after which AP was measured.
+        AP: COCO AP in percent on the photographs themselves, after each of these.
+        cpu_seconds: processor time of all of it.
+    """
+
+    variant: str
+    seed: int
+    photographs: list[int]
+    objects: int
+    parameters: int
+    steps: list[int]
+    AP: list[float]
+    cpu_seconds: float
+
+    @property
+    def reached_after(self) -> int | None:
+        """Steps after which AP was `ENOUGH` for the first time, None if it never was."""
+        return next((step for step, ap in zip(self.steps, self.AP, strict=True) if ap >= ENOUGH), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def choose_photographs(data: Dataset, count: int = 8, most: int = 5, smallest: float = 0.1) -> Dataset:
+    """The first pictures of a set whose few objects are large enough to be seen on small pictures.
+
+    Args:
+        data: in the schema of `detection_features`.
+        count: number of pictures.
+        most: objects of a picture, of which it has at least one; a picture with a crowd is left out.
+        smallest: shorter side of any box, as a share of the picture's own side.
+
+    Raises:
+        ValueError: the set has fewer such pictures.
+    """
+
+    def is_fit(example: Mapping[str, Any]) -> bool:
+        objects = example["objects"]
+        shares = [min(w / example["width"], h / example["height"]) for _, _, w, h in objects["bbox"]]
+        return 0 < len(shares) <= most and min(shares) >= smallest and not any(objects["iscrowd"])
+
+    rows = [row for row, example in enumerate(data.remove_columns("image")) if is_fit(example)]
+    if len(rows) < count:
+        raise ValueError(
+            f"count={count} is not possible: {len(rows)} pictures have 1 to {most} objects, none below {smallest:g} of "
+            "the picture's side. Ask for fewer, or allow more objects (most) or smaller ones (smallest)."
+        )
+    return data.select(rows[:count])
+
+
+def overfit(
+    variant: str,
+    data: DetectionData,
+    output_dir: str | Path,
+    seed: int = 0,
+    recipe: Recipe = OVERFIT,
+    passes: int = PASSES,
+) -> Overfit:
+    """Trains a variant on a few photographs until it has learned them, and measures it on the same ones.
+
+    The frozen batch norms of the random backbone get the photographs' statistics first, see `norm_statistics`.
+
+    Args:
+        variant: one of `VARIANTS`.
+        data: where the photographs are chosen from, see `choose_photographs`; its classes are the model's.
+        output_dir: for the log and the trained model.
+        seed: of weights and order.
+        recipe: how to train; the variant says which model.
+        passes: how often each photograph comes in an epoch.
+
+    Raises:
+        ValueError: there is no such variant, or the set has too few such photographs.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"There is no variant {variant!r}. Choose one of: {', '.join(VARIANTS)}.")
+    photographs = choose_photographs(data.train)
+    recipe = replace(recipe, seed=seed, name=f"overfit {variant}", **VARIANTS[variant])
+    begin = time.process_time()
+    model, processor = load_model_and_processor(recipe, data.names, data.category_ids, photographs)
+    examples = DetectionDataset(photographs)
+    batch = DetectionCollator(processor)([examples[row] for row in range(len(examples))])
+    set_norm_statistics(model, batch["pixel_values"])
+    repeated = photographs.select(list(range(len(photographs))) * passes)
+    trainer = Trainer(model, processor, repeated, photographs, recipe, output_dir, (_StopWhenLearned(),))
+    trainer.train()
+    lines = read_log(Path(output_dir) / LOG_FILE)
+    return Overfit(
+        variant=variant,
+        seed=seed,
+        photographs=list(photographs["image_id"]),
+        objects=sum(len(objects["id"]) for objects in photographs["objects"]),
+        parameters=lines[-1]["parameters"],
+        steps=[line["epoch"] * trainer.order.steps_per_epoch for line in lines],
+        AP=[line["AP"] for line in lines],
+        cpu_seconds=round(time.process_time() - begin, 1),
+    )

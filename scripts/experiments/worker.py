@@ -1,0 +1,132 @@
+"""Trains one run in a process of its own and writes its ledger entry.
+
+PYTHONPATH=scripts python -m experiments.worker digits sam-detr 0.001 0 --output_dir outputs/experiments
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
+
+from benchmarks.machine import describe_machine
+from transformers_samdetr.data.load import DetectionData
+from transformers_samdetr.training import Checkpointing, Recipe, Trainer
+from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
+from transformers_samdetr.training.interruption import on_stop_signal
+from transformers_samdetr.training.optimizer import count_trained
+
+from .ledger import LEDGER, Ledger
+from .models import build_model, reference_boxes
+from .run_lock import alone_in
+from .runs import Run
+from .training_clock import TrainingClock
+from .work_count import multiply_adds
+
+PAPER_SIZE = {"height": 800, "width": 1066}
+"""Of the picture whose multiply-adds are counted where a processor keeps the proportions."""
+
+
+def train_run(run: Run, data: DetectionData, ledger: Ledger, folder: Path) -> int:
+    """Trains a run to its end, from where it stands, and writes it into the ledger.
+
+    Args:
+        run: not in the ledger yet.
+        data: of its setting.
+        ledger: gets the entry.
+        folder: of this run alone: checkpoints while it runs, log and model at its end.
+
+    Returns:
+        The exit code: 0, or that of a run that was told to stop and saved where it stood.
+    """
+    model, processor = build_model(run, data, ledger)
+    code, measured = train_and_measure(model, processor, data, run.recipe(), folder)
+    if code == 0:
+        boxes = {"reference_boxes": reference_boxes(model)} if run.gives_boxes else {}
+        ledger.write(ledger.path(run), {"identity": run.identity(), **measured, **boxes})
+        shutil.rmtree(folder / "checkpoints")
+    return code
+
+
+def train_and_measure(
+    model: nn.Module,
+    processor: BaseImageProcessor,
+    data: DetectionData,
+    recipe: Recipe,
+    folder: Path,
+    every: int = 0,
+) -> tuple[int, dict[str, Any]]:
+    """Trains a model and says what a ledger entry holds of it beside its identity.
+
+    Args:
+        model: as it starts, if the folder has no checkpoint.
+        processor: of the model.
+        data: what is learned and measured.
+        recipe: how it is trained.
+        folder: of this run alone.
+        every: optimizer steps between checkpoints; 0: one an epoch.
+
+    Returns:
+        The exit code, and the measurements, empty if the run was told to stop.
+    """
+    work = {
+        "parameters": count_trained(model),
+        "multiply_adds": multiply_adds(model, *(processor.size.get(side) or PAPER_SIZE[side] for side in PAPER_SIZE)),
+    }
+    clock, saving = TrainingClock(), Checkpointing(data.fingerprint, every)
+    trainer = Trainer(model, processor, data.train, data.evaluation, recipe, folder, (clock, saving))
+    clock.start(trainer)
+    saving.start(trainer, "auto")
+    with on_stop_signal(trainer.request_stop) as received:
+        clock.begin()
+        trainer.train()
+    if trainer.stopped:
+        return received.exit_code, {}
+    machine = describe_machine()
+    software = machine.pop("versions")
+    machine.pop("load")  # of this moment alone
+    counts = {"training images": len(data.train), "evaluation images": len(data.evaluation), "classes": len(data.names)}
+    lines = read_log(folder / LOG_FILE)
+    return 0, {
+        "data": {"fingerprint": data.fingerprint, **counts},
+        "software": software,
+        "machine": {**machine, "threads": torch.get_num_threads()},
+        **work,
+        "epochs": [_epoch(line, seconds) for line, seconds in zip(lines, clock.seconds, strict=True)],
+    }
+
+
+def _epoch(line: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
+    """A line of the log without what all lines share and without the losses of single layers but the last."""
+    kept = {
+        name: value
+        for name, value in line.items()
+        if name not in ("variant", "parameters") and not name[-1:].isdigit() or name in ("AP50", "AP75")
+    }
+    return {**kept, "cpu_seconds": round(cpu_seconds, 3)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting")
+    parser.add_argument("variant")
+    parser.add_argument("learning_rate", type=float)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--ledger", type=Path, default=LEDGER)
+    parser.add_argument("--output_dir", type=Path, required=True, help="of all runs; each has a folder in it")
+    parser.add_argument("--data_dir", type=Path, help="folder with the real sets")
+    args = parser.parse_args(arguments)
+    run = Run(args.setting, args.variant, args.learning_rate, args.seed)
+    with alone_in(args.output_dir / run.name):
+        data = run.parts[0].load_data(args.data_dir)
+        code = train_run(run, data, Ledger(args.ledger), args.output_dir / run.name)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
