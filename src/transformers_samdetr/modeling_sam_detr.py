@@ -1,6 +1,7 @@
 """SAM-DETR and SAM-DETR++ as Transformers models: pixels → feature levels → encoder → decoder → heads → loss."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -35,6 +36,28 @@ class SamDetrClassHead(nn.Linear):
 
     def initialize(self):
         init.constant_(self.bias, self.PRIOR_LOGIT)
+
+
+class SamDetrClassHeads(nn.Module):
+    """One class head for each decoder layer; unlike an `nn.ModuleList`, PEFT's `modules_to_save` can take it whole."""
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        for layer in range(config.decoder_layers):
+            self.add_module(str(layer), SamDetrClassHead(config))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[SamDetrClassHead]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, layer: int) -> SamDetrClassHead:
+        return list(self._modules.values())[layer]
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The outputs `(B, layers, Q, C)` of all decoder layers to logits `(B, layers, Q, K)`."""
+        return torch.stack([head(states[:, layer]) for layer, head in enumerate(self)], dim=1)
 
 
 @auto_docstring(custom_intro="SAM-DETR without its class heads: from pixels to refined queries and boxes.")
@@ -187,7 +210,7 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
     def __init__(self, config: SamDetrConfig):
         super().__init__(config)
         self.model = SamDetrModel(config)
-        self.class_heads = nn.ModuleList(SamDetrClassHead(config) for _ in range(config.decoder_layers))
+        self.class_heads = SamDetrClassHeads(config)
         self.post_init()
 
     @property
@@ -252,7 +275,7 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
 
         outputs = self.model(pixel_values, pixel_mask, denoising_queries=denoising, **kwargs)
         states, boxes = outputs.intermediate_hidden_states, outputs.intermediate_boxes
-        logits = torch.stack([head(states[:, layer]) for layer, head in enumerate(self.class_heads)], dim=1)
+        logits = self.class_heads(states)
 
         # the denoising queries stand first; nothing but their own loss sees them
         num_noised = logits.shape[2] - config.num_queries

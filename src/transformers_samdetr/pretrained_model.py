@@ -34,6 +34,17 @@ class SamDetrPreTrainedModel(PreTrainedModel):
             parameter.requires_grad_(False)
         return loaded
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter; of the CPU for an encoder without layers, which has none."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first parameter that is floating-point; PyTorch's default for an encoder without layers."""
+        kinds = (parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
+        return next(kinds, torch.get_default_dtype())
+
     def frozen_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that the configuration does not train, by name.
 

@@ -1,0 +1,53 @@
+"""LoRA adapters of PEFT: every linear layer learns, adapters are saved, loaded and merged, class heads are kept whole."""
+
+import pytest
+import torch
+
+from tests.models import SMALL_BACKBONE, targets, tiny_model
+
+peft = pytest.importorskip("peft")
+
+ALL_LINEAR = {"target_modules": "all-linear"}
+OURS = {"target_modules": r".*(q_proj|k_proj|v_proj|o_proj|fc1|fc2|content_proj|keypoint_head.layers.\d)"}
+HEADS = {"one": ["class_heads"], "box heads too": ["class_heads", "box_heads.0", "box_heads.1"], "none": None}
+
+
+def trained_model(seed: int = 0):
+    """Box heads are not at zero, as after training: before them, adapters would get no gradient."""
+    model = tiny_model(seed, backbone_config=SMALL_BACKBONE, num_denoising_groups=2)
+    for module in model.modules():
+        if type(module).__name__ == "ZeroLinear":
+            torch.nn.init.normal_(module.weight, std=0.02)
+    return model
+
+
+@pytest.mark.parametrize("modules", [ALL_LINEAR, OURS], ids=["all", "named"])
+@pytest.mark.parametrize("kept", HEADS.values(), ids=HEADS)
+def test_adapters_learn_are_saved_loaded_and_merged(modules, kept, tmp_path):
+    torch.manual_seed(0)
+    base = trained_model()
+    state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, modules_to_save=kept, **modules)).train()
+    pixels = torch.randn(2, 3, 64, 64)
+    adapted(pixels, labels=targets(2, 1)).loss.backward()
+    trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    assert any("lora_B" in name for name in trained)
+    if kept:
+        assert any("class_heads.modules_to_save" in name for name in trained)
+    for name, parameter in trained.items():
+        if "lora_A" not in name:  # lora_B starts at zero, and with it the gradient of lora_A
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    adapted.eval()
+    adapted.save_pretrained(tmp_path)
+    fresh = trained_model(1)
+    fresh.load_state_dict(state)
+    with torch.no_grad():
+        expected = adapted(pixels).logits
+        loaded = peft.PeftModel.from_pretrained(fresh, tmp_path).eval()
+        torch.testing.assert_close(loaded(pixels).logits, expected, atol=1e-5, rtol=0)
+        merged = loaded.merge_and_unload()
+        torch.testing.assert_close(merged(pixels).logits, expected, atol=1e-4, rtol=0)
+    assert merged.state_dict().keys() == state.keys()
