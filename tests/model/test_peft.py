@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT: every linear layer learns, adapters are saved, loaded and merged, class heads are kept whole."""
+"""LoRA adapters of PEFT: all linear layers learn; adapters are saved, loaded and merged; class heads are kept whole."""
 
 import pytest
 import torch
