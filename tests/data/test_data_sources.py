@@ -9,7 +9,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig
-from transformers_samdetr.data.coco import find_coco_files, read_coco_json
 from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.data.stream import known_length
@@ -155,7 +154,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     first = load_detection_data(tmp_path / "a").fingerprint
     assert load_detection_data(tmp_path / "b").fingerprint == first
     path = tmp_path / "b" / "annotations" / "instances_train.json"
-    content = read_coco_json(path)
+    content = json.loads(path.read_text())
     content["annotations"][3]["bbox"][0] += 0.5
     path.write_text(json.dumps(content))
     moved = load_detection_data(tmp_path / "b").fingerprint
@@ -300,7 +299,7 @@ def test_cocos_own_ids():
     if not folder.is_dir():
         pytest.skip(f"{folder}, a sample of COCO, is not here")
     data = load_detection_data(folder)
-    content = read_coco_json(find_coco_files(folder)["val"])
+    content = json.loads(next(folder.glob("annotations/*val*.json")).read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
     assert data.category_ids == sorted(names) and len(names) == 80 and max(names) == 90
     assert [names[i] for i in data.category_ids] == data.names

@@ -74,9 +74,9 @@ def test_a_yolo_folder_without_splits_and_polygons(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("7 0.5 0.5 0.2 0.2", r"b.txt, line 1, of b.png: class 7 is none of the named \[0, 1\]"),
+        ("7 0.5 0.5 0.2 0.2", r"b.txt, line 1: class 7 is none of the named \[0, 1\]"),
         ("1 0.5 0.5 0.2", "b.txt, line 1 .*give the class, an integer, and center x"),
-        ("1 0.5 0.5 0.2 0.2 0.9", "line 1 .*corners of a polygon"),
+        ("1 0.5 0.5 0.2 0.2 0.9 0.1 0.2", "line 1 .*corners of a polygon"),
         ("dog 0.5 0.5 0.2 0.2", "line 1 .*not numbers"),
         ("0.5 0.5 0.2 0.2 0.1", "line 1 .*the class, an integer"),
     ],
@@ -93,10 +93,10 @@ def test_mistakes_in_yaml_are_named(tmp_path):
     with pytest.raises(ValueError, match="does not name the classes: add a data.yaml"):
         load_detection_data(tmp_path)
     (tmp_path / "data.yaml").write_text("train: pictures\nnames: [cat, dog]\n")
-    with pytest.raises(ValueError, match="data.yaml names 'pictures', which is not at "):
+    with pytest.raises(ValueError, match="data.yaml names 'pictures' for train, which is not in "):
         load_detection_data(tmp_path)
     (tmp_path / "data.yaml").write_text("train: images\nnames: 2\n")
-    with pytest.raises(ValueError, match="data.yaml has names=2: give a list"):
+    with pytest.raises(ValueError, match="data.yaml has names=.2.: give a list"):
         load_detection_data(tmp_path / "data.yaml")
 
 
@@ -165,5 +165,5 @@ def test_mistakes_in_xml_files_are_named(tmp_path, text, message):
 
 def test_a_missing_picture_is_named(tmp_path):
     (tmp_path / "a.xml").write_text(voc_xml("a", [("cat", (1, 1, 5, 5))]))
-    with pytest.raises(ValueError, match="a.xml belongs to a.png, which is in none of"):
+    with pytest.raises(ValueError, match="a.xml belongs to a.png, and no picture in"):
         load_detection_data(tmp_path)

@@ -1,265 +1,377 @@
-"""Folders with COCO's JSON files, in any of the layouts that tools export."""
+"""COCO's JSON files, in any of the layouts in which tools export them.
+
+They are read element by element, so that a file of half a gigabyte with polygons takes the memory of its boxes.
+"""
 
 import json
+import math
 import os
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..annotations import shown
-from .schema import AnnotatedPicture, FolderContent, box_of, picture_size, side_of
-from .source_files import read_text
+import numpy as np
 
-OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
-SPLIT = re.compile(r"(?:^|[^a-z])(training|train|validation|valid|val|dev|testing|test)(?:[^a-z]|$)", re.IGNORECASE)
-JSON_BYTES = 4096
-"""Enough of a file to see whether it could be COCO's."""
+from ..annotations import LARGEST_AREA, shown
+from .schema import AnnotatedPictures, FolderContent, area_of, box_of, crowd_of, side_of
+from .source_files import PIECE, JsonReader, SetFiles, picture_size, split_in, text_encoding
+
 KEYS = ("images", "annotations", "categories")
+OTHER_TASKS = ("person_keypoints", "stuff", "captions", "panoptic", "image_info")
+"""Beginnings of the names of COCO files for other tasks, read where there is no file for detection."""
+OTHER_FORMATS = {
+    "items": "Datumaro's own format",
+    "shapes": "a LabelMe file of one picture",
+    "_via_img_metadata": "a VIA project",
+    "samples": "a FiftyOne data set",
+    "features": "a GeoJSON file",
+}
+"""What a JSON file with this key, and without COCO's, is."""
 
 
-def find_coco_files(source: Path) -> dict[str, Path]:
+def find_coco(files: SetFiles, passed_over: list[str]) -> dict[str, str]:
     """COCO files of a folder by the split in their own or their folder's name, `""` for one without.
 
     Args:
-        source: a JSON file itself, or a folder with `annotations/*.json`, `train/*.json` and so on, or `*.json`.
+        files: of the set.
+        passed_over: gets a line for each JSON file that is not taken, and why.
 
     Raises:
-        ValueError: two files would be the same split.
+        ValueError: two files could be the same split.
     """
-    if source.is_file():
-        return {split_in(source.stem): source}
-    for pattern in ("annotations/*.json", "*/*.json", "*.json"):
-        files = [
-            path
-            for path in sorted(source.glob(pattern))
-            if not path.stem.startswith(OTHER_TASKS) and path.is_file() and _looks_like_coco(path)
-        ]
-        instances = [path for path in files if path.stem.startswith("instances")]
-        files = instances or files
-        if files:
-            break
-    found: dict[str, Path] = {}
-    for path in files:
-        split = split_in(path.stem) or (split_in(path.parent.name) if path.parent != source else "")
+    found: dict[str, str] = {}
+    for path in sorted(files.with_suffix(".json"), key=lambda p: (_rank(p), p.count("/"), p)):
+        reason = _why_not_coco(Path(files.path(path)))
+        if reason:
+            passed_over.append(f"{path} {reason}")
+            continue
+        folder, _, name = path.rpartition("/")
+        split = split_in(name.rpartition(".")[0]) or split_in(folder.rpartition("/")[2]) or split_in(folder)
         if split in found:
-            raise ValueError(
-                f"{path} and {found[split]} could both be the split {split or 'of all pictures'!r}: name the files "
-                "train and val, or give one of them as --data."
-            )
+            if _rank(found[split]) == _rank(path):
+                raise ValueError(
+                    f"{files.path(path)} and {files.path(found[split])} could both be the split "
+                    f"{split or 'of all pictures'!r}: name the files train and val, or give one of them as --data."
+                )
+            passed_over.append(f"{path}: {found[split]} is read for this split")
+            continue
         found[split] = path
+    if len(found) > 1 and "" in found:
+        passed_over.append(f"{found.pop('')}: other files have a split in their names")
     return found
 
 
-def split_in(name: str) -> str:
-    """The split that a file's or folder's name tells, or `""`.
+def _rank(path: str) -> int:
+    """Detection before other tasks: `instances_*` first, then others, then files of other tasks."""
+    name = path.rpartition("/")[2]
+    if name.startswith(OTHER_TASKS):
+        return 2 + next(i for i, task in enumerate(OTHER_TASKS) if name.startswith(task))
+    return 0 if name.startswith("instances") else 1
 
-    >>> split_in("instances_val2017"), split_in("valid"), split_in("labels_my-project")
-    ('val2017', 'valid', '')
-    """
-    match = SPLIT.search(re.sub(r"\d+", "", name))
-    if not match:
+
+def _why_not_coco(path: Path) -> str:
+    """Why a JSON file cannot be COCO's, or `""` where it has the three keys somewhere."""
+    missing, others, last, encoding = set(KEYS), set(), b"", "utf-8"
+    with path.open("rb") as file:
+        start = file.read(4)
+        encoding = text_encoding(start)
+        file.seek(0)
+        while missing and (piece := file.read(PIECE)):
+            text = (last + piece).decode(encoding, "replace") if encoding == "utf-16" else last + piece
+            text = text.encode() if isinstance(text, str) else text
+            missing -= {key for key in missing if re.search(rb'"%s"\s*:' % key.encode(), text)}
+            others |= {key for key in OTHER_FORMATS if b'"%s"' % key.encode() in text}
+            last = piece[-64:]
+    if not missing:
         return ""
-    with_year = re.search(match[1] + r"\d*", name)
-    return with_year[0] if with_year else match[1]
+    if others:
+        kind = OTHER_FORMATS[sorted(others)[0]]
+        return f"is {kind}; export the set as COCO"
+    if path.stat().st_size < PIECE:
+        try:
+            json.loads(path.read_bytes().decode(encoding))
+        except (ValueError, RecursionError) as error:
+            return f"is not valid JSON: {error}"
+    return f"has no {' and no '.join(repr(key) for key in KEYS if key in missing)}"
 
 
-def _looks_like_coco(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        start = file.read(JSON_BYTES).lstrip()
-    return start.startswith("{") and any(f'"{key}"' in start for key in (*KEYS, "info", "licenses"))
+class CocoFile:
+    """What detection needs of a COCO file, by column; places of annotations are counted in the file's order.
+
+    Attributes:
+        images: `(id, file_name, width, height)` of each.
+        categories: the dicts of each, with `id` and `name`.
+        image_ids, category_ids: those that annotations name, in the order in which they do.
+        image_of, category_of: `(T,)`, positions in these.
+        boxes: `(4 T,)`, x, y, width, height in pixels.
+        areas: `(T,)` in square pixels, NaN where there is none.
+        crowds: `(T,)`.
+        ids: `T` ids of annotations as they stand there.
+        notes: what was decided while reading.
+    """
+
+    def __init__(self, path: Path):
+        """Reads and checks a file.
+
+        Raises:
+            ValueError: it is no JSON, a key is missing, or an entry has no usable id, name or box; the message names
+                the file and the place.
+        """
+        self.path = path
+        self.images: list[tuple[int | str, str, Any, Any]] = []
+        self.categories: list[dict[str, Any]] = []
+        self.image_ids: dict[Any, int] = {}
+        self.category_ids: dict[Any, int] = {}
+        self.image_of, self.category_of = array("q"), array("q")
+        self.boxes, self.areas, self.crowds = array("d"), array("d"), array("b")
+        self.ids: list[Any] = []
+        self.notes: list[str] = []
+        self._of_polygons = 0
+        reader = JsonReader(path)
+        try:
+            self._read(reader)
+        finally:
+            reader.close()
+        if self._of_polygons:
+            self.notes.append(f"{path.name}: {self._of_polygons} objects have no bbox; it is that of their polygon")
+
+    def _read(self, reader: JsonReader) -> None:
+        read = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
+        if reader.peek() != "{":
+            raise ValueError(
+                f"{self.path} holds {shown(reader.value(), repr)}, expected an object with {', '.join(KEYS)}."
+            )
+        found = []
+        for key in reader.members():
+            found.append(key)
+            if key not in read:
+                reader.value()
+                continue
+            if reader.peek() != "[":
+                raise ValueError(f"{self.path}: {key} is {shown(reader.value(), repr)}: give a list.")
+            for index, row in enumerate(reader.elements()):
+                if not isinstance(row, dict):
+                    raise ValueError(f"{self.path}: {key}[{index}] is {shown(row, repr)}: give an object in braces.")
+                read[key](index, row)
+        if reader.peek():
+            raise ValueError(f"{self.path} is not valid JSON: it goes on after its end. Export it again.")
+        missing = next((key for key in KEYS if key not in found), None)
+        if missing:
+            raise ValueError(f"{self.path} has no {missing!r}; it holds {shown(sorted(found))}.")
+
+    def _add_image(self, index: int, row: dict[str, Any]) -> None:
+        self._check_named(row, "file_name", f"images[{index}]")
+        self.images.append((row["id"], row["file_name"], row.get("width"), row.get("height")))
+
+    def _add_category(self, index: int, row: dict[str, Any]) -> None:
+        self._check_named(row, "name", f"categories[{index}]")
+        self.categories.append(row)
+
+    def _check_named(self, row: dict[str, Any], name: str, where: str) -> None:
+        identity, text = as_id(row.get("id")), row.get(name)
+        if identity is None:
+            raise ValueError(
+                f"{self.path}: {where} has the id {shown(row.get('id'), repr)}: give an integer or a text."
+            )
+        row["id"] = identity
+        if not isinstance(text, str) or not text.isprintable():
+            raise ValueError(f"{self.path}: {where} has the {name} {shown(text, repr)}: give a text of one line.")
+
+    def _add_annotation(self, index: int, row: dict[str, Any]) -> None:
+        image_id, category_id = as_id(row.get("image_id")), as_id(row.get("category_id"))
+        if image_id is None:
+            raise ValueError(f"{self._where(row)}: the file lists no such image.")
+        if category_id is None:
+            wrong = shown(row.get("category_id"), repr)
+            raise ValueError(f"{self._where(row)} has category_id {wrong}, which is none of the file's categories.")
+        box = row.get("bbox")
+        if box is None:
+            box = polygon_box(row.get("segmentation"))
+            if box is None:
+                raise ValueError(f"{self._where(row)} has bbox None: give [x, y, width, height] in pixels.")
+            self._of_polygons += 1
+        if not (type(box) is list and len(box) == 4 and _append(self.boxes, box)):
+            self.boxes.extend(box_of(box, self._where(row)))
+        area, crowd = row.get("area"), row.get("iscrowd")
+        # the text for an error is made where there is one: there may be a million annotations
+        plain = type(area) in (int, float) and 0 <= area <= LARGEST_AREA
+        self.areas.append(math.nan if area is None else area if plain else area_of(area, self._where(row)))
+        self.crowds.append(0 if crowd is None or crowd == 0 else crowd_of(crowd, self._where(row)))
+        self.image_of.append(self.image_ids.setdefault(image_id, len(self.image_ids)))
+        self.category_of.append(self.category_ids.setdefault(category_id, len(self.category_ids)))
+        self.ids.append(row.get("id"))
+
+    def _where(self, row: Mapping[str, Any]) -> str:
+        return f"{self.path}: annotation {shown(row.get('id'))} of image {shown(row.get('image_id'))}"
+
+    def where(self, place: int) -> str:
+        """What errors call an annotation."""
+        image_id = next(key for key, number in self.image_ids.items() if number == self.image_of[place])
+        return self._where({"id": self.ids[place], "image_id": image_id})
 
 
-def read_coco(source: Path, files: dict[str, Path]) -> FolderContent:
-    """Pictures and annotations of COCO files, as they stand there.
+def _append(numbers: array, values: list) -> bool:
+    """Adds all values, or none where one is no number."""
+    try:
+        numbers.fromlist(values)
+    except (TypeError, OverflowError):
+        return False
+    return True
+
+
+def as_id(value: Any) -> int | str | None:
+    """A value as the id of an image or a category: an integer that a set can hold, or a text; None for others.
+
+    >>> as_id(7), as_id(7.0), as_id("a"), as_id(True)
+    (7, 7, 'a', None)
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():  # pandas makes floats of a column with gaps
+        value = int(value)
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def polygon_box(segmentation: Any) -> list[float] | None:
+    """The (x, y, width, height) box around polygons `[[x1, y1, x2, y2, …], …]`; None for what is none.
+
+    >>> polygon_box([[4, 5, 24, 5, 24, 15]])
+    [4.0, 5.0, 20.0, 10.0]
+    """
+    try:
+        points = np.concatenate([np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation])
+        low, high = points.min(0), points.max(0)
+    except (TypeError, ValueError):
+        return None
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:
+    """Pictures and annotations of COCO files.
+
+    Args:
+        files: of the set.
+        chosen: path of the file of each split, as `find_coco` returns them.
 
     Raises:
         ValueError: a key is missing, an annotation names an image or category that is not listed, two files name a
             category differently, or listed pictures do not exist; the message names file and image.
     """
-    folder = source if source.is_dir() else source.parent
-    categories: dict[int | str, str] = {}
-    splits = {}
-    for split, path in files.items():
-        content = read_coco_json(path)
-        for category in content["categories"]:
-            name = categories.setdefault(category["id"], category["name"])
+    contents = {split: CocoFile(Path(files.path(path))) for split, path in chosen.items()}
+    notes = [note for content in contents.values() for note in content.notes]
+    categories = _categories(files.root, list(contents.values()), notes)
+    splits = {
+        split: _pictures(content, files, chosen[split], split, set(categories), notes)
+        for split, content in contents.items()
+    }
+    return FolderContent(splits, categories, "xywh", notes)
+
+
+def _categories(root: Path, contents: list[CocoFile], notes: list[str]) -> dict[int | str, str]:
+    """Names by id, in the order of the ids; without the row in which Roboflow names the project."""
+    names: dict[int | str, str] = {}
+    parents: dict[int | str, Any] = {}
+    for content in contents:
+        for category in content.categories:
+            name = names.setdefault(category["id"], category["name"])
+            parents[category["id"]] = category.get("supercategory")
             if name != category["name"]:
                 raise ValueError(
-                    f"{path} calls category {category['id']} {category['name']!r}, elsewhere it is {name!r}."
+                    f"{content.path} calls category {category['id']} {category['name']!r}, elsewhere it is {name!r}."
                 )
-        splits[split] = _pictures(content, path, folder, split)
-    if len({isinstance(category_id, str) for category_id in categories}) > 1:
-        raise ValueError(f"The categories of {source} have ids of both kinds, {shown(list(categories))}: number them.")
-    ordered = {category_id: categories[category_id] for category_id in sorted(categories)}
-    return FolderContent(splits, ordered, "xywh", [])
+    if len({isinstance(identity, str) for identity in names}) > 1:
+        raise ValueError(f"The categories of {root} have ids of both kinds, {shown(list(names))}: number them.")
+    used = set().union(*(content.category_ids for content in contents))
+    for identity in [i for i in names if i not in used]:
+        others = [parents[other] for other in names if other != identity]
+        if others and all(parent == names[identity] for parent in others):
+            notes.append(f"category {identity}, {names[identity]!r}, has no objects and is the parent of all others")
+            del names[identity]
+            break
+    return {identity: names[identity] for identity in sorted(names)}
 
 
-def _pictures(content: dict[str, Any], path: Path, folder: Path, split: str) -> list[AnnotatedPicture]:
-    """In the order of the file."""
-    known = {category["id"] for category in content["categories"]}
-    objects: dict[Any, list[dict]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        # the name is made where something is wrong: there may be a million annotations
-        if not is_id(image_id) or image_id not in objects:
-            raise ValueError(f"{_where(annotation, path)}: the file lists no such image.")
-        if not is_id(category_id) or category_id not in known:
-            listed = shown(sorted(known, key=lambda i: (str(type(i)), i)))
-            raise ValueError(
-                f"{_where(annotation, path)} has category_id {shown(category_id, repr)}, which is none of the file's "
-                f"{listed}."
-            )
-        if annotation.get("bbox") is None:
-            raise ValueError(f"{_where(annotation, path)} has bbox None: give [x, y, width, height] in pixels.")
-        objects[image_id].append(annotation)
-
-    find = PictureFinder(path, folder, split)
-    files = {image["id"]: find(image["file_name"]) for image in content["images"]}
-    missing = [image["file_name"] for image in content["images"] if files[image["id"]] is None]
-    if missing:
+def _pictures(
+    content: CocoFile, files: SetFiles, path: str, split: str, categories: set, notes: list[str]
+) -> AnnotatedPictures:
+    """The pictures in the order of the file, each with its objects in the order of the file."""
+    rows: dict[int | str, int] = {}
+    for image_id, *_ in content.images:
+        if image_id in rows:
+            raise ValueError(f"{content.path} has several images with the id {shown(image_id)}.")
+        rows[image_id] = len(rows)
+    row_of = np.array([rows.get(image_id, -1) for image_id in content.image_ids], dtype=np.int64)
+    objects = row_of[np.array(content.image_of)] if len(content.ids) else np.zeros(0, dtype=np.int64)
+    if (objects < 0).any():
+        place = int(np.flatnonzero(objects < 0)[0])
+        image_id = next(i for i, row in zip(content.image_ids, row_of, strict=True) if row < 0)
+        kinds = f": {shown(image_id, repr)}, which is text, is not in {shown(list(rows)[:3])}"
+        hint = kinds if isinstance(image_id, str) and not any(isinstance(i, str) for i in rows) else ""
+        raise ValueError(f"{content.where(place)}: the file lists no such image{hint}.")
+    known = [category["id"] for category in content.categories]
+    unknown = [identity for identity in content.category_ids if identity not in categories or identity not in known]
+    if unknown:
+        place = content.category_of.index(content.category_ids[unknown[0]])
+        listed = shown(sorted(known, key=lambda i: (str(type(i)), i)))
         raise ValueError(
-            f"{len(missing)} of the {len(files)} pictures in {path} do not exist, such as "
-            f"{', '.join(map(shown, missing[:3]))}; looked in {', '.join(map(str, find.folders))}. Put them there, or "
-            "leave them out of the file."
+            f"{content.where(place)} has category_id {shown(unknown[0], repr)}, which is none of the file's {listed}."
         )
-    return [_picture(image, files[image["id"]], objects[image["id"]], path) for image in content["images"]]
+
+    pictures = AnnotatedPictures()
+    pictures.images = _find_pictures(content, files, path, split, notes)
+    pictures.image_ids = [image_id for image_id, *_ in content.images]
+    for (image_id, _, width, height), image in zip(content.images, pictures.images, strict=True):
+        if not width or not height:
+            width, height = picture_size(image)
+        where = f"{content.path}: image {image_id}"
+        pictures.widths.append(side_of(width, "width", where))
+        pictures.heights.append(side_of(height, "height", where))
+    order = np.argsort(objects, kind="stable")
+    counts = np.bincount(objects, minlength=len(rows))
+    pictures.counts = array("q", counts.tobytes())
+    pictures.boxes = array("d", np.array(content.boxes).reshape(-1, 4)[order].tobytes())
+    pictures.areas = array("d", np.array(content.areas)[order].tobytes())
+    pictures.crowds = array("b", np.array(content.crowds, dtype=np.int8)[order].tobytes())
+    names = list(content.category_ids)
+    pictures.categories = [names[number] for number in np.array(content.category_of, dtype=np.int64)[order].tolist()]
+    ids = [as_id(identity) for identity in content.ids]
+    known_ids = np.array([isinstance(identity, int) for identity in ids], dtype=bool)
+    own = np.array([identity if isinstance(identity, int) else 0 for identity in ids], dtype=np.int64)
+    positions = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # as everywhere without ids, objects of a picture in which one has none are numbered
+    numbered = np.bincount(objects, weights=~known_ids, minlength=len(rows))[objects[order]] > 0
+    pictures.ids = array("q", np.where(numbered, positions, own[order]).tobytes())
+    return pictures
 
 
-def _where(annotation: dict[str, Any], path: Path) -> str:
-    return f"{path}: annotation {shown(annotation.get('id'))} of image {shown(annotation.get('image_id'))}"
-
-
-def _picture(image: dict[str, Any], file: Path, objects: list[dict], path: Path) -> AnnotatedPicture:
-    width, height = image.get("width"), image.get("height")
-    if not width or not height:
-        width, height = picture_size(str(file))
-    ids = [annotation.get("id") for annotation in objects]
-    return AnnotatedPicture(
-        image=str(file),
-        image_id=image["id"],
-        width=side_of(width, "width", f"{path}: image {image['id']}"),
-        height=side_of(height, "height", f"{path}: image {image['id']}"),
-        boxes=[box_of(annotation["bbox"], _where(annotation, path)) for annotation in objects],
-        categories=[annotation["category_id"] for annotation in objects],
-        areas=[annotation.get("area") for annotation in objects],
-        crowds=[annotation.get("iscrowd") for annotation in objects],
-        ids=ids if all(is_id(i) and not isinstance(i, str) for i in ids) else None,
+def _find_pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: list[str]) -> list[str]:
+    """The path of each image's file."""
+    folder, above = path.rpartition("/")[0], path.rpartition("/")[0].rpartition("/")[0]
+    plain = re.sub(r"\d+$", "", split)
+    # those of the split first: another split may have files of the same names
+    names = [folder, f"{folder}/images", f"{folder}/data"] if folder else []
+    for name in dict.fromkeys((split, plain, "default")):
+        if name:
+            names += [name, f"images/{name}", f"{name}/images", f"{name}/data", f"data/{name}"]
+    names += ["", "images", "data", above]
+    folders = [name.strip("/") for name in dict.fromkeys(names) if name.strip("/") in files.folders]
+    found = [files.find(name, folders) for _, name, _, _ in content.images]
+    missing = [name for (_, name, _, _), file in zip(content.images, found, strict=True) if file is None]
+    if missing:
+        near = files.similar(missing[0])
+        looked = ", ".join(str(Path(files.path(f))) if f else str(files.root) for f in folders)
+        raise ValueError(
+            f"{len(missing)} of the {len(found)} pictures in {content.path} do not exist, such as "
+            f"{', '.join(map(shown, missing[:3]))}; looked in {looked}"
+            + (f" (for {shown(missing[0])} there is {near})" if near else "")
+            + ". Put them there, or leave them out of the file."
+        )
+    other = sum(
+        os.path.basename(name.replace("\\", "/")) != os.path.basename(f)
+        for (_, name, *_), f in zip(content.images, found, strict=True)
     )
-
-
-class PictureFinder:
-    """Finds a picture by the name that a COCO file gives it.
-
-    Args:
-        path: of the COCO file.
-        folder: of the set.
-        split: that the file is.
-    """
-
-    def __init__(self, path: Path, folder: Path, split: str):
-        plain = re.sub(r"\d+$", "", split)
-        # those of the split first: another split may have files of the same names
-        names = [name for s in {split: 0, plain: 0} if s for name in (s, f"images/{s}", f"{s}/images")]
-        names += [".", "images", "data"]
-        is_part = folder == path.parent and folder.name in ("annotations", "labels")
-        self.root = folder.parent if is_part else folder
-        folders = [path.parent, path.parent / "images", *(folder / name for name in names), path.parent.parent]
-        within = (Path(f) for f in folders if f.is_dir() and f.is_relative_to(self.root))
-        self.folders = list(dict.fromkeys(within))
-        self._listed: dict[str, set[str]] = {}
-
-    def __call__(self, file_name: str) -> Path | None:
-        """The existing file, or None; folders in the name are optional.
-
-        A name that leads out of the set, such as `../../other/x.jpg` or `/other/x.jpg`, finds the file
-        of that name in the set, if there is one: a file from elsewhere cannot have a set read what is not its own.
-        """
-        relative = Path(file_name.replace("\\", "/"))
-        for name in (relative, Path(relative.name)):
-            for folder in self.folders:
-                file = self._within(folder, name)
-                if file is not None and self._exists(file):
-                    # what held this one likely holds the next
-                    self.folders.remove(folder)
-                    self.folders.insert(0, folder)
-                    return file
-        return None
-
-    def _within(self, folder: Path, name: Path) -> Path | None:
-        """The file's path without `..`, or None where it would lie outside of the set."""
-        if not name.is_absolute() and ".." not in name.parts:
-            return folder / name
-        file = Path(os.path.normpath(folder / name))
-        return file if file.is_relative_to(os.path.normpath(self.root)) else None
-
-    def _exists(self, file: Path) -> bool:
-        parent = str(file.parent)
-        if parent not in self._listed:
-            self._listed[parent] = _files_in(parent)
-        return file.name in self._listed[parent]
-
-
-def _files_in(folder: str) -> set[str]:
-    """Names of the regular files, links followed; none for what is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (OSError, ValueError):  # the latter for a name that no file system allows
-        return set()
-
-
-def read_coco_json(path: Path) -> dict[str, Any]:
-    """The file's content, with the keys that detection needs.
-
-    Of `images` each has a text `file_name` and an `id` of its own, of `categories` each an `id` and a text `name`; ids
-    are integers or texts. `annotations` are dicts, of which nothing is checked yet.
-
-    Raises:
-        ValueError: the file is no JSON, or not of this structure; the message names the file and the place.
-    """
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
-        raise ValueError(f"{path} is not valid JSON: {error}. Export it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {shown(content, repr)}, expected an object with {', '.join(KEYS)}.")
-    for key in KEYS:
-        if key not in content:
-            raise ValueError(f"{path} has no {key!r}; it holds {shown(sorted(content))}.")
-        _check_rows(content[key], f"{path}: {key}")
-    for key, name in (("images", "file_name"), ("categories", "name")):
-        for index, row in enumerate(content[key]):
-            _check_named(row, name, f"{path}: {key}[{index}]")
-    _check_ids_differ(content["images"], path)
-    return content
-
-
-def _check_rows(rows: Any, where: str) -> None:
-    if not isinstance(rows, list):
-        raise ValueError(f"{where} is {shown(rows, repr)}: give a list.")
-    wrong = next((index for index, row in enumerate(rows) if not isinstance(row, dict)), None)
-    if wrong is not None:
-        raise ValueError(f"{where}[{wrong}] is {shown(rows[wrong], repr)}: give an object in braces.")
-
-
-def _check_named(row: Mapping[str, Any], name: str, where: str) -> None:
-    if not is_id(row.get("id")):
-        raise ValueError(f"{where} has the id {shown(row.get('id'), repr)}: give an integer or a text.")
-    text = row.get(name)
-    if not isinstance(text, str) or not text.isprintable():
-        raise ValueError(f"{where} has the {name} {shown(text, repr)}: give a text of one line.")
-
-
-def _check_ids_differ(images: Sequence[Mapping[str, Any]], path: Path) -> None:
-    identity, count = Counter(image["id"] for image in images).most_common(1)[0] if images else (None, 0)
-    if count > 1:
-        raise ValueError(f"{path} has several images with the id {shown(identity)}.")
-
-
-def is_id(value: Any) -> bool:
-    """Whether it can be the id of an image or a category: an integer that a set can hold, or a text."""
-    if isinstance(value, str):
-        return True
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    if other:
+        notes.append(f"{other} pictures of {content.path.name} were found by a name in another case or Unicode form")
+    return [files.path(file) for file in found]

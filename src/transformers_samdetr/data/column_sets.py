@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, concatenate_datasets
 
 from ..annotations import shown
 from .box_formats import FormatGuess, detect_box_format
 from .schema import (
     AnnotatedPicture,
+    AnnotatedPictures,
     AnySet,
     annotation_features,
     box_of,
     canonical_example,
     detection_features,
-    picture_size,
     to_dataset,
 )
+from .source_files import picture_size
 
+BATCH = 1000
 SAMPLE = 300
 """Pictures on which the box format is detected."""
 ClassNames = Sequence[str] | Mapping[int | str, str]
@@ -114,8 +117,9 @@ def read_pictures(data: AnySet, columns: Mapping[str, str]) -> Iterator[Annotate
     data = data.with_format(None)
     if needs_size and isinstance(data.features[image], Image):
         data = data.cast_column(image, Image(decode=False))
-    for example in data.select_columns(sorted(needed)):
-        yield read_picture(example, columns)
+    for batch in data.select_columns(sorted(needed)).iter(batch_size=BATCH):
+        for values in zip(*batch.values(), strict=True):
+            yield read_picture(dict(zip(batch, values, strict=True)), columns)
 
 
 def read_picture(example: Mapping[str, Any], columns: Mapping[str, str]) -> AnnotatedPicture:
@@ -164,7 +168,7 @@ def guess_box_format(data: AnySet, columns: Mapping[str, str], source: str) -> F
     else:
         sample = data.select(np.unique(np.linspace(0, len(data) - 1, SAMPLE).astype(int))) if len(data) else data
     pictures = list(read_pictures(sample, columns))
-    boxes = [box_of(box, picture.name) for picture in pictures for box in picture.boxes]
+    boxes = [box_of(box, picture) for picture in pictures for box in picture.boxes]
     sizes = [(picture.width, picture.height) for picture in pictures for _ in picture.boxes]
     areas = [area for picture in pictures for area in picture.areas or ()]
     usable = len(areas) == len(boxes) and None not in areas
@@ -194,20 +198,23 @@ def to_schema(
     own_ids = has_integer_ids(data, columns)
     if isinstance(data, IterableDataset):
         return _stream_to_schema(data, columns, categories, box_format, own_ids)
-    examples = (
-        canonical_example(picture, picture.image_id if own_ids else first_id + row, categories.labels, box_format)
-        for row, picture in enumerate(read_pictures(data, columns))
-    )
-    indices = None
-    if data._indices is not None:
-        # put beside each other, two sets must have all their rows: a choice of rows is made again afterwards, which
-        # saves a copy of the pictures
-        indices = data._indices.column("indices").to_numpy()
-        rows: list = [_no_example()] * len(data.data)
-        for index, example in zip(indices, examples, strict=True):
-            rows[index] = example
-        data, examples = Dataset(data.data, info=data.info.copy(), split=data.split), rows
-    annotations = to_dataset(examples, annotation_features(categories.names))
+    annotated = AnnotatedPictures()
+    for picture in read_pictures(data, columns):
+        annotated.add(picture)
+    ids = list(annotated.image_ids) if own_ids else list(range(first_id, first_id + len(annotated)))
+    indices = None if data._indices is None else data._indices.column("indices").to_numpy()
+    if indices is not None:
+        annotated.add(AnnotatedPicture(None, None, 0, 0, [], []))
+        ids.append(-1)
+    table = annotated.to_arrow(categories.labels, box_format).append_column("image_id", pa.array(ids, pa.int64()))
+    if indices is not None:
+        # concatenated sets must have all their rows: the choice of rows is made again afterwards, which saves a copy of
+        # the pictures; rows that are not chosen get the empty one
+        rows = np.full(len(data.data), len(indices))
+        rows[indices] = np.arange(len(indices))
+        table = table.take(pa.array(rows))
+        data = Dataset(data.data, info=data.info.copy(), split=data.split)
+    annotations = to_dataset({}, table, annotation_features(categories.names))
     pictures = data.select_columns([columns["image"]])
     if columns["image"] != "image":
         pictures = pictures.rename_column(columns["image"], "image")
@@ -215,11 +222,6 @@ def to_schema(
         pictures = pictures.cast_column("image", Image())
     both = concatenate_datasets([pictures, annotations], axis=1)
     return both if indices is None else both.select(indices)
-
-
-def _no_example() -> dict[str, Any]:
-    objects: dict[str, list] = {"id": [], "area": [], "bbox": [], "category": [], "iscrowd": []}
-    return {"image_id": -1, "width": 0, "height": 0, "objects": objects}
 
 
 def has_integer_ids(data: AnySet, columns: Mapping[str, str]) -> bool:

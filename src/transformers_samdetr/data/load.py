@@ -1,12 +1,14 @@
 """`load_detection_data`: folders of several layouts, the Hub and sets in memory, all in one schema."""
 
+import glob
 import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import (
     Dataset,
     DatasetDict,
@@ -18,18 +20,11 @@ from datasets import (
 )
 
 from .box_formats import check_box_format
-from .coco import find_coco_files, read_coco
+from .coco import find_coco, read_coco
 from .column_sets import ClassNames, find_columns, guess_box_format, has_integer_ids, read_categories, to_schema
 from .digit_scenes import build_digit_scenes
-from .schema import (
-    AnnotatedPicture,
-    AnySet,
-    FolderContent,
-    canonical_example,
-    content_fingerprint,
-    detection_features,
-    to_dataset,
-)
+from .schema import AnySet, FolderContent, content_fingerprint, detection_features, to_dataset
+from .source_files import SetFiles, require_utf8, split_in
 from .stream import known_length, rows_of_parquet, with_length
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, read_yolo
@@ -40,6 +35,8 @@ PIECES = 64
 """In which a map-style set is streamed: what the shuffling of files needs, where there are none."""
 TRAIN = ("train", "training", "trainval")
 EVALUATION = ("validation", "val", "valid", "dev", "eval", "test", "testing")
+MOST_REASONS = 8
+"""Files of which an error says why they are no annotations."""
 HELD_OUT = 0.2
 MOST_HELD_OUT = 5000
 
@@ -89,10 +86,11 @@ class DetectionData:
 class LoadOptions:
     """What the caller chooses instead of leaving it to be found: split names, box format, length of a stream."""
 
-    train_split: str | None
-    eval_split: str | None
-    box_format: str | None
+    train_split: str | None = None
+    eval_split: str | None = None
+    box_format: str | None = None
     stream_length: int | None = None
+    hold_out: bool = True
 
 
 def load_detection_data(
@@ -106,6 +104,7 @@ def load_detection_data(
     streaming: bool = False,
     stream_length: int | None = None,
     seed: int = 0,
+    hold_out: bool = True,
 ) -> DetectionData:
     """Training set, evaluation set and classes of a source.
 
@@ -123,6 +122,8 @@ def load_detection_data(
             than the disk.
         stream_length: pictures of the training stream, where its source does not say.
         seed: chooses the digit scenes.
+        hold_out: without a split for evaluation, a fifth of the training split is held out. Otherwise all pictures of
+            the only split are for evaluation, and `train` is empty: for measuring a model that was trained elsewhere.
 
     Returns:
         Sets whose pictures are decoded when they are read, not before. `print(data.describe())` says what was found.
@@ -132,9 +133,8 @@ def load_detection_data(
             message says which, and what would be right.
         TypeError: the source is of none of these types.
     """
-    options = LoadOptions(
-        train_split, eval_split, None if box_format is None else check_box_format(box_format), stream_length
-    )
+    box_format = None if box_format is None else check_box_format(box_format)
+    options = LoadOptions(train_split, eval_split, box_format, stream_length, hold_out)
     if isinstance(source, (Dataset, IterableDataset)):
         return from_sets("the given set", _streams({"train": source}, streaming), columns, class_names, options)
     if isinstance(source, dict):
@@ -147,12 +147,11 @@ def load_detection_data(
     name, path = str(source), Path(os.path.expanduser(source))
     if name == "digits":
         scenes = _streams(build_digit_scenes(seed=seed), streaming)
-        return from_sets(
-            name, scenes, columns, class_names, LoadOptions(train_split, eval_split, "xywh", stream_length)
-        )
+        return from_sets(name, scenes, columns, class_names, replace(options, box_format="xywh"))
     if not os.path.exists(path) and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
         raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
-    content = _read_folder(path) if os.path.exists(path) else None
+    passed_over: list[str] = []
+    content = _read_folder(path, passed_over) if os.path.exists(path) else None
     if content is not None:
         if streaming or stream_length or columns or class_names:
             raise ValueError(
@@ -162,7 +161,7 @@ def load_detection_data(
         return from_folder(name, content, options)
     if not os.path.exists(path):
         return from_sets(name, _load_sets(path, name, streaming, options), columns, class_names, options)
-    _require_known_layout(path)
+    _require_known_layout(path, passed_over)
     try:
         sets = _load_sets(path, name, streaming, options)
     except Exception as error:  # the datasets library raises all kinds for damaged files
@@ -171,39 +170,60 @@ def load_detection_data(
     return from_sets(name, sets, columns, class_names, options)
 
 
-def _read_folder(path: Path) -> FolderContent | None:
-    """The content of a folder of pictures with annotation files; None for sets of the `datasets` library."""
+def _read_folder(path: Path, passed_over: list[str]) -> FolderContent | None:
+    """The content of a folder of pictures with annotation files; None for sets of the `datasets` library.
+
+    Args:
+        path: of the folder, or of a JSON, YAML or `.data` file.
+        passed_over: gets a line for each file that could have been annotations, and why it is not.
+    """
     if path.suffix in TABLES or _is_saved_to_disk(path):
         return None
-    yolo = find_yolo(path)
-    if yolo is not None:
-        return read_yolo(yolo)
-    files = find_coco_files(path)
-    if files:
-        return read_coco(path, files)
-    voc = find_voc(path)
-    return None if voc is None else read_voc(voc)
+    if path.is_dir():
+        files = SetFiles(path)
+        given = None
+    else:
+        root = path.parent.parent if path.parent.name in ("annotations", "labels") else path.parent
+        files, given = SetFiles(root, deepest=3), path.relative_to(root).as_posix()
+        if path.suffix == ".json":
+            return read_coco(files, {split_in(path.stem): given})
+        if path.suffix not in (".yaml", ".yml", ".data"):
+            raise ValueError(
+                f"{path} is no COCO JSON, YOLO YAML, parquet or arrow file: give one, or the set's folder."
+            )
+    layout = find_yolo(files, passed_over, given)
+    if layout is not None:
+        return read_yolo(files, layout)
+    chosen = {} if given else find_coco(files, passed_over)
+    if chosen:
+        return read_coco(files, chosen)
+    found = {} if given else find_voc(files, passed_over)
+    return read_voc(files, found) if found else None
 
 
 def _is_saved_to_disk(path: Path) -> bool:
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
-def _require_known_layout(path: Path) -> None:
+def _require_known_layout(path: Path, passed_over: list[str]) -> None:
     readable = ("*.parquet", "*.arrow", "metadata.jsonl", "metadata.csv", "metadata.parquet")
-    if not path.is_dir() or _is_saved_to_disk(path) or any(any(path.rglob(pattern)) for pattern in readable):
+    if path.is_dir() and (_is_saved_to_disk(path) or any(any(path.rglob(pattern)) for pattern in readable)):
         return
-    held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
+    if path.suffix in TABLES:
+        return
+    held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing" if path.is_dir() else path.name
+    reasons = f" Passed over: {'; '.join(passed_over[:MOST_REASONS])}" if passed_over else ""
+    more = f"; and {len(passed_over) - MOST_REASONS} more files" if len(passed_over) > MOST_REASONS else ""
     raise ValueError(
         f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
         "with images and labels, VOC's XML files, parquet or arrow files, metadata.jsonl beside pictures, or a "
-        "folder of save_to_disk."
+        f"folder of save_to_disk.{reasons}{more}{'.' if passed_over else ''}"
     )
 
 
 def _load_sets(path: Path, name: str, streaming: bool, options: LoadOptions) -> Mapping[str, AnySet]:
-    if path.is_file():
-        kind, files = TABLES[path.suffix], str(path)
+    if path.is_file() or path.is_dir() and glob.has_magic(str(path)) and not _is_saved_to_disk(path):
+        kind, files = _data_files(path)
         return _open_streams(kind, files) if streaming else load_dataset(kind, data_files=files)
     if _is_saved_to_disk(path):
         sets = load_from_disk(path)
@@ -216,7 +236,24 @@ def _load_sets(path: Path, name: str, streaming: bool, options: LoadOptions) -> 
     return _open_streams(source) if streaming else load_dataset(source)
 
 
-def _open_streams(source: str, files: str | None = None) -> dict[str, IterableDataset]:
+def _data_files(path: Path) -> tuple[str, dict[str, list[str]]]:
+    """The builder of the `datasets` library for a file or folder, and its files by split.
+
+    The library takes names for patterns: in a folder called `set [2]` it finds nothing unless its brackets are escaped.
+    """
+    if path.is_file():
+        return TABLES[path.suffix], {"train": [glob.escape(str(path))]}
+    files = SetFiles(path)
+    metadata = any(name.rpartition("/")[2].startswith("metadata.") for name in files.files)
+    kind = "imagefolder" if metadata else "parquet" if files.with_suffix(".parquet") else "arrow"
+    splits: dict[str, list[str]] = {}
+    for name in files.files if metadata else files.with_suffix(f".{kind}"):
+        split = next((found for part in name.split("/") if (found := split_in(part))), "train")
+        splits.setdefault(split, []).append(glob.escape(files.path(name)))
+    return kind, splits
+
+
+def _open_streams(source: str, files: Mapping[str, list[str]] | None = None) -> dict[str, IterableDataset]:
     """The splits of a set, with their lengths where the set or parquet files on this machine tell them."""
     builder = load_dataset_builder(source, data_files=files)
     streams = dict(builder.as_streaming_dataset())
@@ -241,35 +278,37 @@ def _streams(sets: Mapping[str, AnySet], streaming: bool) -> Mapping[str, AnySet
 
 def from_folder(source: str, content: FolderContent, options: LoadOptions) -> DetectionData:
     """Data of a folder of pictures with annotation files."""
-    _check_paths(picture for split in content.splits.values() for picture in split)
     notes = list(content.notes)
-    train_name, eval_name = choose_splits(content.splits, options.train_split, options.eval_split, source)
-    train = content.splits[train_name]
-    if eval_name is None:
-        keys = [Path(picture.image or "").name for picture in train]
-        rows, held_out = hold_out(keys, source)
-        notes.append(_held_out_note(len(held_out), len(train), [keys[row] for row in held_out]))
-        splits = [[train[row] for row in rows], [train[row] for row in held_out]]
-    else:
-        splits = [train, content.splits[eval_name]]
-    own_ids = all(isinstance(picture.image_id, int) for split in splits for picture in split)
-    if not own_ids:
-        notes.append("images are numbered, since their own ids are no integers")
+    train_name, eval_name = choose_splits(content.splits, options, source)
     names = list(content.categories.values())
+    features = detection_features(names)
     box_format = options.box_format or content.box_format
     labels = {category_id: label for label, category_id in enumerate(content.categories)}
-    features = detection_features(names)
+    used = {name: content.splits[name] for name in (train_name, eval_name) if name is not None}
+    for pictures in used.values():
+        require_utf8(pictures.images)
+    tables = {name: pictures.to_arrow(labels, box_format) for name, pictures in used.items()}
+    if eval_name is None and options.hold_out:
+        keys = [os.path.basename(image or "") for image in used[train_name].images]
+        train_rows, rows = hold_out(keys, source)
+        notes.append(_held_out_note(len(rows), len(keys), [keys[row] for row in rows]))
+        chosen = [(train_name, train_rows), (train_name, rows)]
+    else:
+        chosen = [(name, list(range(len(used[name]))) if name is not None else []) for name in (train_name, eval_name)]
+    own_ids = all(isinstance(image_id, int) for pictures in used.values() for image_id in pictures.image_ids)
+    if not own_ids:
+        notes.append("images are numbered, since their own ids are no integers")
     sets, first_id = [], 0
-    for split in splits:
-        examples = (
-            {
-                "image": {"path": picture.image, "bytes": None},
-                **canonical_example(picture, picture.image_id if own_ids else first_id + row, labels, box_format),
-            }
-            for row, picture in enumerate(split)
-        )
-        sets.append(to_dataset(examples, features))
-        first_id += len(split)
+    for name, rows in chosen:
+        split = eval_name if name is None else name
+        pictures, table = used[split], tables[split]
+        ids = [pictures.image_ids[row] for row in rows] if own_ids else range(first_id, first_id + len(rows))
+        paths = pa.array([pictures.images[row] for row in rows], pa.string())
+        images = pa.StructArray.from_arrays([pa.nulls(len(rows), pa.binary()), paths], names=["bytes", "path"])
+        whole = len(rows) == len(pictures)
+        table = table if whole else table.take(pa.array(rows, pa.int64()))
+        sets.append(to_dataset({"image": images, "image_id": pa.array(ids, pa.int64())}, table, features))
+        first_id += len(rows)
     return DetectionData(
         source=source,
         train=sets[0],
@@ -282,15 +321,6 @@ def from_folder(source: str, content: FolderContent, options: LoadOptions) -> De
     )
 
 
-def _check_paths(pictures: Iterable[AnnotatedPicture]) -> None:
-    """Refuses names that a set cannot hold, because they are not UTF-8."""
-    for picture in pictures:
-        try:
-            (picture.image or "").encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"The name of {ascii(picture.image)} is not UTF-8: rename the file.") from None
-
-
 def from_sets(
     source: str,
     sets: Mapping[str, AnySet],
@@ -300,8 +330,8 @@ def from_sets(
 ) -> DetectionData:
     """Data of sets of the `datasets` library, map-style or streamed."""
     notes = []
-    train_name, eval_name = choose_splits(sets, options.train_split, options.eval_split, source)
-    train = sets[train_name]
+    train_name, eval_name = choose_splits(sets, options, source)
+    train = sets[eval_name if train_name is None else train_name]
     streaming = isinstance(train, IterableDataset)
     if train.features is None:
         train = train._resolve_features()  # the first examples of a stream tell
@@ -316,7 +346,10 @@ def from_sets(
         splits = [train.select(rows), train.select(held_out)]
     else:
         evaluation = sets[eval_name]
-        splits = [train, evaluation._resolve_features() if evaluation.features is None else evaluation]
+        evaluation = evaluation._resolve_features() if evaluation.features is None else evaluation
+        if train_name is None:
+            train = train.take(0) if streaming else train.select([])
+        splits = [train, evaluation]
     found = find_columns(splits[0].features, columns, source)
     find_columns(splits[1].features, found, f"{source}, split {eval_name}")  # has them all too
     renamed = {name: path for name, path in found.items() if path not in (name, f"objects.{name}")}
@@ -324,7 +357,7 @@ def from_sets(
         notes.append("columns: " + ", ".join(f"{name} from {path}" for name, path in renamed.items()))
     categories = read_categories(splits, found["category"], class_names, source)
     if options.box_format is None:
-        guess = guess_box_format(splits[0], found, source)
+        guess = guess_box_format(splits[0 if train_name is not None else 1], found, source)
         box_format = guess.box_format
         notes.append(f"box format {guess}")
     else:
@@ -376,35 +409,44 @@ def _stream_fingerprint(source: str, splits: Sequence[AnySet]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def choose_splits(
-    available: Iterable[str], train_split: str | None, eval_split: str | None, source: str
-) -> tuple[str, str | None]:
-    """Names of the training and the evaluation split; None where the latter has to be split off.
+def choose_splits(available: Iterable[str], options: LoadOptions, source: str) -> tuple[str | None, str | None]:
+    """Names of the training and the evaluation split.
 
     Args:
         available: names of the splits that there are.
-        train_split, eval_split: what the user asks for, or None.
+        options: the splits that the caller chooses, and `hold_out`.
         source: named in errors.
 
-    >>> choose_splits(["train2017", "val2017", "test2017"], None, None, "coco")
+    Returns:
+        The second is None where it has to be held out of the first; with `hold_out=False` the first is None where no
+        pictures are for training.
+
+    >>> choose_splits(["train2017", "val2017", "test2017"], LoadOptions(), "coco")
     ('train2017', 'val2017')
 
     Raises:
         ValueError: there is no such split, both are the same, or none is for training.
     """
     available = list(available)
-    for option, split in (("train_split", train_split), ("eval_split", eval_split)):
+    train, evaluation = options.train_split, options.eval_split
+    for option, split in (("train_split", train), ("eval_split", evaluation)):
         if split is not None and split not in available:
             raise ValueError(f"{source} has no split {split!r} for {option}; it has {', '.join(available) or 'none'}.")
-    train = train_split or _first(available, TRAIN, other_than=eval_split)
+    if not options.hold_out and train is None:
+        if evaluation is None and len(available) == 1:
+            return None, available[0]
+        evaluation = evaluation or _first(available, EVALUATION, other_than=None)
+        if evaluation is not None:
+            return _first(available, TRAIN, other_than=evaluation), evaluation
+    train = train or _first(available, TRAIN, other_than=evaluation)
     if train is None and len(available) == 1:
         train = available[0]
-    if train is None or train == eval_split:
+    if train is None or train == evaluation:
         raise ValueError(
             f"{source} has the splits {', '.join(available) or '(none)'}: say with train_split which of them is for "
             "training, and with eval_split which other one for evaluation."
         )
-    return train, eval_split or _first(available, EVALUATION, other_than=train)
+    return train, evaluation or _first(available, EVALUATION, other_than=train)
 
 
 def _first(available: Sequence[str], names: tuple[str, ...], other_than: str | None) -> str | None:

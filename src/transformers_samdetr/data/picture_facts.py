@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..pictures import UnreadablePictureError, exif_orientation, opened_picture, require_file, upright
 from .dataset import NO_PICTURE
-from .schema import SIDEWAYS
+from .source_files import SIDEWAYS
 
 THUMBNAIL = 12
 SAME_LOOK = 2.5

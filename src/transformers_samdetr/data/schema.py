@@ -2,24 +2,22 @@
 
 import hashlib
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 
 from ..annotations import LARGEST_AREA, shown
-from ..pictures import UnreadablePictureError, exif_orientation, opened_picture
 from .box_formats import boxes_to_xywh
 
 LARGEST_SIDE = 2**31 - 1
 """Pixels that a set's column of widths or heights holds."""
 AnySet = Dataset | IterableDataset
 CHUNK = 1000
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
 
 
 def annotation_features(names: list[str]) -> Features:
@@ -74,8 +72,12 @@ def coco_annotations(example: dict[str, Any]) -> dict[str, Any]:
     return {"image_id": example["image_id"], "annotations": annotations}
 
 
-def box_of(value: Any, where: str) -> list[float]:
-    """Four floats, perhaps not finite, of four numbers or texts of numbers.
+def box_of(value: Any, where: object) -> list[float]:
+    """Four floats, which may be NaN or infinite, of four numbers or texts of numbers.
+
+    Args:
+        value: what stands in the annotations.
+        where: its text begins the error, here and below.
 
     >>> box_of([1, "2.5", 3, 4], "image 7")
     [1.0, 2.5, 3.0, 4.0]
@@ -92,14 +94,14 @@ def box_of(value: Any, where: str) -> list[float]:
     raise ValueError(f"{where} has the box {shown(value, repr)}, which is not four numbers.")
 
 
-def side_of(value: Any, name: str, where: str) -> int:
+def side_of(value: Any, name: str, where: object) -> int:
     """A width or height in whole pixels, 0 where it is not known.
 
     Raises:
         ValueError: it is no number from 0 to `LARGEST_SIDE`.
     """
     try:
-        side = int(value)
+        side = int(float(value)) if isinstance(value, str) else int(value)
     except (TypeError, ValueError, OverflowError):
         side = -1
     if not 0 <= side <= LARGEST_SIDE:
@@ -107,7 +109,7 @@ def side_of(value: Any, name: str, where: str) -> int:
     return side
 
 
-def area_of(value: Any, where: str) -> float:
+def area_of(value: Any, where: object) -> float:
     """An object's area in square pixels.
 
     Raises:
@@ -122,7 +124,7 @@ def area_of(value: Any, where: str) -> float:
     return area
 
 
-def crowd_of(value: Any, where: str) -> int:
+def crowd_of(value: Any, where: object) -> int:
     """0 for one object, also where nothing is said, or 1 for a crowd region.
 
     Raises:
@@ -154,14 +156,118 @@ class AnnotatedPicture:
     height: int | None
     boxes: Sequence[Sequence[float]]
     categories: Sequence[int | str]
-    areas: Sequence[float] | None = None
-    crowds: Sequence[int] | None = None
-    ids: Sequence[int] | None = None
+    areas: Sequence[float | None] | None = None
+    crowds: Sequence[int | None] | None = None
+    ids: Sequence[int | None] | None = None
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         """What errors call the picture."""
         return f"image {shown(self.image_id)}" + (f" ({shown(self.image)})" if self.image else "")
+
+
+class AnnotatedPictures:
+    """Pictures of one split with their objects, stored by column, so a million objects take tens of megabytes.
+
+    Attributes:
+        images: `N` paths, None where a column of the set holds the picture.
+        image_ids: `N` of the source's ids, or None.
+        widths, heights: `(N,)`, in pixels as annotated.
+        counts: `(N,)`, objects of each picture.
+        boxes: `(4 T,)` in the source's format, picture after picture.
+        categories: `T` of the source's category ids or names.
+        areas: `(T,)` in square pixels, NaN where the source has none.
+        crowds: `(T,)`, 1 for a crowd region.
+        ids: `(T,)`, the source's annotation ids, or the position in the picture.
+    """
+
+    def __init__(self) -> None:
+        self.images: list[str | None] = []
+        self.image_ids: list[int | str | None] = []
+        self.widths, self.heights, self.counts = array("q"), array("q"), array("q")
+        self.boxes, self.areas = array("d"), array("d")
+        self.categories: list[int | str] = []
+        self.crowds, self.ids = array("b"), array("q")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, row: int) -> str:
+        """What errors call a picture."""
+        return str(AnnotatedPicture(self.images[row], self.image_ids[row], None, None, [], []))
+
+    def add(self, picture: AnnotatedPicture) -> None:
+        """Adds a picture.
+
+        Raises:
+            ValueError: the lists are of different lengths, or a value is no number or none that the schema holds; the
+                message names the image. A box may be infinite, NaN or lie anywhere: `check_annotations` reports it.
+        """
+        count = len(picture.boxes)
+        for name in ("categories", "areas", "crowds", "ids"):
+            values = getattr(picture, name)
+            if values is not None and len(values) != count:
+                raise ValueError(f"{picture} has {count} boxes but {len(values)} {name}: give one for each box.")
+        self.widths.append(side_of(picture.width, "width", picture))
+        self.heights.append(side_of(picture.height, "height", picture))
+        self.images.append(picture.image)
+        self.image_ids.append(picture.image_id)
+        self.counts.append(count)
+        for box in picture.boxes:
+            self.boxes.fromlist(box_of(box, picture))
+        self.categories.extend(picture.categories)
+        areas, crowds, ids = picture.areas or [None] * count, picture.crowds or [None] * count, picture.ids
+        self.areas.extend(math.nan if area is None else area_of(area, picture) for area in areas)
+        self.crowds.extend(crowd_of(crowd, picture) for crowd in crowds)
+        self.ids.extend(range(count) if ids is None else [0 if i is None else i for i in ids])
+
+    def to_arrow(self, labels: Mapping[int | str, int], box_format: str) -> pa.Table:
+        """All columns of `annotation_features` but `image_id`.
+
+        Args:
+            labels: label of each category.
+            box_format: of the boxes.
+
+        Raises:
+            ValueError: a category is none of `labels`; the message names the image.
+        """
+        sizes, counts = np.stack([self.widths, self.heights], axis=1), np.array(self.counts, dtype=np.int64)
+        try:
+            found = [labels[category] for category in self.categories]
+        except (KeyError, TypeError):
+            self._refuse_category(labels)
+        with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite, which the checks report
+            boxes = boxes_to_xywh(np.array(self.boxes), box_format, np.repeat(sizes, counts, axis=0).astype(np.float64))
+            areas = np.array(self.areas)
+            areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+
+        def lists(values: pa.Array) -> pa.Array:
+            return pa.ListArray.from_arrays(offsets, values)
+
+        objects = {
+            "id": lists(pa.array(np.array(self.ids, dtype=np.int64))),
+            "area": lists(pa.array(areas)),
+            "bbox": lists(pa.FixedSizeListArray.from_arrays(pa.array(boxes.reshape(-1)), 4)),
+            "category": lists(pa.array(np.array(found, dtype=np.int64))),
+            "iscrowd": lists(pa.array(np.array(self.crowds, dtype=np.int8))),
+        }
+        return pa.table(
+            {
+                "width": pa.array(sizes[:, 0], pa.int32()),
+                "height": pa.array(sizes[:, 1], pa.int32()),
+                "objects": pa.StructArray.from_arrays(list(objects.values()), names=list(objects)),
+            }
+        )
+
+    def _refuse_category(self, labels: Mapping[int | str, int]) -> NoReturn:
+        for row, first in enumerate(np.cumsum([0, *self.counts[:-1]]).tolist() if len(self) else []):
+            for category in self.categories[first : first + self.counts[row]]:
+                if not isinstance(category, Hashable) or category not in labels:
+                    raise ValueError(
+                        f"{self.name(row)} has the category {shown(category, repr)}, which is none of the set's "
+                        f"{list(labels)[:20]}."
+                    )
+        raise AssertionError("every category has a label")
 
 
 @dataclass(frozen=True)
@@ -175,88 +281,35 @@ class FolderContent:
         notes: what the reader decided by itself.
     """
 
-    splits: dict[str, list[AnnotatedPicture]]
+    splits: dict[str, AnnotatedPictures]
     categories: dict[int | str, str]
     box_format: str
     notes: list[str]
 
 
-def picture_size(content: str | bytes) -> tuple[int, int]:
-    """Width and height of a displayed picture, its EXIF orientation applied, from the file's header alone.
-
-    Args:
-        content: path or bytes of a file.
-
-    Returns:
-        (0, 0) where the file is no picture, is missing, or is larger than Pillow opens.
-    """
-    try:
-        with opened_picture(content, "") as image:
-            return image.size[::-1] if exif_orientation(image) in SIDEWAYS else image.size
-    except (UnreadablePictureError, OSError):
-        return 0, 0
+def to_dataset(columns: Mapping[str, Any], annotations: pa.Table, features: Features) -> Dataset:
+    """A set in memory, of columns of its own and those of `AnnotatedPictures.to_arrow`."""
+    columns = dict(columns) | {name: annotations[name] for name in annotations.column_names}
+    schema = features.arrow_schema
+    arrays = [columns[name] for name in schema.names]
+    arrays = [
+        column.cast(field.type) if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, field.type)
+        for column, field in zip(arrays, schema, strict=True)
+    ]
+    return Dataset(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def canonical_example(
     picture: AnnotatedPicture, image_id: int, labels: Mapping[int | str, int], box_format: str
 ) -> dict[str, Any]:
-    """The picture's annotations in the schema of `detection_features`, without the picture itself.
-
-    Args:
-        picture: with width and height.
-        image_id: the integer id that it shall have.
-        labels: label of each category.
-        box_format: of the picture's boxes.
+    """One picture's annotations in the schema of `annotation_features`.
 
     Raises:
-        ValueError: a category is none of `labels`, the lists are of different lengths, or a value is no number or none
-            that the schema holds; the message names the image. A box may still be not finite or lie anywhere: what is
-            wrong with it, the checks of the whole set say.
+        ValueError: as of `AnnotatedPictures`.
     """
-    count = len(picture.boxes)
-    for name in ("categories", "areas", "crowds", "ids"):
-        values = getattr(picture, name)
-        if values is not None and len(values) != count:
-            raise ValueError(f"{picture.name} has {count} boxes but {len(values)} {name}: give one for each box.")
-    for category in picture.categories:
-        if not isinstance(category, Hashable) or category not in labels:
-            known = list(labels)[:20]
-            raise ValueError(
-                f"{picture.name} has the category {shown(category, repr)}, which is none of the set's {known}."
-            )
-    width, height = side_of(picture.width, "width", picture.name), side_of(picture.height, "height", picture.name)
-    boxes = np.array([box_of(box, picture.name) for box in picture.boxes], dtype=np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite, which are found later
-        boxes = boxes_to_xywh(boxes, box_format, np.array([[width, height]], dtype=np.float64))
-        areas = (boxes[:, 2] * boxes[:, 3]).tolist()
-    if picture.areas is not None:
-        given = zip(areas, picture.areas, strict=True)
-        areas = [own if area is None else area_of(area, picture.name) for own, area in given]
-    crowds = [None] * count if picture.crowds is None else picture.crowds
-    return {
-        "image_id": image_id,
-        "width": width,
-        "height": height,
-        "objects": {
-            "id": [0 if i is None else i for i in picture.ids] if picture.ids is not None else list(range(count)),
-            "area": areas,
-            "bbox": boxes.tolist(),
-            "category": [labels[category] for category in picture.categories],
-            "iscrowd": [crowd_of(crowd, picture.name) for crowd in crowds],
-        },
-    }
-
-
-def to_dataset(examples: Iterable[Mapping[str, Any]], features: Features) -> Dataset:
-    """A set of examples, in memory; pictures given as paths stay paths."""
-    schema, tables, chunk = features.arrow_schema, [], []
-    for example in examples:
-        chunk.append(example)
-        if len(chunk) == CHUNK:
-            tables.append(pa.Table.from_pylist(chunk, schema=schema))
-            chunk = []
-    tables.append(pa.Table.from_pylist(chunk, schema=schema))
-    return Dataset(pa.concat_tables(tables))
+    pictures = AnnotatedPictures()
+    pictures.add(picture)
+    return {"image_id": image_id, **pictures.to_arrow(labels, box_format).to_pylist()[0]}
 
 
 def content_fingerprint(*splits: Dataset, names: Sequence[str]) -> str:
