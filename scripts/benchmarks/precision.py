@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForObjectDetection
 
-from transformers_samdetr.evaluation.comparison import compare_average_precision
+from transformers_samdetr.evaluation.evaluate import compare_average_precision
 
 ALLOWED_LOSS = 0.3
 """AP, of 100, by which bf16 may differ from float32."""

@@ -1,24 +1,26 @@
 """Measures a model on the evaluation set of a data set: AP, errors, confusion, pictures.
 
     samdetr-evaluate --model outputs/digits --data digits --report outputs/digits/evaluation.html
+    samdetr-evaluate --model outputs/digits --model outputs/earlier --data digits
     accelerate launch --num_processes 2 -m transformers_samdetr.commands.evaluate --model FOLDER --data FOLDER
 
-Prints the table and writes metrics.json and pictures to --output_dir; with --report also one page with all of it.
+Prints the table and writes metrics.json and figures to --output_dir; with --report also one page with all results.
+With two models, the second is compared with the first on the same pictures (a paired test).
 """
 
 import argparse
 
 from rich.console import Console
 
-from ..evaluation.run import METRICS_FILE, evaluate_saved_model
-from ..evaluation.tables import result_tables
+from ..evaluation.evaluate import METRICS_FILE, evaluate_saved_model
+from ..evaluation.evaluation_page import comparison_table, result_tables
 from ..training.process_group import start_processes
 from .data_arguments import add_data_arguments
 
 
 def main(description: str | None = __doc__) -> None:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub name")
+    parser.add_argument("--model", required=True, action="append", help="folder or Hub name; twice to compare two")
     add_data_arguments(parser, required=True)
     parser.add_argument("--output_dir", default="outputs/evaluation", help="default: %(default)s")
     parser.add_argument("--report", metavar="PAGE.html", help="write a page with all numbers and pictures")
@@ -30,14 +32,20 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--worst", type=int, default=4, help="pictures of each kind of error in the report")
     args = parser.parse_args()
     args.columns = dict(args.columns) if args.columns else None
+    if len(args.model) > 2:
+        parser.error(f"--model was given {len(args.model)} times: compare two models at a time.")
+    args.model, *args.other_model = args.model
+    args.other_model = args.other_model[0] if args.other_model else None
 
     state = start_processes()
     try:
-        result = evaluate_saved_model(**vars(args))
-    except ValueError as error:
+        result, other = evaluate_saved_model(**vars(args))
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     if state.is_main_process:
         Console().print(result_tables(result))
+        if other is not None:
+            Console().print(comparison_table(result, other, (args.model, args.other_model)))
         print(f"Written: {args.output_dir}/{METRICS_FILE}" + (f" and {args.report}" if args.report else ""))
 
 

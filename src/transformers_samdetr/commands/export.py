@@ -51,7 +51,7 @@ def main(description: str | None = __doc__) -> None:
             top_k = args["top_k"] if args["postprocess"] else None
             print(f"Latency: {measure_latency(export.path, args['model'], *benchmark, threads, rounds, top_k)}")
         if data:
-            from ..evaluation.comparison import compare_average_precision  # needs extras
+            from ..evaluation.evaluate import compare_average_precision  # needs extras
 
             detector = SamDetrForObjectDetection.from_pretrained(args["model"])
             runners = {"exported": ExportedDetector(export.path), "model": detector}

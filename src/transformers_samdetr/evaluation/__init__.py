@@ -1,10 +1,9 @@
-"""Predictions to average precision, errors and pictures of both."""
+"""Average precision, errors and calibration of a detector, as numbers, figures and a page."""
 
 from pathlib import Path
 
-from .coco_evaluator import CocoEvaluator
-from .detector import evaluate_detector
-from .result import EvaluationResult
+from .coco_evaluator import CocoEvaluator, EvaluationResult
+from .evaluate import evaluate_detector
 from .set_loss import SetLoss
 
 COCO_AP_METRIC = str(Path(__file__).with_name("coco_ap"))

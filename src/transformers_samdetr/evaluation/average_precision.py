@@ -1,19 +1,27 @@
-"""Matches of all images to average precision: COCO's by COCOeval's own accumulation, VOC's by its definition."""
+"""Average precision of COCO and VOC, with confidence intervals; hotcoco, which is bit-equal to pycocotools, matches."""
 
-import contextlib
-import copy
-import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import hotcoco
 import numpy as np
-from pycocotools.cocoeval import COCOeval
+from hotcoco.metrics import average_precision as interpolated_average_precision
 
-from .errors import ERROR_KINDS, ErrorKinds
-from .matching import AREAS, COCO_PARAMS, IGNORED, IOU_THRESHOLDS, MATCH_BITS
+from .inputs import Detections, Objects
+from .matching import ERROR_KINDS, IGNORED, ErrorKinds
 
-RECALLS = COCO_PARAMS.recThrs
+COCO_PARAMS = hotcoco.Params("bbox")
+IOU_THRESHOLDS = np.array(COCO_PARAMS.iou_thrs)
+"""`(T,)`: 0.5, 0.55, … 0.95."""
+RECALLS = np.array(COCO_PARAMS.rec_thrs)
 """`(R,)`: 0, 0.01, … 1, where COCO reads precision."""
+AREAS = len(COCO_PARAMS.area_rng)
+"""all, small, medium, large"""
+DETECTIONS_AT_ONCE = 5_000
+"""Classes are evaluated in groups of about this number of detections, which bounds memory."""
+RESAMPLINGS = 200
+"""Bootstrap samples: the standard error is then known to 5 %."""
 
 
 @dataclass(frozen=True)
@@ -25,81 +33,134 @@ class AveragePrecision:
         precision: `(T, R, K, A, M)` at IoU thresholds and recalls.
         recall: `(T, K, A, M)`.
         scores: `(T, R, K, A, M)`, the score at which each precision is reached.
-        voc: `(K,)` AP at IoU 0.5 by VOC's definition.
     """
 
     stats: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
     scores: np.ndarray
-    voc: np.ndarray
 
 
-def average_precision(
-    found: np.ndarray, truth: np.ndarray, num_classes: int, max_detections: Sequence[int]
-) -> AveragePrecision:
-    """AP of the matches of all images.
-
-    COCOeval sees each class by itself, all images put together as one, which gives it the arrays that it would have
-    concatenated, and so the same numbers to the last bit.
+class ImageTable:
+    """Detections and objects of all images as columns, images in the order of their ids.
 
     Args:
-        found: `(N,)` of `DETECTION`, images in the order of their ids, which decides between equal scores.
-        truth: of `OBJECT`.
+        images: in the order of their ids, which decides between equal scores.
         num_classes: K.
-        max_detections: three limits of the detections of a class in an image, rising, COCOeval's `maxDets`.
+        max_detections: three rising limits of the detections of a class in an image, COCOeval's `maxDets`.
     """
-    shape = (len(IOU_THRESHOLDS), len(RECALLS), num_classes, AREAS, len(max_detections))
-    precision, scores = -np.ones(shape), -np.ones(shape)
-    recall = -np.ones((shape[0], *shape[2:]))
-    voc = -np.ones(num_classes)
-    for label, (of_class, objects) in enumerate(by_class(found, truth, num_classes)):
-        matched, ignored = _unpack(of_class["matched"]), _unpack(of_class["ignored"])  # (A, T, N) each
-        for limit, most in enumerate(max_detections):
-            keep = of_class["rank"] < most
-            areas = [
-                (of_class["score"][keep], matched[area][:, keep], ignored[area][:, keep], objects["ignored"][:, area])
-                for area in range(AREAS)
-            ]
-            curves = accumulate(areas)
-            precision[:, :, label, :, limit] = curves["precision"][:, :, 0, :, 0]
-            scores[:, :, label, :, limit] = curves["scores"][:, :, 0, :, 0]
-            recall[:, label, :, limit] = curves["recall"][:, 0, :, 0]
-        voc[label] = voc_average_precision(
-            of_class["score"], of_class["voc"], np.count_nonzero(~objects["ignored"][:, 0])
+
+    def __init__(
+        self, images: Sequence[tuple[Detections, Objects]], num_classes: int, max_detections: Sequence[int]
+    ) -> None:
+        self.num_images, self.num_classes, self.max_detections = len(images), num_classes, list(max_detections)
+        found, truth = [one for one, _ in images], [one for _, one in images]
+        self.image_of_detection = _image_indices(found)
+        self.labels = _joined([one.labels for one in found], (0,), np.int32)
+        self.corners = _joined([one.corners for one in found], (0, 4))
+        self.scores = _joined([one.scores for one in found], (0,))
+        self.image_of_object = _image_indices(truth)
+        self.object_labels = _joined([one.labels for one in truth], (0,), np.int32)
+        self.boxes = _joined([one.boxes for one in truth], (0, 4))
+        self.area = _joined([one.area for one in truth], (0,))
+        self.crowd = _joined([one.crowd for one in truth], (0,), bool)
+
+    def evaluate(self, classes: range, with_detections: bool = True) -> hotcoco.COCOeval:
+        """Matches the detections of some classes; without them all objects are missed."""
+        of_object = (self.object_labels >= classes.start) & (self.object_labels < classes.stop)
+        of_class = (self.labels >= classes.start) & (self.labels < classes.stop) & with_detections
+        corners = self.corners[of_class].astype(np.float64)
+        sides = corners[:, 2:] - corners[:, :2]
+        images, scores, labels = (column[of_class] for column in (self.image_of_detection, self.scores, self.labels))
+        truth = hotcoco.COCO.from_arrays(
+            [{"id": index} for index in range(self.num_images)],
+            [{"id": label, "name": str(label)} for label in classes],
+            self.image_of_object[of_object],
+            self.object_labels[of_object],
+            self.boxes[of_object],
+            area=self.area[of_object],
+            iscrowd=self.crowd[of_object],
         )
-    return AveragePrecision(_summary(precision, recall), precision, recall, scores, voc)
+        found = truth.load_res(np.column_stack((images, corners[:, :2], sides, scores, labels)))
+        evaluation = hotcoco.COCOeval(truth, found, "bbox")
+        evaluation.params.max_dets = self.max_detections
+        evaluation.evaluate()
+        return evaluation
+
+    def class_groups(self) -> Iterator[range]:
+        """Consecutive classes that together have about `DETECTIONS_AT_ONCE` detections."""
+        group = np.cumsum(np.bincount(self.labels, minlength=self.num_classes)) // DETECTIONS_AT_ONCE
+        for index in np.unique(group):
+            classes = np.flatnonzero(group == index)
+            yield range(int(classes[0]), int(classes[-1]) + 1)
+
+    def average_precision(self) -> AveragePrecision:
+        """COCO's numbers, equal to those of pycocotools to the last bit."""
+        shape = (len(IOU_THRESHOLDS), len(RECALLS), self.num_classes, AREAS, len(self.max_detections))
+        precision, scores = np.full(shape, -1.0), np.full(shape, -1.0)
+        recall = np.full((shape[0], *shape[2:]), -1.0)
+        for classes in self.class_groups() if self.num_images else ():
+            evaluation = self.evaluate(classes)
+            evaluation.accumulate()
+            result, labels = evaluation.eval, slice(classes.start, classes.stop)
+            precision[:, :, labels], scores[:, :, labels] = result["precision"], result["scores"]
+            recall[:, labels] = result["recall"]
+        return AveragePrecision(_summary(precision, recall), precision, recall, scores)
 
 
-def accumulate(areas: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """COCOeval's precision and recall of one class.
+def _joined(parts: list[np.ndarray], empty: tuple[int, ...], dtype: type = np.float64) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(empty, dtype)
 
-    Args:
-        areas: for each area range scores `(N,)`, whether matched `(T, N)` and ignored `(T, N)`, and whether each object
-            is ignored `(G,)`. Fewer area ranges or IoU thresholds than COCO's are its first.
-    """
-    evaluation = COCOeval(iouType="bbox")
-    parameters = copy.deepcopy(COCO_PARAMS)
-    parameters.imgIds, parameters.catIds = [0], [0]
-    parameters.maxDets = [max(1, *(len(scores) for scores, *_ in areas))]
-    parameters.areaRng = parameters.areaRng[: len(areas)]
-    parameters.iouThrs = parameters.iouThrs[: len(areas[0][1])]
-    evaluation.params = evaluation._paramsEval = parameters
-    keys = ("dtScores", "dtMatches", "dtIgnore", "gtIgnore")
-    evaluation.evalImgs = [dict(zip(keys, area, strict=True)) for area in areas]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    return evaluation.eval
+
+def _image_indices(images: Sequence[Detections | Objects]) -> np.ndarray:
+    return np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    summary = COCOeval(iouType="bbox")
-    # summarize() looks for the limits 1, 10 and 100 and gives -1 with others: it finds ours under these names
-    summary.params.maxDets = [1, 10, 100]
-    summary.eval = {"precision": precision, "recall": recall}
-    with contextlib.redirect_stdout(io.StringIO()):
-        summary.summarize()
-    return summary.stats
+    """`(12,)`: AP, AP50, AP75, AP by size, AR by limit, AR by size."""
+    most = precision[..., -1]  # (T, R, K, A)
+    precisions = [most[..., 0], most[0, ..., 0], most[5, ..., 0], *(most[..., area] for area in (1, 2, 3))]
+    recalls = [*(recall[..., 0, limit] for limit in range(3)), *(recall[..., area, -1] for area in (1, 2, 3))]
+    return np.array([mean_of_present(values) for values in precisions + recalls])
+
+
+def mean_of_present(values: np.ndarray) -> float:
+    """The mean of what is not -1, as COCOeval averages; -1 where nothing is there."""
+    return float(np.mean(values[values > -1])) if (values > -1).any() else -1.0
+
+
+def bootstrap_differences(first: ImageTable | None, second: ImageTable) -> tuple[np.ndarray, np.ndarray]:
+    """`(12,)` differences of COCO's numbers, second minus first, and their standard errors, as fractions.
+
+    Images are drawn with replacement, the same for both tables. Classes are not evaluated in groups here.
+
+    Args:
+        first: of the same images and objects; None for a detector that finds nothing, which gives the numbers
+            themselves and their standard errors.
+        second: of the detector in question.
+    """
+    classes = range(second.num_classes)
+    baseline = second.evaluate(classes, with_detections=False) if first is None else first.evaluate(classes)
+    compared = hotcoco.compare(baseline, second.evaluate(classes), n_bootstrap=RESAMPLINGS)
+    keys = compared["metric_keys"]
+    errors = [compared["ci"][key]["std_err"] for key in keys]
+    return np.array([compared["deltas"][key] for key in keys]), np.array(errors)
+
+
+def normal_interval(value: float, error: float) -> tuple[float, float]:
+    """The 95 % interval of a normal distribution. A bootstrap's quantiles are biased for AP, its spread is not."""
+    return value - 1.96 * error, value + 1.96 * error
+
+
+def p_value(difference: float, error: float) -> float:
+    """Probability of a difference at least as large, of either sign, between two detectors that are equally good.
+
+    >>> round(p_value(1.96, 1.0), 3), p_value(0.0, 0.0)
+    (0.05, 1.0)
+    """
+    if error == 0:
+        return float(difference == 0)
+    return math.erfc(abs(difference) / error / math.sqrt(2))
 
 
 def voc_average_precision(scores: np.ndarray, verdicts: np.ndarray, num_objects: int) -> float:
@@ -124,12 +185,17 @@ def voc_average_precision(scores: np.ndarray, verdicts: np.ndarray, num_objects:
 
 
 def gain_of_repairs(found: np.ndarray, truth: np.ndarray, num_classes: int) -> dict[ErrorKinds, float]:
-    """How much AP50 would rise, as a fraction, were all errors of a kind repaired and the others left (TIDE's ΔAP).
+    """How much AP50 would rise, as a fraction, were all errors of one kind repaired (TIDE's ΔAP).
 
-    Wrong classes and places become right where the object had not been found; both, duplicates and background vanish;
-    missed objects are no longer looked for. Absent classes are left out, as in COCO's mean.
+    Wrong classes and places become right where the object had not been found. Errors of both, duplicates and background
+    vanish; missed objects are no longer looked for. Absent classes are left out, as in COCO's mean.
+
+    Args:
+        found: `(N,)` of `DETECTION`.
+        truth: of `OBJECT`.
+        num_classes: K.
     """
-    present = np.unique(truth["label"][~truth["ignored"][:, 0]])
+    present = np.unique(truth["label"][~truth["crowd"]])
     if not len(present):
         return dict.fromkeys(ERROR_KINDS, 0.0)
     base = _mean_ap50(found, truth, present, num_classes)
@@ -153,23 +219,17 @@ def _mean_ap50(found: np.ndarray, truth: np.ndarray, present: np.ndarray, num_cl
     values = np.zeros(num_classes)
     for label, (of_class, objects) in enumerate(by_class(found, truth, num_classes)):
         right, ignored = of_class["error"] == ErrorKinds.CORRECT, of_class["error"] == ErrorKinds.IGNORED
-        curves = accumulate([(of_class["score"], right[None], ignored[None], objects["ignored"][:, 0])])
-        # a class of which every object was missed has no one right: 0, not absent
-        values[label] = max(0.0, curves["precision"][0, :, 0, 0, 0].mean())
+        count = int(np.count_nonzero(~objects["crowd"]))
+        # a class of which every object was missed has no AP: 0, not absent
+        values[label] = max(0.0, interpolated_average_precision(of_class["score"], right, count, ignored))
     return float(values[present].mean())
 
 
 def by_class(found: np.ndarray, truth: np.ndarray, num_classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Detections and objects of each class, in the order in which they came."""
+    """Detections and objects of each class, in their order."""
     parts = []
     for rows in (found, truth):
         ordered = rows[np.argsort(rows["label"], kind="stable")]
         limits = np.searchsorted(ordered["label"], np.arange(num_classes + 1))
         parts.append([ordered[start:end] for start, end in zip(limits[:-1], limits[1:], strict=True)])
     return list(zip(*parts, strict=True))
-
-
-def _unpack(packed: np.ndarray) -> np.ndarray:
-    """`(A, T, N)` bool of `(N, bytes)`."""
-    bits = np.unpackbits(packed, axis=1, count=MATCH_BITS)
-    return bits.T.reshape(AREAS, len(IOU_THRESHOLDS), -1).astype(bool)

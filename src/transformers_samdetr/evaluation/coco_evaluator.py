@@ -1,24 +1,49 @@
-"""COCO average precision of a stream of images, from one process or many, in little memory."""
+"""COCO average precision of a stream of images, from one process or many, and everything else that they say."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate.utils import gather_object
+from hotcoco.metrics import calibration_curve, calibration_error
 
-from .inputs import ImageId, read_detections, read_objects
-from .matching import DETECTION, OBJECT, match_image
-from .result import EvaluationResult
-from .worst_pictures import WorstPictures
+from .average_precision import (
+    AveragePrecision,
+    ImageTable,
+    bootstrap_differences,
+    by_class,
+    gain_of_repairs,
+    mean_of_present,
+    normal_interval,
+    p_value,
+    voc_average_precision,
+)
+from .inputs import Detections, ImageId, Objects, read_detections, read_objects
+from .matching import DETECTION, ERROR_KINDS, IGNORED, NO_OBJECT, OBJECT, ErrorKinds, classify_image
+
+SHOWN = 8
+"""Errors of a kind that are drawn on a picture."""
+CALIBRATION_BINS = 10
+
+
+class EvaluatedImage(NamedTuple):
+    """What is kept of an image; `position` is its index in the set, None if unknown."""
+
+    position: int | None
+    detections: Detections
+    objects: Objects
 
 
 class CocoEvaluator:
-    """Matches the detections of each image as they come, and keeps 34 bytes of each.
+    """Collects the detections and objects of images; a detection in float32 takes 24 bytes.
 
     Args:
         names: class names in the order of the labels.
         max_detections: three rising limits of the detections of a class in an image, COCOeval's `maxDets`.
-        worst: for each kind of error, so many of the worst pictures are kept with their boxes.
+        worst: number of the worst pictures to find for each kind of error.
 
     Raises:
         ValueError: there are no names, or not three rising limits.
@@ -38,8 +63,8 @@ class CocoEvaluator:
             raise ValueError(f"max_detections={limits} must be three rising limits, such as (1, 10, 100).")
         self.names = list(names)
         self.max_detections = limits
-        self.images: dict[ImageId, tuple[np.ndarray, np.ndarray]] = {}  # of DETECTION and OBJECT
-        self.worst = WorstPictures(worst)
+        self.worst = worst
+        self.images: dict[ImageId, EvaluatedImage] = {}
 
     def __len__(self) -> int:
         """Number of images so far."""
@@ -47,8 +72,8 @@ class CocoEvaluator:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept of the images, without the worst pictures."""
-        return sum(found.nbytes + truth.nbytes for found, truth in self.images.values())
+        """Bytes of the arrays that are kept."""
+        return sum(image.detections.nbytes + image.objects.nbytes for image in self.images.values())
 
     def add(
         self,
@@ -57,7 +82,7 @@ class CocoEvaluator:
         annotations: Sequence[Mapping[str, Any]],
         position: int | None = None,
     ) -> None:
-        """Counts an image, once: the same id again changes nothing.
+        """Adds an image; an id that was added before is ignored.
 
         Args:
             image_id: an integer or a string; all of one kind.
@@ -65,39 +90,33 @@ class CocoEvaluator:
                 picture, as `post_process_object_detection` returns them with threshold 0.
             annotations: the image's COCO annotations, all of them, crowd regions too, with labels as `category_id`;
                 `area` and `iscrowd` may be missing.
-            position: index of the image in its set, for who wants to draw it.
+            position: index of the image in its set, with which it can be drawn.
 
         Raises:
-            ValueError: something does not fit; the message names the image.
+            ValueError: a value is wrong; the message names the image and the value.
         """
         image_id = self._checked_id(image_id)
         if image_id in self.images:
             return
-        detections = read_detections(image_id, result, len(self.names))
+        detections = read_detections(image_id, result, len(self.names), self.max_detections[-1])
         objects = read_objects(image_id, annotations, len(self.names))
-        found, truth, kept = match_image(detections, objects, self.max_detections[-1])
-        self.images[image_id] = (found, truth)
-        self.worst.add(image_id, position, found, truth, detections[kept].boxes, objects)
+        self.images[image_id] = EvaluatedImage(position, detections, objects)
 
     def gather(self) -> None:
-        """Gives every process the images of all, each once; collective under Accelerate, and nothing without it."""
-        states = gather_object([(self.images, self.worst)])
-        images = [item for others, _ in states for item in others.items()]
-        self.images = {}
-        for image_id, matches in images:
-            self.images.setdefault(image_id, matches)
-        self.worst = WorstPictures.merged([worst for _, worst in states])
+        """Gives every process the images of all, each once. Every process must call this; alone it does nothing."""
+        images: dict[ImageId, EvaluatedImage] = {}
+        for part in gather_object([self.images]):
+            images = {**part, **images}
+        self.images = images
 
     def compute(self) -> dict[str, float]:
         """AP and AR in percent, overall and of each class (`AP/name`); -1 where the set has no such object."""
         return self.result().metrics()
 
-    def result(self) -> EvaluationResult:
-        """All numbers of the images so far, which do not depend on the order in which they came."""
-        ordered = [self.images[image_id] for image_id in sorted(self.images)]  # COCOeval's order too
-        found = np.concatenate([found for found, _ in ordered] or [np.zeros(0, DETECTION)])
-        truth = np.concatenate([truth for _, truth in ordered] or [np.zeros(0, OBJECT)])
-        return EvaluationResult.of(found, truth, self.names, self.max_detections, len(self), self.worst)
+    def result(self) -> "EvaluationResult":
+        """All numbers of the images so far; they do not depend on the order in which the images were added."""
+        images = {image_id: self.images[image_id] for image_id in sorted(self.images)}  # COCOeval's order too
+        return EvaluationResult(self.names, self.max_detections, images, self.worst)
 
     def _checked_id(self, image_id: ImageId) -> ImageId:
         image_id = image_id.item() if hasattr(image_id, "item") else image_id
@@ -107,3 +126,240 @@ class CocoEvaluator:
         if isinstance(first, str) != isinstance(image_id, str):
             raise ValueError(f"image_id={image_id!r} and {first!r} are of different kinds: use integers or strings.")
         return image_id
+
+
+class ErrorPicture(NamedTuple):
+    """An image among the worst of a kind of error.
+
+    Attributes:
+        image_id: of the image.
+        position: its index in the set, None if unknown.
+        cost: summed scores of the `SHOWN` highest errors of the kind; for missed objects their number.
+        found: `(D,)` of `DETECTION`.
+        boxes: `(D, 4)` x, y, width, height in pixels.
+        truth: `(G,)` of `OBJECT`.
+        objects: boxes and crowd regions of the objects.
+    """
+
+    image_id: ImageId
+    position: int | None
+    cost: float
+    found: np.ndarray
+    boxes: np.ndarray
+    truth: np.ndarray
+    objects: Objects
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Numbers of a set, each computed when it is first asked for.
+
+    Attributes:
+        names: class names, K of them.
+        max_detections: COCOeval's `maxDets`.
+        images: what was evaluated, by image id in rising order.
+        num_worst: number of the worst pictures of each kind of error.
+    """
+
+    names: list[str]
+    max_detections: tuple[int, int, int]
+    images: dict[ImageId, EvaluatedImage]
+    num_worst: int = 4
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def num_objects(self) -> np.ndarray:
+        """`(K,)` objects of each class, without crowd regions."""
+        return np.bincount(self.truth["label"][~self.truth["crowd"]], minlength=len(self.names))
+
+    @cached_property
+    def coco(self) -> AveragePrecision:
+        """COCO's average precision and recall as fractions."""
+        return self._table().average_precision()
+
+    @cached_property
+    def voc(self) -> np.ndarray:
+        """`(K,)` AP at IoU 0.5 by VOC's definition, as fractions; -1 for classes without objects."""
+        classes = by_class(self.found, self.truth, len(self.names))
+        values = [
+            voc_average_precision(found["score"], found["voc"], np.count_nonzero(~truth["crowd"]))
+            for found, truth in classes
+        ]
+        return np.array(values)
+
+    @property
+    def found(self) -> np.ndarray:
+        """`DETECTION` of all images, in the order of the images."""
+        return self._classified[0]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """`OBJECT` of all images, in the order of the images."""
+        return self._classified[1]
+
+    @cached_property
+    def _classified(self) -> tuple[np.ndarray, np.ndarray]:
+        images = [classify_image(image.detections, image.objects) for image in self.images.values()]
+        found, truth = [found for found, _ in images], [truth for _, truth in images]
+        return np.concatenate(found or [np.zeros(0, DETECTION)]), np.concatenate(truth or [np.zeros(0, OBJECT)])
+
+    def _table(self) -> ImageTable:
+        images = [(image.detections, image.objects) for image in self.images.values()]
+        return ImageTable(images, len(self.names), self.max_detections)
+
+    @cached_property
+    def error_counts(self) -> dict[ErrorKinds, int]:
+        """Number of errors by kind, of all detections that COCO counts, and of missed objects."""
+        counts = {kind: int(np.count_nonzero(self.found["error"] == kind)) for kind in ERROR_KINDS}
+        return counts | {ErrorKinds.MISSED: int(np.count_nonzero(self.truth["missed"]))}
+
+    @cached_property
+    def error_gains(self) -> dict[ErrorKinds, float]:
+        """Rise of AP50, as a fraction, if a kind alone were repaired; computed when it is asked for."""
+        return gain_of_repairs(self.found, self.truth, len(self.names))
+
+    def metrics(self) -> dict[str, float]:
+        """COCO's twelve numbers, VOC's AP50 and each class's AP (`AP/name`), in percent; -1 for what is not there."""
+        table = {name: _percent(value) for name, value in zip(self.stat_names(), self.coco.stats, strict=True)}
+        table["VOC_AP50"] = _percent(mean_of_present(self.voc))
+        return table | {f"AP/{row['name']}": row["AP"] for row in self.class_rows()}
+
+    def stat_names(self) -> tuple[str, ...]:
+        """Names of COCO's twelve numbers; `AR100` is the recall with at most 100 detections."""
+        limits = (f"AR{limit}" for limit in self.max_detections)
+        return ("AP", "AP50", "AP75", "APs", "APm", "APl", *limits, "ARs", "ARm", "ARl")
+
+    def class_rows(self) -> list[dict[str, str | int | float]]:
+        """For each class its name, number of objects, and AP, AP50, AP75, AR and VOC_AP50 in percent."""
+        precision, recall = self.coco.precision[..., 0, -1], self.coco.recall[..., 0, -1]  # (T, R, K), (T, K)
+        return [
+            {
+                "name": name,
+                "objects": int(self.num_objects[label]),
+                "AP": _percent(mean_of_present(precision[:, :, label])),
+                "AP50": _percent(mean_of_present(precision[0, :, label])),
+                "AP75": _percent(mean_of_present(precision[5, :, label])),
+                "AR": _percent(mean_of_present(recall[:, label])),
+                "VOC_AP50": _percent(float(self.voc[label])),
+            }
+            for label, name in enumerate(self.names)
+        ]
+
+    @cached_property
+    def worst(self) -> dict[ErrorKinds, list[ErrorPicture]]:
+        """For each kind of error the `num_worst` images of the highest cost; the lower id first among equals."""
+        images = list(self.images.items())
+        found = np.split(self.found, np.cumsum([len(image.detections.labels) for _, image in images])[:-1])
+        truth = np.split(self.truth, np.cumsum([len(image.objects.labels) for _, image in images])[:-1])
+        worst = {kind: [] for kind in ERROR_KINDS}
+        for kind, pictures in worst.items():
+            costs = np.array([_cost(kind, *parts) for parts in zip(found, truth, strict=True)])
+            for index in np.argsort(-costs, kind="stable")[: self.num_worst]:
+                if costs[index] > 0:
+                    image_id, (position, detections, objects) = images[index]
+                    errors = (float(costs[index]), found[index], detections.boxes, truth[index], objects)
+                    pictures.append(ErrorPicture(image_id, position, *errors))
+        return worst
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % confidence intervals of COCO's twelve numbers in percent, by a bootstrap over the images.
+
+        They say how far the numbers would vary with other pictures of the same kind, not with other training runs.
+        """
+        values, errors = bootstrap_differences(None, self._table())
+        intervals = {}
+        for name, value, error in zip(self.stat_names(), values, errors, strict=True):
+            low, high = normal_interval(100 * value, 100 * error)
+            intervals[name] = (max(low, 0.0), min(high, 100.0))
+        return {name: (-1.0, -1.0) if self.metrics()[name] < 0 else both for name, both in intervals.items()}
+
+    def difference_to(self, other: "EvaluationResult") -> list[dict[str, str | float]]:
+        """A paired test of this model against another on the same images.
+
+        Returns:
+            For each of COCO's twelve numbers, in percent: `metric`, `value` of this model, `other`, `difference` (this
+            minus other), `low` and `high` of its 95 % interval, and `p`, the two-sided p-value.
+
+        Raises:
+            ValueError: the results are of other images, classes or limits.
+        """
+        for field in ("names", "max_detections"):
+            if getattr(self, field) != getattr(other, field):
+                raise ValueError(f"{field} must be equal: {getattr(self, field)} and {getattr(other, field)}.")
+        if self.images.keys() != other.images.keys():
+            raise ValueError(f"Both results must have the same images: {self.num_images} and {other.num_images}.")
+        differences, errors = bootstrap_differences(other._table(), self._table())
+        rows = []
+        for name, difference, error in zip(self.stat_names(), 100 * differences, 100 * errors, strict=True):
+            low, high = normal_interval(difference, error)
+            values = {"value": self.metrics()[name], "other": other.metrics()[name], "difference": float(difference)}
+            rows.append({"metric": name, **values, "low": low, "high": high, "p": p_value(difference, error)})
+        return rows
+
+    @cached_property
+    def calibration(self) -> tuple[float, list[dict[str, float]]]:
+        """Expected calibration error (ECE) at IoU 0.5 as a fraction, and the bins that it is computed of.
+
+        ECE is the mean over all detections of the gap between score and precision in bins of equal width. A bin has
+        `bin_lower`, `bin_upper`, `avg_confidence`, `avg_accuracy` and `count`.
+        """
+        scores, right = self._counted()["score"], self._counted()["error"] == ErrorKinds.CORRECT
+        if not len(scores):
+            return 0.0, []
+        bins = [one for one in calibration_curve(scores, right, CALIBRATION_BINS) if one["count"]]
+        return float(calibration_error(scores, right, CALIBRATION_BINS)[0]), bins
+
+    def _counted(self) -> np.ndarray:
+        """`DETECTION` without those on crowd regions."""
+        return self.found[self.found["error"] != ErrorKinds.IGNORED]
+
+    def threshold_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Scores `(N,)`, falling, and precision, recall and F1 of all detections from each score on, at IoU 0.5.
+
+        All classes together; crowd regions and the detections on them do not count.
+        """
+        counted = self._counted()
+        ordered = counted[np.argsort(-counted["score"], kind="stable")]
+        right, number = np.cumsum(ordered["error"] == ErrorKinds.CORRECT), np.arange(1, len(ordered) + 1)
+        last = np.append(np.diff(ordered["score"]) != 0, True)[: len(ordered)]  # equal scores come together
+        right, number, total = right[last], number[last], self.num_objects.sum()
+        return ordered["score"][last], right / number, right / max(total, 1), 2 * right / (number + total)
+
+    def best_threshold(self) -> float:
+        """The score from which on detections have the highest F1 (see `threshold_curves`); 1 if none is right."""
+        scores, _, _, f1 = self.threshold_curves()
+        return float(scores[f1.argmax()]) if len(f1) and f1.max() > 0 else 1.0
+
+    def useful_threshold(self) -> float | None:
+        """The largest number of three digits below `best_threshold`, for "scores above"; None if nothing is right."""
+        best = self.best_threshold()
+        return (math.ceil(1000 * best) - 1) / 1000 if best < 1 else None
+
+    def confusion(self, threshold: float) -> np.ndarray:
+        """`(K + 1, K + 1)` counts: true class by row, detected class by column, the last of each is background.
+
+        A detection with a score of `threshold` or more takes the free object that it overlaps most, at IoU >= 0.5 and
+        whatever its class; the highest scores choose first. The last row counts detections without an object, the last
+        column objects without a detection.
+        """
+        size = len(self.names) + 1
+        counted = self.found[(self.found["score"] >= threshold) & (self.found["confused_with"] != IGNORED)]
+        true = np.where(counted["confused_with"] == NO_OBJECT, size - 1, counted["confused_with"])
+        matrix = np.zeros((size, size), dtype=np.int64)
+        np.add.at(matrix, (true, counted["label"]), 1)
+        matrix[:-1, -1] = self.num_objects - matrix[:-1, :-1].sum(1)
+        return matrix
+
+
+def _cost(kind: ErrorKinds, found: np.ndarray, truth: np.ndarray) -> float:
+    if kind == ErrorKinds.MISSED:
+        return float(np.count_nonzero(truth["missed"]))
+    return float(np.sort(found["score"][found["error"] == kind])[-SHOWN:].sum())
+
+
+def _percent(value: float) -> float:
+    return float(value) * 100 if value >= 0 else -1.0

@@ -1,10 +1,11 @@
-"""Detections and annotated objects of one image as arrays, checked."""
+"""Detections and annotated objects of one image as checked NumPy arrays."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 ImageId = int | str
@@ -15,10 +16,10 @@ class Objects:
     """The annotated objects of one image.
 
     Attributes:
-        labels: `(G,)` int64.
+        labels: `(G,)` int32.
         boxes: `(G, 4)` float64, x, y, width, height in pixels.
         area: `(G,)` float64, square pixels; decides between small, medium and large.
-        crowd: `(G,)` bool, True for a region of many objects, on which detections are neither right nor wrong.
+        crowd: `(G,)` bool, True for a region of many objects; detections on it are neither right nor wrong.
     """
 
     labels: np.ndarray
@@ -26,34 +27,48 @@ class Objects:
     area: np.ndarray
     crowd: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        return self.labels.nbytes + self.boxes.nbytes + self.area.nbytes + self.crowd.nbytes
+
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections of one image: `labels` `(D,)` int64, `boxes` `(D, 4)` x y w h in pixels and `scores` `(D,)`."""
+    """The detections of one image, in float32 if that loses nothing, as with a model's outputs, else in float64.
+
+    Attributes:
+        labels: `(D,)` int32.
+        corners: `(D, 4)` x1, y1, x2, y2 in pixels.
+        scores: `(D,)`.
+    """
 
     labels: np.ndarray
-    boxes: np.ndarray
+    corners: np.ndarray
     scores: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def boxes(self) -> np.ndarray:
+        """`(D, 4)` float64, x, y, width, height in pixels."""
+        corners = self.corners.astype(np.float64)
+        corners[:, 2:] -= corners[:, :2]
+        return corners
 
-    def __getitem__(self, index: np.ndarray) -> "Detections":
-        return Detections(self.labels[index], self.boxes[index], self.scores[index])
+    @property
+    def nbytes(self) -> int:
+        return self.labels.nbytes + self.corners.nbytes + self.scores.nbytes
 
 
 def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], num_classes: int) -> Objects:
-    """Objects of COCO annotations whose `category_id` is a label from 0.
+    """Checks the COCO annotations of an image.
 
     Args:
         image_id: named in errors.
-        annotations: each with `bbox` (x, y, width, height in pixels) and `category_id`; `area` may be missing or None,
-            and then is the box's, and so may `iscrowd`, which then is 0. Other keys are ignored.
-        num_classes: labels are below it.
+        annotations: each with `bbox` (x, y, width, height in pixels) and `category_id`, a label from 0. `area` is that
+            of the box if missing or None, `iscrowd` is 0 if missing. Other keys are ignored.
+        num_classes: labels must be below it.
 
     Raises:
-        ValueError: a key is missing, a box is not four finite numbers with sides >= 0, or a label is none of the
-            classes.
+        ValueError: a key is missing, a box is not four finite numbers with sides >= 0, or a label is out of range.
     """
     where = f"Image {image_id!r}"
     for annotation in annotations:
@@ -61,67 +76,79 @@ def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], nu
             if annotation.get(key) is None:
                 raise ValueError(f"{where}: the annotation {dict(annotation)} has no {key!r}; add it or leave it out.")
     labels = _labels([annotation["category_id"] for annotation in annotations], num_classes, f"{where}, annotations")
-    boxes = _boxes([annotation["bbox"] for annotation in annotations], f"{where}, annotations")
+    boxes = [annotation["bbox"] for annotation in annotations]
+    boxes = _float64(boxes) if boxes else np.zeros((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{where}, annotations: boxes must have the shape (objects, 4), not {boxes.shape}.")
+    _check_boxes(boxes, f"{where}, annotations")
     areas = [annotation.get("area") for annotation in annotations]
     area = np.where([value is None for value in areas], boxes[:, 2] * boxes[:, 3], np.array(areas, dtype=np.float64))
     crowd = np.array([bool(annotation.get("iscrowd")) for annotation in annotations], dtype=bool)
     return Objects(labels, boxes, area, crowd)
 
 
-def read_detections(image_id: ImageId, result: Mapping[str, Any], num_classes: int) -> Detections:
-    """Detections of what `post_process_object_detection` returns for an image.
+def read_detections(
+    image_id: ImageId, result: Mapping[str, Any], num_classes: int, max_per_class: int | None = None
+) -> Detections:
+    """Checks what `post_process_object_detection` returns for an image.
 
     Args:
         image_id: named in errors.
         result: `scores` `(D,)`, `labels` `(D,)` and `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels of the original picture,
             as tensors, arrays or lists.
-        num_classes: labels are below it.
+        num_classes: labels must be below it.
+        max_per_class: number of detections kept of each class, those of the highest scores; None keeps all.
 
     Raises:
-        ValueError: lengths differ, a score is not finite, a box has a negative side, or a label is none of the classes.
+        ValueError: lengths differ, a score is not finite, a box has a negative side, or a label is out of range.
     """
     where = f"Image {image_id!r}, detections"
     missing = [key for key in ("scores", "labels", "boxes") if key not in result]
     if missing:
-        raise ValueError(f"{where}: {missing[0]!r} is missing, there are only {list(result)}.")
-    scores = _array(result["scores"])
-    labels = _labels(result["labels"], num_classes, where)
-    corners = _array(result["boxes"]).reshape(-1, 4)
+        raise ValueError(f"{where}: {missing[0]!r} is missing; the keys are {list(result)}.")
+    scores, labels = _float64(result["scores"]), _labels(result["labels"], num_classes, where)
+    corners = _float64(result["boxes"]).reshape(-1, 4)
     if not len(scores) == len(labels) == len(corners):
         raise ValueError(f"{where}: {len(scores)} scores, {len(labels)} labels and {len(corners)} boxes do not fit.")
     if not np.isfinite(scores).all():
         raise ValueError(f"{where}: the score {scores[~np.isfinite(scores)][0]} is not finite; check the model.")
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    return Detections(labels, _boxes(boxes, where), scores)
+    _check_boxes(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), where)
+    if max_per_class is not None and len(labels) > max_per_class:
+        order = np.lexsort((-scores, labels))
+        starts = np.searchsorted(labels[order], labels[order])
+        kept = np.sort(order[np.arange(len(order)) - starts < max_per_class])
+        labels, corners, scores = labels[kept], corners[kept], scores[kept]
+    return Detections(labels, _compact(corners), _compact(scores))
 
 
-def _array(values: Any) -> np.ndarray:
-    """In float64, in which COCOeval computes with Python's numbers."""
+def _float64(values: Any) -> np.ndarray:
+    """The values on the host in float64, in which COCOeval computes; no tensor on the device becomes float64."""
     if isinstance(values, Tensor):
-        values = values.detach().double().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values, dtype=np.float64)
 
 
+def _compact(values: np.ndarray) -> np.ndarray:
+    narrow = values.astype(np.float32)
+    return narrow if np.array_equal(narrow, values) else values
+
+
 def _labels(values: Any, num_classes: int, where: str) -> np.ndarray:
-    labels = _array(values).astype(np.int64)
+    labels = _float64(values).astype(np.int64)
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise ValueError(
-            f"{where}: the label {wrong[0]} is none of the {num_classes} classes (0 to {num_classes - 1}); map "
+            f"{where}: the label {wrong[0]} must be from 0 to {num_classes - 1}, for {num_classes} classes; map "
             "category ids to labels first, or name all classes."
         )
-    return labels
+    return labels.astype(np.int32)
 
 
-def _boxes(values: Any, where: str) -> np.ndarray:
-    boxes = _array(values)
-    boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{where}: boxes have the shape {boxes.shape}, not (objects, 4).")
+def _check_boxes(boxes: np.ndarray, where: str) -> None:
     wrong = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1))
     if wrong.any():
         raise ValueError(
             f"{where}: the box {boxes[wrong][0].tolist()} (x, y, width, height) is not finite or has a negative side; "
-            "check whether corners were taken for sides or the other way round."
+            "check whether corners were given as sides, or sides as corners."
         )
-    return boxes

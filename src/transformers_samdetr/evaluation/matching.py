@@ -1,178 +1,166 @@
-"""One image's detections and objects to what average precision and the error analysis need of them: a few bytes each.
+"""What each detection of an image is: right, ignored, or one of TIDE's six kinds of error; VOC's verdict; confusion.
 
-COCOeval keeps every box and match of a set as Python objects. Here an image is matched by pycocotools as soon as it
-comes, and 34 bytes a detection remain.
+The kinds of error are those of TIDE (Bolya et al., ECCV 2020, section 2.2). A detection that COCO's matching leaves
+without an object at IoU 0.5 is, by the first condition that holds, an error of
+
+1. localisation: an object of its class overlaps with 0.1 <= IoU <= 0.5;
+2. classification: an object of another class overlaps with IoU >= 0.5;
+3. duplicate: an object of its class with IoU >= 0.5 was found by a detection of a higher score;
+4. background: no object overlaps with more than IoU 0.1;
+5. both, class and place: what remains.
+
+An object is missed if no detection found it, and none would after repairing errors of kinds 1 and 2.
 """
 
-import contextlib
-import io
+from enum import IntEnum
 
 import numpy as np
-from pycocotools import mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
+from hotcoco.primitives import bbox_iou
 
-from .errors import ErrorKinds, find_errors
 from .inputs import Detections, Objects
 
-COCO_PARAMS = Params("bbox")
-IOU_THRESHOLDS = COCO_PARAMS.iouThrs
-"""`(T,)`: 0.5, 0.55, … 0.95."""
-AREAS = len(COCO_PARAMS.areaRng)
-"""all, small, medium, large"""
-MATCH_BITS = AREAS * len(IOU_THRESHOLDS)
-MATCH_BYTES = -(-MATCH_BITS // 8)
-
+FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 NO_OBJECT, IGNORED = -1, -2
+
+
+class ErrorKinds(IntEnum):
+    """What a detection is, or for MISSED an object."""
+
+    CORRECT = 0
+    CLASSIFICATION = 1
+    LOCALISATION = 2
+    BOTH = 3
+    DUPLICATE = 4
+    BACKGROUND = 5
+    MISSED = 6
+    IGNORED = 7
+
+
+ERROR_KINDS = tuple(ErrorKinds)[1:7]
 
 DETECTION = np.dtype(
     [
         ("score", "f8"),
         ("label", "i4"),
-        ("rank", "u2"),  # among the image's detections of that label, 0 the highest
-        ("matched", "u1", MATCH_BYTES),  # bits by area range, then IoU threshold
-        ("ignored", "u1", MATCH_BYTES),
-        ("voc", "i1"),  # 1 right, 0 wrong, IGNORED
         ("error", "u1"),  # an ErrorKinds
-        ("repaired_label", "i4"),  # of the object that the error's repair would find, or NO_OBJECT
-        ("confused_with", "i4"),  # label of the object it lies on, whatever its own; or NO_OBJECT, or IGNORED
+        ("voc", "i1"),  # 1 right, 0 wrong, IGNORED
+        ("repaired_label", "i4"),  # label of the object that the error's repair would find, or NO_OBJECT
+        ("confused_with", "i4"),  # label of the object that it covers, of any class; or NO_OBJECT, or IGNORED
     ]
 )
-"""What remains of a detection; ordered by label, then score."""
+"""A classified detection."""
 
-OBJECT = np.dtype([("label", "i4"), ("ignored", "?", AREAS), ("missed", "?")])
-"""What remains of an annotated object; `ignored` by area range, first for all areas: crowd regions."""
+OBJECT = np.dtype([("label", "i4"), ("crowd", "?"), ("missed", "?")])
+"""A classified object."""
 
 
-def match_image(detections: Detections, objects: Objects, most: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matches an image with COCOeval.
+def classify_image(detections: Detections, objects: Objects) -> tuple[np.ndarray, np.ndarray]:
+    """`(D,)` of `DETECTION` and `(G,)` of `OBJECT`, in the order of the arguments."""
+    found = np.zeros(len(detections.labels), dtype=DETECTION)
+    found["score"], found["label"] = detections.scores, detections.labels
+    truth = np.zeros(len(objects.labels), dtype=OBJECT)
+    truth["label"], truth["crowd"] = objects.labels, objects.crowd
+    single = ~objects.crowd
+    labels = objects.labels[single]  # (G',): without crowd regions
+    overlaps = bbox_iou(detections.boxes, objects.boxes, objects.crowd)  # (D, G); over the detection's area on crowds
+    of_class = detections.labels[:, None] == objects.labels
+    on_crowd = ((overlaps * of_class)[:, ~single] >= FOREGROUND_IOU).any(1)
+    iou, same = overlaps[:, single], of_class[:, single]  # (D, G') each
+    by_score = np.argsort(-detections.scores, kind="stable")
+
+    matched = _assign((iou * same)[:, ::-1], by_score)  # reversed: COCO takes the last of equal overlaps
+    matched = np.where(matched >= 0, len(labels) - 1 - matched, NO_OBJECT)
+    on_crowd &= matched < 0
+    errors = _find_errors(iou, same, matched, by_score)
+    errors[on_crowd] = ErrorKinds.IGNORED
+    found["error"] = errors
+    found["repaired_label"], truth["missed"][single] = _repair(iou, same, labels, matched, errors, by_score)
+
+    confused = _assign(iou, by_score)
+    found["confused_with"] = np.where(confused >= 0, labels[confused] if len(labels) else 0, NO_OBJECT)
+    found["confused_with"][on_crowd & (confused < 0)] = IGNORED
+
+    found["voc"] = _voc_verdicts(iou * same, by_score)
+    crowd_only = (iou * same).max(1, initial=0) < FOREGROUND_IOU
+    found["voc"][crowd_only & ((overlaps * of_class)[:, ~single] >= FOREGROUND_IOU).any(1)] = IGNORED
+    return found, truth
+
+
+def _assign(iou: np.ndarray, by_score: np.ndarray) -> np.ndarray:
+    """`(D,)` index of the free object of the highest IoU >= 0.5, or NO_OBJECT.
+
+    The highest scores choose first. What a detection takes does not depend on lower scores, so that any score threshold
+    can be set afterwards.
 
     Args:
-        most: highest number of detections of a class that count, COCOeval's last `maxDets`.
-
-    Returns:
-        `(D,)` of `DETECTION`, `(G,)` of `OBJECT` in the order of `objects`, and `(D,)` indices of the kept detections.
+        iou: `(D, G)`.
+        by_score: `(D,)` indices, the highest score first.
     """
-    labels = np.union1d(detections.labels, objects.labels)
-    evaluated = _evaluate(detections, objects, labels, most)
-    by_label = [evaluated[index : index + AREAS] for index in range(0, len(evaluated), AREAS)]
-    order = np.concatenate([np.asarray(areas[0]["dtIds"], dtype=np.int64) - 1 for areas in by_label] or [[]])
-    order = order.astype(np.int64)
-    kept = detections[order]
-
-    found = np.zeros(len(kept), dtype=DETECTION)
-    found["score"], found["label"] = kept.scores, kept.labels
-    found["rank"] = np.concatenate([np.arange(len(areas[0]["dtIds"])) for areas in by_label] or [[]])
-    for name in ("matched", "ignored"):
-        key = {"matched": "dtMatches", "ignored": "dtIgnore"}[name]
-        rows = [np.stack([area[key] for area in areas]) for areas in by_label]  # (A, T, D of the label) each
-        bits = np.concatenate(rows, axis=2) if rows else np.zeros((AREAS, len(IOU_THRESHOLDS), 0))
-        found[name] = np.packbits(bits.reshape(MATCH_BITS, -1) > 0, axis=0).T
-
-    truth = np.zeros(len(objects.labels), dtype=OBJECT)
-    truth["label"] = objects.labels
-    for areas in by_label:
-        for area, result in enumerate(areas):
-            truth["ignored"][np.asarray(result["gtIds"], dtype=np.int64) - 1, area] = result["gtIgnore"]
-
-    matches = [areas[0]["dtMatches"][0] for areas in by_label]  # at IoU 0.5, for all areas
-    matched_object = np.concatenate(matches or [[]]).astype(np.int64) - 1  # (D,), -1 for none
-    _analyse(found, truth, kept, objects, matched_object, order)
-    return found, truth, order
-
-
-def _evaluate(detections: Detections, objects: Objects, labels: np.ndarray, most: int) -> list[dict]:
-    """COCOeval's results of one image, for each label and area range. Ids are indices + 1, since 0 means no match."""
-    columns = zip(objects.labels.tolist(), objects.boxes.tolist(), objects.area, objects.crowd, strict=True)
-    truth = [
-        {"id": index, "image_id": 0, "category_id": label, "bbox": box, "area": area, "iscrowd": int(crowd)}
-        for index, (label, box, area, crowd) in enumerate(columns, start=1)
-    ]
-    columns = zip(detections.labels.tolist(), detections.boxes.tolist(), detections.scores.tolist(), strict=True)
-    found = [
-        {"id": i, "image_id": 0, "category_id": label, "bbox": box, "area": box[2] * box[3], "score": score}
-        for i, (label, box, score) in enumerate(columns, start=1)
-    ]
-    if not len(labels):
-        return []
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(truth), _coco(found), "bbox")
-        evaluation.params.imgIds = [0]
-        evaluation.params.catIds = labels.tolist()
-        evaluation.params.maxDets = [most]
-        evaluation.evaluate()
-    return evaluation.evalImgs
-
-
-def _coco(annotations: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {"images": [{"id": 0}], "annotations": annotations, "categories": []}
-    coco.createIndex()
-    return coco
-
-
-def _analyse(
-    found: np.ndarray,
-    truth: np.ndarray,
-    detections: Detections,
-    objects: Objects,
-    matched_object: np.ndarray,
-    order: np.ndarray,
-) -> None:
-    """Fills in what is not COCOeval's: VOC's verdict, the kind of error, and the confusion."""
-    single = ~objects.crowd
-    iou = pairwise_iou(detections.boxes, objects.boxes[single])  # (D, G without crowds)
-    position = np.cumsum(single) - 1
-    is_ignored = (found["ignored"][:, 0] & 0b1000_0000) > 0  # the first bit: all areas, IoU 0.5
-    matched = np.where((matched_object >= 0) & ~is_ignored, position[matched_object] if len(position) else -1, -1)
-    by_score = np.lexsort((order, -detections.scores))
-
-    errors = find_errors(detections.labels, objects.labels[single], iou, matched, is_ignored, by_score)
-    found["error"], found["repaired_label"] = errors.kinds, errors.repaired_labels
-    truth["missed"][single] = errors.missed
-    found["confused_with"] = _confuse(iou, objects.labels[single], by_score)
-    # on a crowd region of its class a detection is no error
-    found["confused_with"][(found["error"] == ErrorKinds.IGNORED) & (found["confused_with"] == NO_OBJECT)] = IGNORED
-    crowd_overlap = pairwise_iou(detections.boxes, objects.boxes[~single], crowd=True)
-    crowd_overlap = crowd_overlap * (detections.labels[:, None] == objects.labels[~single])
-    found["voc"] = _voc(iou * (detections.labels[:, None] == objects.labels[single]), by_score)
-    found["voc"][(found["voc"] == NO_OBJECT) & (crowd_overlap >= 0.5).any(1)] = IGNORED
-    found["voc"][found["voc"] == NO_OBJECT] = 0
-
-
-def pairwise_iou(boxes: np.ndarray, others: np.ndarray, crowd: bool = False) -> np.ndarray:
-    """`(D, G)` IoU of x y w h boxes; with `crowd` the intersection over the first box's area.
-
-    >>> pairwise_iou(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 2, 2]])).round(3)
-    array([[0.333]])
-    """
-    if not len(boxes) or not len(others):
-        return np.zeros((len(boxes), len(others)))
-    return mask.iou(boxes, others, [int(crowd)] * len(others))
-
-
-def _confuse(iou: np.ndarray, labels: np.ndarray, by_score: np.ndarray) -> np.ndarray:
-    """`(D,)` label of the free object that overlaps most, at IoU >= 0.5; the highest scores choose first.
-
-    What a detection takes does not depend on lower scores, so that any score threshold can be set afterwards.
-    """
-    confused = np.full(len(iou), NO_OBJECT)
+    assigned = np.full(len(iou), NO_OBJECT)
+    candidates = iou.max(1, initial=0) >= FOREGROUND_IOU
     free = iou.copy()
-    for index in by_score if len(labels) else ():
+    for index in by_score[candidates[by_score]]:
         best = free[index].argmax()
-        if free[index, best] >= 0.5:
-            confused[index] = labels[best]
+        if free[index, best] >= FOREGROUND_IOU:
+            assigned[index] = best
             free[:, best] = -1
-    return confused
+    return assigned
 
 
-def _voc(iou_of_class: np.ndarray, by_score: np.ndarray) -> np.ndarray:
-    """`(D,)`: 1 for the first detection of an object, 0 for a later one, NO_OBJECT without overlap >= 0.5."""
-    verdict = np.full(len(iou_of_class), NO_OBJECT)
-    taken = np.zeros(iou_of_class.shape[1], dtype=bool)
-    for index in by_score if len(taken) else ():
-        best = iou_of_class[index].argmax()
-        if iou_of_class[index, best] >= 0.5:
-            verdict[index] = not taken[best]
-            taken[best] = True
+def _find_errors(iou: np.ndarray, same: np.ndarray, matched: np.ndarray, by_score: np.ndarray) -> np.ndarray:
+    """`(D,)` of `ErrorKinds`; crowd regions are not considered."""
+    is_found = np.zeros(iou.shape[1], dtype=bool)
+    is_found[matched[matched >= 0]] = True
+    of_class, of_others = iou * same, iou * ~same
+    overlap = of_class.max(1, initial=0)
+    conditions = (
+        matched >= 0,
+        (overlap >= BACKGROUND_IOU) & (overlap <= FOREGROUND_IOU),
+        of_others.max(1, initial=0) >= FOREGROUND_IOU,
+        (of_class * is_found).max(1, initial=0) >= FOREGROUND_IOU,
+        iou.max(1, initial=0) <= BACKGROUND_IOU,
+    )
+    kinds = (
+        ErrorKinds.CORRECT,
+        ErrorKinds.LOCALISATION,
+        ErrorKinds.CLASSIFICATION,
+        ErrorKinds.DUPLICATE,
+        ErrorKinds.BACKGROUND,
+    )
+    return np.select(conditions, kinds, default=ErrorKinds.BOTH).astype(np.uint8)
+
+
+def _repair(
+    iou: np.ndarray,
+    same: np.ndarray,
+    labels: np.ndarray,
+    matched: np.ndarray,
+    errors: np.ndarray,
+    by_score: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`(D,)` labels after repairing classes and places, NO_OBJECT where the repair drops it; `(G',)` missed objects.
+
+    A repair gives a detection the class, or the place, of its object. Where several would find the same object, the one
+    of the highest score does, and the others are dropped, as are those whose object was found already.
+    """
+    taken = np.zeros(len(labels), dtype=bool)
+    taken[matched[matched >= 0]] = True
+    repaired = np.full(len(errors), NO_OBJECT, dtype=np.int64)
+    is_place = errors == ErrorKinds.LOCALISATION
+    repairable = is_place | (errors == ErrorKinds.CLASSIFICATION)
+    for index in by_score[repairable[by_score]]:
+        target = (iou[index] * (same[index] if is_place[index] else ~same[index])).argmax()
+        if not taken[target]:
+            taken[target] = True
+            repaired[index] = labels[target]
+    return repaired, ~taken
+
+
+def _voc_verdicts(iou_of_class: np.ndarray, by_score: np.ndarray) -> np.ndarray:
+    """`(D,)`: 1 for the first detection of the object that it overlaps most, at IoU >= 0.5, 0 for others."""
+    verdict = np.zeros(len(iou_of_class), dtype=np.int8)
+    candidates = by_score[(iou_of_class.max(1, initial=0) >= FOREGROUND_IOU)[by_score]]
+    if len(candidates):
+        best = iou_of_class[candidates].argmax(1)
+        verdict[candidates[np.unique(best, return_index=True)[1]]] = 1
     return verdict

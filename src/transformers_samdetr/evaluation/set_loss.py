@@ -1,16 +1,18 @@
-"""The training loss of an evaluation set: each picture once, the same however many processes there are."""
+"""The training loss of an evaluation set, independent of the batches and the number of processes."""
+
+import math
 
 import torch
-from accelerate.utils import reduce
+from accelerate.utils import gather_object
 from torch import Tensor
 
 
 class SetLoss:
-    """All losses of all pictures divided by all objects, at least 1.
+    """The summed losses of all pictures, divided by the number of their objects (at least 1).
 
-    (The authors' `test_loss` is a mean over batches, each divided by its own objects: next to the same, but dependent
-    on which pictures are together.) The model divides a batch's loss by its objects, averaged over the processes and at
-    least 1; here it is multiplied by that again.
+    The model divides the loss of a batch by its number of objects, averaged over the processes and at least 1. Here
+    each batch is multiplied by that number again. (The authors' `test_loss` is the mean over batches, which depends on
+    which pictures are together.)
     """
 
     def __init__(self):
@@ -19,11 +21,11 @@ class SetLoss:
         self.counted: list[bool] = []
 
     def add(self, loss: Tensor, count: int, counted: bool) -> None:
-        """Takes one batch; all processes take equally many.
+        """Adds one batch; every process must add the same number of batches.
 
         Args:
-            loss: the model's, a scalar; it stays on its device.
-            count: objects in the batch's labels.
+            loss: the model's loss, a scalar; it stays on its device until `compute`.
+            count: number of objects in the batch's labels.
             counted: False for a batch that another process counts.
         """
         self.losses.append(loss.detach())
@@ -31,11 +33,15 @@ class SetLoss:
         self.counted.append(counted)
 
     def compute(self) -> float:
-        """The loss of the set, the same on all processes, which call this together."""
-        losses = torch.stack(self.losses).double()
-        counts = torch.tensor(self.counts, dtype=torch.float64, device=losses.device)
-        counted = torch.tensor(self.counted, device=losses.device)
-        divisors = reduce(counts, reduction="mean").clamp(min=1)
-        sums = torch.stack([(losses * divisors)[counted].sum(), counts[counted].sum()])
-        loss, boxes = reduce(sums, reduction="sum").tolist()
-        return loss / max(boxes, 1)
+        """The loss of the set, the same on all processes; every process must call this.
+
+        Sums are made on the host in float64, which Apple's GPUs do not have.
+        """
+        losses = torch.stack(self.losses).float().tolist()
+        batches = gather_object([list(zip(losses, self.counts, self.counted, strict=True))])
+        total, objects = [], 0
+        for step in zip(*batches, strict=True):  # the same batch index on every process
+            divisor = max(1.0, sum(count for _, count, _ in step) / len(step))
+            total += [loss * divisor for loss, _, counted in step if counted]
+            objects += sum(count for _, count, counted in step if counted)
+        return math.fsum(total) / max(objects, 1)

@@ -1,8 +1,7 @@
 """COCO and VOC average precision as a metric of 🤗 Evaluate.
 
 Evaluate copies this file into its cache before it imports it, so that it can only import installed packages. Images
-wait in an Arrow file on the disk, also those of other processes, and are matched one by one: memory holds 34 bytes a
-detection.
+wait in an Arrow file on the disk, also those of other processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,8 @@ import evaluate
 import numpy as np
 import pyarrow as pa
 
-from transformers_samdetr.evaluation.coco_evaluator import CocoEvaluator
-from transformers_samdetr.evaluation.result import mean_of_present
+from transformers_samdetr.evaluation import CocoEvaluator
+from transformers_samdetr.evaluation.average_precision import mean_of_present
 
 DESCRIPTION = """\
 Average precision and recall of object detection as pycocotools' COCOeval computes them, as fractions, and the average
@@ -126,7 +125,7 @@ class CocoAP(evaluate.Metric):
         result = evaluator.result()
         # COCOeval's own numbers rather than hundredths of percent, which may differ in the last bit
         metrics = dict(zip(result.stat_names(), result.coco.stats.tolist(), strict=True))
-        metrics["VOC_AP50"] = mean_of_present(result.coco.voc)
+        metrics["VOC_AP50"] = mean_of_present(result.voc)
         of_class = result.coco.precision[..., 0, -1]  # (T, R, K): all areas, the highest limit
         return metrics | {f"AP/{name}": mean_of_present(of_class[:, :, label]) for label, name in enumerate(names)}
 

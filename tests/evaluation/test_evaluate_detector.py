@@ -16,18 +16,16 @@ import transformers_samdetr
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.dataset import DetectionDataset
 from transformers_samdetr.data.load import load_detection_data
-from transformers_samdetr.evaluation import CocoEvaluator, detector, evaluate_detector
-from transformers_samdetr.evaluation.errors import ERROR_KINDS
-from transformers_samdetr.evaluation.report import result_figures, write_report
-from transformers_samdetr.evaluation.run import evaluate_saved_model
-from transformers_samdetr.evaluation.tables import result_json, result_tables
-from transformers_samdetr.evaluation.worst_pictures import WorstPictures
+from transformers_samdetr.evaluation import CocoEvaluator, SetLoss, evaluate, evaluate_detector, set_loss
+from transformers_samdetr.evaluation.evaluate import evaluate_saved_model
+from transformers_samdetr.evaluation.evaluation_page import result_figures, result_json, result_tables, write_report
+from transformers_samdetr.evaluation.matching import ERROR_KINDS
 
-from .coco_by_hand import coco_by_hand, scattered
-from .models import tiny_model
+from ..coco_by_hand import coco_by_hand, scattered
+from ..models import tiny_model
 from .test_coco_evaluator import COCO_SAMPLE, assert_equal_to_the_last_bit, random_set, through_corners
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 NAMES = ["cat", "dog", "<b>$x$</b>", "_hidden", "[red]"]
 
 
@@ -98,25 +96,23 @@ def test_batches_are_dealt_out_to_processes(model, processor, monkeypatch, proce
     parts, steps = [], []
     for rank in range(processes):
         state = SimpleNamespace(num_processes=processes, process_index=rank)
-        monkeypatch.setattr(detector, "PartialState", lambda state=state: state)
+        monkeypatch.setattr(evaluate, "PartialState", lambda state=state: state)
         monkeypatch.setattr(CocoEvaluator, "gather", lambda self: None)
         seen = []
         count = lambda loader, seen=seen: (seen.append(1) or batch for batch in loader)  # noqa: E731
         parts.append(run(model, processor, dataset, progress=count))
         steps.append(len(seen))
     assert len(set(steps)) == 1, "all processes must take equally many steps"
-    states = [(part.images, part.worst) for part in parts]
+    states = [part.images for part in parts]
     monkeypatch.undo()
     monkeypatch.setattr("transformers_samdetr.evaluation.coco_evaluator.gather_object", lambda own: states)
     parts[0].gather()
     assert parts[0].images.keys() == alone.images.keys()
-    for image_id, (found, truth) in alone.images.items():
-        assert np.array_equal(parts[0].images[image_id][0], found) and np.array_equal(
-            parts[0].images[image_id][1], truth
-        )
-    assert parts[0].compute() == alone.compute()
+    ours, theirs = parts[0].result(), alone.result()
+    assert np.array_equal(ours.found, theirs.found) and np.array_equal(ours.truth, theirs.truth)
+    assert ours.metrics() == theirs.metrics()
     for kind in ERROR_KINDS:
-        ours, theirs = parts[0].worst.of_kind[kind], alone.worst.of_kind[kind]
+        ours, theirs = parts[0].result().worst[kind], alone.result().worst[kind]
         assert [(p.image_id, p.cost) for p in ours] == [(p.image_id, p.cost) for p in theirs]
         assert [p.position for p in ours] == [None if streamed else p.position for p in theirs]
 
@@ -128,13 +124,13 @@ def test_classes_are_matched_by_name(model, processor):
     plain = run(model, processor, dataset)
     for example in dataset.examples:
         example["annotations"] = [{**a, "category_id": 0} for a in example["annotations"]]
-    labels = detector.set_labels_of(dict(enumerate(NAMES)), ["dog"])
+    labels = evaluate.set_labels_of(dict(enumerate(NAMES)), ["dog"])
     assert labels == [-1, 0, -1, -1, -1]
     mapped = evaluate_detector(model, processor, dataset, ["dog"], batch_size=2, set_labels=labels)
     assert mapped.compute()["AP/dog"] == plain.compute()["AP/dog"]
     assert set(mapped.result().found["label"]) <= {0}
     with pytest.raises(ValueError, match=r"does not know \['bird'\], 1 of the set's 2 classes"):
-        detector.set_labels_of(dict(enumerate(NAMES)), ["dog", "bird"])
+        evaluate.set_labels_of(dict(enumerate(NAMES)), ["dog", "bird"])
 
 
 def test_the_page_holds_everything(model, processor, tmp_path):
@@ -154,8 +150,8 @@ def test_the_page_holds_everything(model, processor, tmp_path):
             sources.extend(value for name, value in attributes if name in ("src", "href"))
 
     Parser().feed(page)
-    pictures = sum(len(pictures) for pictures in result.worst.of_kind.values())
-    assert pictures > 2 and opened.count("img") == 4 + pictures
+    pictures = sum(len(pictures) for pictures in result.worst.values())
+    assert pictures > 2 and opened.count("img") == 5 + pictures
     assert len(sources) == opened.count("img") and all(source.startswith("data:image/") for source in sources)
     assert not re.search(r"https?://|@import|url\(", page), "the page must need no other file"
 
@@ -179,7 +175,36 @@ def test_results_without_anything_are_drawn(tmp_path):
     result = evaluator.result()
     write_report(tmp_path / "p.html", result, "empty", 0.5, result_figures(result, 0.5), lambda position: None)
     assert (tmp_path / "p.html").stat().st_size > 10_000
-    assert WorstPictures.merged([result.worst]).of_kind == result.worst.of_kind
+    assert not any(result.worst.values())
+
+
+def test_the_loss_of_a_set_does_not_depend_on_its_batches(model):
+    processor = SamDetrImageProcessor(size={"height": 64, "width": 64})
+    pictures = Photographs(5)
+    images, annotations = zip(*(pictures[index] for index in range(5)), strict=True)
+    numbered = [{**annotation, "image_id": index} for index, annotation in enumerate(annotations)]
+    batch = processor(images=list(images), annotations=numbered, return_tensors="pt")
+    counts = [len(target["class_labels"]) for target in batch["labels"]]
+    assert len(set(counts)) > 1
+    with torch.no_grad():
+        expected = model(**batch).loss.item()  # one batch: divided by all objects
+    for batch_size in (1, 2, 5):
+        loss = SetLoss()
+        evaluate_detector(model, processor, pictures, NAMES, batch_size=batch_size, loss=loss)
+        assert loss.compute() == pytest.approx(expected, rel=1e-5), batch_size
+
+
+def test_a_batch_that_two_processes_see_counts_once(monkeypatch):
+    """Two processes share three batches; the second repeats the third as its last."""
+    # sums of terms 12, 30, 8 of 4, 6, 2 objects; the model divides by the mean over the processes
+    first, second = SetLoss(), SetLoss()
+    first.add(torch.tensor(12 / 5.0), 4, counted=True)
+    second.add(torch.tensor(30 / 5.0), 6, counted=True)
+    first.add(torch.tensor(8 / 2.0), 2, counted=True)
+    second.add(torch.tensor(8 / 2.0), 2, counted=False)
+    batches = [list(zip(map(float, one.losses), one.counts, one.counted, strict=True)) for one in (first, second)]
+    monkeypatch.setattr(set_loss, "gather_object", lambda own: batches)
+    assert first.compute() == second.compute() == pytest.approx((12 + 30 + 8) / (4 + 6 + 2))
 
 
 def saved_model_and_data(folder: Path, model, processor) -> None:
@@ -212,14 +237,14 @@ def saved_model_and_data(folder: Path, model, processor) -> None:
 def test_a_saved_model_on_a_folder(model, processor, tmp_path):
     saved_model_and_data(tmp_path, model, processor)
     arguments = {"model": str(tmp_path / "model"), "data": str(tmp_path / "data"), "output_dir": tmp_path / "out"}
-    result = evaluate_saved_model(**arguments, report=tmp_path / "new" / "page.html", threshold=0.1)
+    result, other = evaluate_saved_model(**arguments, report=tmp_path / "new" / "page.html", threshold=0.1)
     assert result.num_images == 5 and result.names == ["dog", "cow", "cat"]
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert content["metrics"]["AP"] == result.metrics()["AP"] and content["confusion"]["threshold"] == 0.1
-    names = {"precision_recall", "thresholds", "errors", "confusion_matrix"}
+    names = {"precision_recall", "thresholds", "errors", "calibration", "confusion_matrix"}
     assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names
     assert "model on data" in (tmp_path / "new" / "page.html").read_text()
-    assert content["images_left_out"] == 0
+    assert content["images_left_out"] == 0 and other is None and "comparison" not in content
     (tmp_path / "data" / "images" / "2.png").write_bytes(b"no picture")
     evaluate_saved_model(**arguments)
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -1,20 +1,29 @@
-"""A model over a set of pictures, on one process or many: every picture counted once, and the same numbers."""
+"""Runs a detector over a set of pictures, on one process or many, with the same numbers; from a saved model too."""
 
+import functools
 import itertools
+import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from PIL import Image
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .coco_evaluator import CocoEvaluator
+from ..data.dataset import DetectionDataset
+from ..data.load import load_detection_data
+from .coco_evaluator import CocoEvaluator, EvaluationResult
 from .set_loss import SetLoss
 
+METRICS_FILE = "metrics.json"
 Example = tuple[Image.Image, Mapping[str, Any]]
 
 
@@ -164,3 +173,135 @@ class _Collate:
             labels["annotations"] = [{**annotation, "image_id": i} for i, annotation in enumerate(annotations)]
         inputs = dict(self.processor(images=images, return_tensors="pt", **labels))
         return is_own, positions, inputs, [(image.height, image.width) for image in images], annotations
+
+
+def evaluate_saved_model(
+    model: str,
+    data: str,
+    output_dir: str | Path,
+    report: str | Path | None = None,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    box_format: str | None = None,
+    class_names: Sequence[str] | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    image_size: int | None = None,
+    max_detections: Sequence[int] = (1, 10, 100),
+    threshold: float | None = None,
+    worst: int = 4,
+    other_model: str | None = None,
+) -> tuple[EvaluationResult, EvaluationResult | None]:
+    """Evaluates on this process, or under `accelerate launch` on all, and writes the results on the first.
+
+    `output_dir` gets `metrics.json` and a PNG of each figure. Classes are matched by name; detections of classes that
+    the set does not have are not counted.
+
+    Args:
+        model: folder or Hub name.
+        data, train_split, eval_split, columns, box_format, class_names: as in `load_detection_data`; its evaluation set
+            is used. Pass what training was given, so that the same pictures are held out.
+        output_dir: created if it does not exist.
+        report: path of an HTML page with all results, or None.
+        batch_size: pictures of a step on each process.
+        workers: processes that load pictures, for each process.
+        image_size: fixed height and width in pixels, or None for what the model was saved with.
+        max_detections: COCOeval's `maxDets`; AR is given for each, and AP for the last.
+        threshold: lowest score of the detections in the confusion matrix, or None for that of the highest F1.
+        worst: pictures of each kind of error in the report.
+        other_model: a second model, which is evaluated on the same pictures for a paired test.
+
+    Returns:
+        The results of both models.
+
+    Raises:
+        ValueError: the model lacks a class of the set, or a value in the set is wrong.
+    """
+    from .evaluation_page import result_figures, result_json, write_report  # matplotlib, which training need not import
+
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold} must be between 0 and 1.")
+    accelerator = Accelerator()
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)  # now, rather than after hours
+    if report is not None:
+        Path(report).parent.mkdir(parents=True, exist_ok=True)
+    with accelerator.main_process_first():  # so that one process fills the caches of the others
+        source = load_detection_data(
+            data,
+            train_split=train_split,
+            eval_split=eval_split,
+            columns=columns,
+            box_format=box_format,
+            class_names=class_names,
+        )
+    accelerator.print(source.describe())
+    dataset = DetectionDataset(source.evaluation)
+    size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
+    hidden = not accelerator.is_local_main_process or not sys.stderr.isatty()
+
+    def run(name: str, worst: int) -> EvaluationResult:
+        with accelerator.main_process_first():
+            processor = AutoImageProcessor.from_pretrained(name, **size)
+            detector = AutoModelForObjectDetection.from_pretrained(name)
+        labels = set_labels_of(detector.config.id2label, source.names)
+        prepared = accelerator.prepare_model(detector, evaluation_mode=True)
+        progress = functools.partial(tqdm, desc=f"Evaluating {_short_name(name)}", disable=hidden)
+        settings = {"batch_size": batch_size, "workers": workers, "max_detections": max_detections, "worst": worst}
+        return evaluate_detector(
+            prepared, processor, dataset, source.names, set_labels=labels, progress=progress, **settings
+        ).result()
+
+    result = run(model, worst if report is not None else 0)
+    other = None if other_model is None else run(other_model, 0)
+    left_out = len(dataset) - result.num_images
+    if left_out:
+        accelerator.print(f"{left_out} of {len(dataset)} pictures do not count: unusable, or with the id of another.")
+    if accelerator.is_main_process:
+        threshold = result.best_threshold() if threshold is None else threshold
+        content = {"model": model, "data": data, "images_left_out": left_out, **result_json(result, threshold)}
+        if other is not None:
+            content["comparison"] = {"other_model": other_model, "metrics": result.difference_to(other)}
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        (output_dir / METRICS_FILE).write_text(text, encoding="utf-8")
+        figures = result_figures(result, threshold)
+        for name, figure in figures.items():
+            figure.savefig(output_dir / f"{name}.png", dpi=150)
+        if report is not None:
+            title = f"{_short_name(model)} on {_short_name(data)}"
+            write_report(report, result, title, threshold, figures, lambda position: dataset[position][0])
+    return result, other
+
+
+def compare_average_precision(
+    runners: Mapping[str, Callable[..., Any]], model: str, data: str, batch_size: int = 1
+) -> dict[str, float]:
+    """COCO's AP in percent on the evaluation pictures of a set.
+
+    Args:
+        runners: by name, what `evaluate_detector` takes; with the labels of `model`.
+        model: folder or Hub name; its image processor and labels are those of all.
+        data: as in `load_detection_data`.
+        batch_size: pictures that are padded to one size.
+
+    Returns:
+        AP by name, and `images`, how many there are.
+
+    Raises:
+        ValueError: the set has classes that the model does not know.
+    """
+    source, processor = load_detection_data(data), AutoImageProcessor.from_pretrained(model)
+    labels = set_labels_of(AutoConfig.from_pretrained(model).id2label, source.names)
+    dataset = DetectionDataset(source.evaluation)
+    results = {
+        name: evaluate_detector(runner, processor, dataset, source.names, batch_size, set_labels=labels).result()
+        for name, runner in runners.items()
+    }
+    found = {name: result.metrics()["AP"] for name, result in results.items()}
+    return {**found, "images": next(iter(results.values())).num_images}
+
+
+def _short_name(source: str) -> str:
+    """A folder's own name; Hub names stay whole."""
+    return Path(source).resolve().name if Path(source).exists() else source

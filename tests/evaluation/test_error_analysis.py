@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from transformers_samdetr.evaluation import CocoEvaluator
-from transformers_samdetr.evaluation.errors import ERROR_KINDS, ErrorKinds
+from transformers_samdetr.evaluation.matching import ERROR_KINDS, ErrorKinds
 
-from .coco_by_hand import scattered
+from ..coco_by_hand import scattered
 from .test_coco_evaluator import evaluate, random_set, through_corners
 
 # what tidecv 1.0.1, the authors' package, gives for these sets: number of errors and ΔAP in points
@@ -66,7 +66,8 @@ TRUTH = [
 
 def test_each_kind_of_error():
     evaluator = one_image(FOUND, TRUTH)
-    found, truth = evaluator.images["only"]
+    result = evaluator.result()
+    found, truth = result.found, result.truth
     kinds = {round(float(row["score"]), 2): ErrorKinds(row["error"]).name for row in found}
     assert kinds == {
         0.9: "CORRECT",
@@ -107,8 +108,8 @@ def test_the_worst_pictures_are_kept_in_order():
     evaluator = CocoEvaluator(["cat"], worst=2)
     for image_id, score in ((4, 0.5), (3, 0.9), (2, 0.5), (1, 0.1)):
         evaluator.add(image_id, {"labels": [0], "scores": [score], "boxes": [[0, 0, 9, 9]]}, [], position=image_id)
-    worst = evaluator.result().worst.of_kind
+    worst = evaluator.result().worst
     assert [(picture.image_id, picture.position) for picture in worst[ErrorKinds.BACKGROUND]] == [(3, 3), (2, 2)]
     assert not any(worst[kind] for kind in ERROR_KINDS if kind != ErrorKinds.BACKGROUND)
-    missed = one_image([], TRUTH).result().worst.of_kind[ErrorKinds.MISSED][0]
+    missed = one_image([], TRUTH).result().worst[ErrorKinds.MISSED][0]
     assert missed.cost == 4 and np.array_equal(missed.objects.boxes[0], [0, 0, 10, 10])

@@ -13,7 +13,7 @@ import torch
 import transformers_samdetr
 from transformers_samdetr.evaluation import COCO_AP_METRIC
 
-from .coco_by_hand import coco_by_hand, scattered
+from ..coco_by_hand import coco_by_hand, scattered
 from .test_coco_evaluator import COCO_SAMPLE, random_set, through_corners
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -138,7 +138,7 @@ def test_two_processes_that_start_anywhere_else(tmp_path):
 
 def test_the_document_is_right(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
-    document = Path(__file__).parents[1] / "docs" / "evaluation.md"
+    document = Path(__file__).parents[2] / "docs" / "evaluation.md"
     snippets = re.findall(
         r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
     )

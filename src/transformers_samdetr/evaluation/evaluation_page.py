@@ -1,0 +1,411 @@
+"""An evaluation for reading: tables in a terminal, JSON, figures (matplotlib, without a display) and one HTML page."""
+
+import io
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageColor
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..visualization import draw_detections
+from ..visualization.web_page import data_url, picture_url, write_page
+from .average_precision import RECALLS, mean_of_present
+from .coco_evaluator import SHOWN, ErrorPicture, EvaluationResult
+from .matching import ERROR_KINDS, ErrorKinds
+
+ERROR_COLORS = {
+    ErrorKinds.CORRECT: "#009E73",
+    ErrorKinds.CLASSIFICATION: "#56B4E9",
+    ErrorKinds.LOCALISATION: "#E69F00",
+    ErrorKinds.BOTH: "#CC79A7",
+    ErrorKinds.DUPLICATE: "#F0E442",
+    ErrorKinds.BACKGROUND: "#8C8C8C",
+    ErrorKinds.MISSED: "#D55E00",
+}
+"""By Okabe and Ito, distinct with every kind of colour vision."""
+NAMED_CLASSES = 10
+"""So many classes have a colour and a name of their own in the precision-recall picture."""
+CONFUSED_CLASSES = 20
+"""The confusion picture shows so many classes, and the others as one."""
+LONGEST_NAME = 18
+OUTSIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "handlelength": 1.2}
+DOTS_PER_INCH = 130
+CARDS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+EXPLANATIONS = {
+    ErrorKinds.CLASSIFICATION: "The place is right (IoU ≥ 0.5), the class is not",
+    ErrorKinds.LOCALISATION: "The class is right, the place only nearly (IoU 0.1 to 0.5)",
+    ErrorKinds.BOTH: "Neither the class nor the place is right",
+    ErrorKinds.DUPLICATE: "The object was found already, with a higher score",
+    ErrorKinds.BACKGROUND: "Nothing is there (IoU ≤ 0.1)",
+    ErrorKinds.MISSED: "Objects that no detection found, not even with a wrong class or place",
+}
+LONGEST_SIDE = 512
+"""Pixels of each half."""
+GAP = 8
+
+
+def result_tables(result: EvaluationResult) -> RenderableType:
+    """What rich prints: COCO's numbers, the classes, and the errors."""
+    metrics, stats = result.metrics(), result.stat_names()
+    title = f"{result.num_images:,} images, {int(result.num_objects.sum()):,} objects, in percent"
+    precisions = Table(title=f"{title}; below, 95 % intervals")
+    recalls = Table()
+    for table, names in ((precisions, [*stats[:6], "VOC_AP50"]), (recalls, stats[6:])):
+        for name in names:
+            table.add_column(name.replace("VOC_AP50", "VOC AP50"), justify="right", no_wrap=True)
+        table.add_row(*(percent(metrics[name]) for name in names))
+        table.add_row(*(interval_text(result.intervals.get(name)) for name in names))
+
+    classes = Table(title="Classes")
+    columns = ("objects", "AP", "AP50", "AP75", "AR", "VOC_AP50")
+    classes.add_column("class")
+    for name in columns:
+        classes.add_column(name.replace("VOC_AP50", "VOC AP50"), justify="right")
+    for row in result.class_rows():
+        classes.add_row(Text(row["name"]), f"{row['objects']:,}", *(percent(row[name]) for name in columns[1:]))
+
+    errors = Table(title="Errors at IoU 0.5 (TIDE)")
+    errors.add_column("kind")
+    errors.add_column("number", justify="right")
+    errors.add_column("AP50 gained if repaired", justify="right")
+    for kind in ERROR_KINDS:
+        errors.add_row(kind.name.lower(), f"{result.error_counts[kind]:,}", f"{100 * result.error_gains[kind]:.1f}")
+    return Group(precisions, recalls, classes, errors)
+
+
+def result_json(result: EvaluationResult, threshold: float) -> dict[str, Any]:
+    """Everything as JSON takes it: AP and AR in percent, -1 for what is not there.
+
+    Args:
+        result: of an evaluation.
+        threshold: score of the detections in the confusion matrix.
+    """
+    return {
+        "images": result.num_images,
+        "objects": int(result.num_objects.sum()),
+        "max_detections": list(result.max_detections),
+        "metrics": {name: value for name, value in result.metrics().items() if not name.startswith("AP/")},
+        "intervals_95": {name: list(interval) for name, interval in result.intervals.items()},
+        "calibration": {"ECE": 100 * result.calibration[0], "bins": result.calibration[1]},
+        "classes": result.class_rows(),
+        "errors": {
+            kind.name.lower(): {"number": result.error_counts[kind], "AP50_gain": 100 * result.error_gains[kind]}
+            for kind in ERROR_KINDS
+        },
+        "best_threshold": result.best_threshold(),
+        "confusion": {
+            "threshold": threshold,
+            "rows_true_columns_detected": [*result.names, "background"],
+            "matrix": result.confusion(threshold).tolist(),
+        },
+    }
+
+
+def comparison_table(result: EvaluationResult, other: EvaluationResult, names: Sequence[str]) -> Table:
+    """A paired test of two models, of the names `names`, on the same images."""
+    table = Table(title=f"{names[0]} minus {names[1]}, the same {result.num_images:,} images")
+    table.add_column("in percent")
+    for column in (*names, "difference", "95 % interval", "p"):
+        table.add_column(Text(column), justify="right")
+    for row in result.difference_to(other):
+        if row["value"] >= 0:
+            values = (percent(row["value"]), percent(row["other"]), f"{row['difference']:+.1f}")
+            table.add_row(row["metric"], *values, f"{row['low']:+.1f} to {row['high']:+.1f}", f"{row['p']:.3f}")
+    return table
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """
+    >>> interval_text((40.12, 43.5)), interval_text((-1.0, -1.0)), interval_text(None)
+    ('40.1–43.5', '', '')
+    """
+    return f"{interval[0]:.1f}–{interval[1]:.1f}" if interval and interval[0] >= 0 else ""
+
+
+def percent(value: float) -> str:
+    """
+    >>> percent(41.85), percent(-1.0)
+    ('41.9', '–')
+    """
+    return f"{value:.1f}" if value >= 0 else "–"
+
+
+def result_figures(result: EvaluationResult, threshold: float) -> dict[str, Figure]:
+    """The figures by file name; the confusion matrix counts detections with a score of at least `threshold`."""
+    return {
+        "precision_recall": precision_recall_figure(result),
+        "thresholds": threshold_figure(result),
+        "errors": errors_figure(result),
+        "calibration": calibration_figure(result),
+        "confusion_matrix": confusion_figure(result, threshold),
+    }
+
+
+def write_report(
+    path: str | Path,
+    result: EvaluationResult,
+    title: str,
+    threshold: float,
+    figures: dict[str, Figure],
+    open_image: Callable[[int], Image.Image],
+) -> None:
+    """Writes a page that needs no other file and no network.
+
+    Args:
+        path: of the page; its folder must exist.
+        result: numbers, and the worst pictures, which must know their positions.
+        title: what was evaluated on what.
+        threshold: that of the confusion matrix.
+        figures: of `result_figures`.
+        open_image: the upright RGB picture at a position of the set.
+    """
+    metrics = result.metrics()
+    values = dict(
+        title=title,
+        date=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        result=result,
+        metrics=metrics,
+        cards=CARDS,
+        recalls=[name for name in result.stat_names() if name not in CARDS],
+        threshold=threshold,
+        figures={name: _figure_url(figure) for name, figure in figures.items()},
+        galleries=[_gallery(kind, result, open_image) for kind in ERROR_KINDS],
+    )
+    filters = {"percent": percent, "interval": interval_text}
+    write_page(path, "transformers_samdetr.evaluation", "evaluation_page.html", values, filters)
+
+
+def _gallery(kind: ErrorKinds, result: EvaluationResult, open_image: Callable[[int], Image.Image]) -> dict:
+    pictures = [
+        {
+            "url": picture_url(draw_errors(open_image(picture.position), picture, result.names, kind), quality=88),
+            "caption": _caption(kind, picture),
+        }
+        for picture in result.worst[kind]
+    ]
+    return {
+        "name": kind.name.capitalize(),
+        "explanation": EXPLANATIONS[kind],
+        "color": ERROR_COLORS[kind],
+        "number": result.error_counts[kind],
+        "gain": 100 * result.error_gains[kind],
+        "pictures": pictures,
+    }
+
+
+def _caption(kind: ErrorKinds, picture: ErrorPicture) -> str:
+    if kind == ErrorKinds.MISSED:
+        return f"image {picture.image_id}: {round(picture.cost)} missed of {len(picture.truth)}"
+    number = int((picture.found["error"] == kind).sum())
+    shown = f", the {SHOWN} highest shown" if number > SHOWN else ""
+    return f"image {picture.image_id}: {number} such errors{shown}"
+
+
+def _figure_url(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    return data_url(buffer.getvalue(), "png")
+
+
+def precision_recall_figure(result: EvaluationResult) -> Figure:
+    """Precision over recall: left of all classes together at several IoU thresholds, right of each class at IoU 0.5."""
+    precision = result.coco.precision[..., 0, -1]  # (T, R, K)
+    present = [label for label in range(len(result.names)) if precision[0, 0, label] > -1]
+    figure = Figure(figsize=(11.5, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    shades = ("#08306B", "#2171B5", "#6BAED6", "#C6DBEF")
+    for index, shade in zip((0, 3, 5, 8), shades, strict=True):
+        curve = precision[index][:, present].mean(1) if present else np.zeros(len(RECALLS))
+        ap = 100 * mean_of_present(precision[index])
+        name = f"IoU {0.5 + 0.05 * index:.2f}" + (f"   AP {ap:.1f}" if present else "")
+        left.plot(RECALLS, curve, color=shade, linewidth=2, label=name)
+        left.fill_between(RECALLS, curve, color=shade, alpha=0.06)
+    left.set_title("Mean of the classes")
+    by_ap = sorted(present, key=lambda label: -precision[0, :, label].mean())
+    colors = [colormaps["tab10"](index) for index in range(NAMED_CLASSES)]
+    # where there are many classes, the best and the worst are named
+    half = NAMED_CLASSES // 2
+    named = by_ap if len(by_ap) <= NAMED_CLASSES else [*by_ap[:half], *by_ap[-half:]]
+    for label in by_ap:
+        style = {"color": "#BBBBBB", "linewidth": 0.7, "zorder": 1}
+        if label in named:
+            text = f"{_short(result.names[label])}   {100 * precision[0, :, label].mean():.1f}"
+            style = {"color": colors[named.index(label)], "linewidth": 1.6, "label": text}
+        right.plot(RECALLS, precision[0, :, label], **style)
+    right.set_title("Each class at IoU 0.5" + (", best and worst named" if len(by_ap) > NAMED_CLASSES else ""))
+    for axes in (left, right):
+        axes.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
+        _plain(axes)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9, **({"loc": "upper right"} if axes is left else OUTSIDE))
+    left.set_ylabel("precision")
+    return figure
+
+
+def threshold_figure(result: EvaluationResult) -> Figure:
+    """Precision, recall and F1 at IoU 0.5 of all classes together, over the score above which detections are kept."""
+    scores, precision, recall, f1 = result.threshold_curves()
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    curves = (("precision", precision, "#0072B2"), ("recall", recall, "#D55E00"), ("F1", f1, "#222222"))
+    for name, values, color in curves:
+        axes.plot(scores, values, color=color, linewidth=1.8, label=name)
+    best = result.best_threshold()
+    if len(f1) and f1.max() > 0:
+        axes.axvline(best, color="#222222", linewidth=0.8, linestyle=":")
+        axes.plot([best], [f1.max()], "o", color="#222222", markersize=5)
+        axes.annotate(f"{f1.max():.2f} at {best:.2f}", (best, f1.max()), (5, 6), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="score threshold", xlim=(0, 1), ylim=(0, 1.05))
+    _plain(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def confusion_figure(result: EvaluationResult, threshold: float) -> Figure:
+    """The confusion matrix (see `EvaluationResult.confusion`), in colours the share of each true class.
+
+    Where there are many classes, those that are confused most are shown and the others put together.
+    """
+    matrix, names = _most_confused(result.confusion(threshold), result.names)
+    rows, columns = [*names, "(background)"], [*names, "(missed)"]
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    size = 3.0 + 0.36 * len(rows)
+    figure = Figure(figsize=(size + 0.9, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(rows)), columns, rotation=90 if len(rows) > 6 else 30, fontsize=9)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9)
+    axes.set(xlabel="detected as", ylabel="true class")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xticks(np.arange(-0.5, len(rows)), minor=True)
+    axes.set_yticks(np.arange(-0.5, len(rows)), minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="minor", length=0)
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        color = "white" if shares[row, column] > 0.55 else "#222222"
+        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, ax=axes, shrink=0.5, label="share of the true class")
+    return figure
+
+
+def errors_figure(result: EvaluationResult) -> Figure:
+    """What each kind of error costs in AP50, with the number of errors."""
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    gains = [100 * result.error_gains[kind] for kind in ERROR_KINDS]
+    bars = axes.barh([kind.name.lower() for kind in ERROR_KINDS], gains, color=[ERROR_COLORS[k] for k in ERROR_KINDS])
+    for bar, kind in zip(bars, ERROR_KINDS, strict=True):
+        text = f" {100 * result.error_gains[kind]:.1f}   ({result.error_counts[kind]:,})"
+        axes.text(bar.get_width(), bar.get_y() + bar.get_height() / 2, text, va="center", fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlabel="AP50 gained if repaired, in points (number of errors)", xlim=(0, 1.35 * max([*gains, 0.5])))
+    _plain(axes, grid="x")
+    return figure
+
+
+def calibration_figure(result: EvaluationResult) -> Figure:
+    """Precision at IoU 0.5 over the score, in bins, with the number of detections; on the diagonal scores are right."""
+    error, bins = result.calibration
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#222222", linewidth=0.8, linestyle=":")
+    for one in bins:
+        width = one["bin_upper"] - one["bin_lower"]
+        axes.bar(one["bin_lower"], one["avg_accuracy"], width, align="edge", color="#6BAED6", edgecolor="white")
+        middle = one["bin_lower"] + width / 2
+        axes.annotate(f"{one['count']:,}", (middle, one["avg_accuracy"]), ha="center", va="bottom", fontsize=7)
+    axes.plot([one["avg_confidence"] for one in bins], [one["avg_accuracy"] for one in bins], "o", color="#08306B")
+    axes.set(xlabel="score", ylabel="precision", xlim=(0, 1), ylim=(0, 1.05))
+    axes.set_title(f"expected calibration error {100 * error:.1f} %", fontsize=10)
+    _plain(axes)
+    return figure
+
+
+def _most_confused(matrix: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Rows, columns and names of the classes to show, in their own order."""
+    of_classes = matrix[:-1, :-1]
+    used = [label for label in range(len(names)) if matrix[label].sum() or matrix[:, label].sum()]
+    if len(used) > CONFUSED_CLASSES:
+        confused = of_classes.sum(0) + of_classes.sum(1) - 2 * of_classes.diagonal()
+        used = sorted(sorted(used, key=lambda label: (-confused[label], -matrix[label].sum()))[: CONFUSED_CLASSES - 1])
+    others = [label for label in range(len(names)) if label not in used]
+    texts = [_short(names[label]) for label in used]
+    groups = [[label] for label in used]
+    if matrix[others].any() or matrix[:, others].any():
+        groups.append(others)
+        texts.append(f"({len(others)} others)")
+    groups.append([len(names)])
+    merge = np.zeros((len(groups), len(matrix)), dtype=matrix.dtype)
+    for row, group in enumerate(groups):
+        merge[row, group] = 1
+    return merge @ matrix @ merge.T, texts
+
+
+def _plain(axes: Axes, grid: str = "both") -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(axis=grid, color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _short(name: str) -> str:
+    """As matplotlib writes it: no formulas between dollar signs, and no underscore in front, which hides a label."""
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
+def draw_errors(image: Image.Image, picture: ErrorPicture, names: Sequence[str], kind: ErrorKinds) -> Image.Image:
+    """Both halves as one RGB picture.
+
+    Left, objects: green, or red where missed, or grey for crowd regions. Right, the errors of the kind with the highest
+    scores in the kind's colour; for missed objects the highest detections of any kind, each in its colour.
+
+    Args:
+        image: as it was detected on, upright.
+        picture: what was found and annotated.
+        names: class names.
+        kind: of the errors to show.
+    """
+    scale = min(1.0, LONGEST_SIDE / max(image.size))
+    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    crowd = picture.truth["crowd"]
+    # names of what was found would hide what was missed
+    named = picture.truth["missed"] if kind == ErrorKinds.MISSED else np.ones(len(crowd), dtype=bool)
+    texts = [names[label] if name else "" for label, name in zip(picture.truth["label"], named, strict=True)]
+    colors = np.where(
+        crowd, "#8C8C8C", np.where(picture.truth["missed"], ERROR_COLORS[kind.MISSED], ERROR_COLORS[kind.CORRECT])
+    )
+    left = _draw(image, picture.objects.boxes * scale, texts, None, colors)
+
+    found = picture.found
+    chosen = np.ones(len(found), dtype=bool) if kind == ErrorKinds.MISSED else found["error"] == kind
+    chosen &= found["error"] != ErrorKinds.IGNORED
+    highest = np.flatnonzero(chosen)[np.argsort(-found["score"][chosen], kind="stable")][:SHOWN]
+    texts = [names[label] for label in found["label"][highest]]
+    colors = [ERROR_COLORS[ErrorKinds(error)] for error in found["error"][highest]]
+    right = _draw(image, picture.boxes[highest] * scale, texts, found["score"][highest], colors)
+
+    both = Image.new("RGB", (2 * image.width + GAP, image.height), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (image.width + GAP, 0))
+    return both
+
+
+def _draw(image: Image.Image, boxes: np.ndarray, texts: Sequence[str], scores, colors: Sequence[str]) -> Image.Image:
+    """Draws boxes of x y w h, each in its own colour."""
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    # the same name may need two colours: spaces at its end, which are not drawn, tell them apart
+    marks = {color: " " * index for index, color in enumerate(dict.fromkeys(colors))}
+    labels = [text + marks[color] for text, color in zip(texts, colors, strict=True)]
+    of_label = {label: ImageColor.getrgb(color) for label, color in zip(labels, colors, strict=True)}
+    return draw_detections(image, corners, labels, scores, of_label)
