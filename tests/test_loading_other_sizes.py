@@ -72,3 +72,29 @@ def test_a_resized_model_saves_and_loads(saved, tmp_path, count):
     loaded = SamDetrForObjectDetection.from_pretrained(tmp_path / "resized").eval()
     pixels = torch.randn(1, 3, 64, 64)
     assert loaded.config.num_queries == count and torch.equal(loaded(pixels).logits, model(pixels).logits)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [
+        ({}, True),
+        ({"num_labels": 5}, True),
+        ({"num_labels": 3}, False),
+        ({"id2label": {"0": "cat", "1": "dog"}}, False),  # keys as JSON has them
+        ({"id2label": {0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}}, False),
+    ],
+)
+def test_what_training_saved_of_other_classes_is_dropped(saved, classes, kept):
+    model, folder = saved
+    model.config.category_ids, model.config.detection_threshold = [3, 5, 7, 8, 9], 0.4
+    model.save_pretrained(folder)
+    config = load(folder, **classes)[0].config
+    assert getattr(config, "category_ids", None) == ([3, 5, 7, 8, 9] if kept else None)
+    assert getattr(config, "detection_threshold", None) == (0.4 if kept else None)
+    assert list(config.id2label) == list(range(config.num_labels))
+
+
+def test_class_names_may_have_the_keys_of_json(saved):
+    model, _ = saved
+    model.config.id2label = {"0": "cat", "1": "dog"}
+    assert model.config.id2label == {0: "cat", 1: "dog"}

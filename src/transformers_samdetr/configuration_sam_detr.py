@@ -1,12 +1,18 @@
 """SAM-DETR model configuration: one field per choice of the paper, each validated."""
 
+import json
+import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import auto_docstring
 
 from .configuration_errors import SamDetrConfigError, readable_errors, similar_name
@@ -17,6 +23,41 @@ KEYPOINT_SEARCH_RANGES = ("box", "image")
 REFERENCE_BOXES = ("learned", "fixed")
 OTHER_DETECTORS = ("backbone", "backbone_kwargs", "use_timm_backbone")
 """Arguments of Transformers' older detectors; here `backbone_config` says it all."""
+AUTO_MAPS: dict[str, dict[str, str | list[str]]] = {
+    "config.json": {
+        "AutoConfig": "configuration_sam_detr.SamDetrConfig",
+        "AutoModel": "modeling_sam_detr.SamDetrModel",
+        "AutoModelForObjectDetection": "modeling_sam_detr.SamDetrForObjectDetection",
+    },
+    "preprocessor_config.json": {
+        # PIL's, then Torchvision's: a list, because a dict by backend does not survive a Hub repository
+        "AutoImageProcessor": [
+            "image_processing_sam_detr.SamDetrImageProcessorPil",
+            "image_processing_sam_detr.SamDetrImageProcessor",
+        ]
+    },
+}
+"""`auto_map` of each file of a saved folder: where Transformers' Auto classes find the code of this package."""
+ENTRY_FILES = ("configuration_sam_detr.py", "image_processing_sam_detr.py", "modeling_sam_detr.py")
+
+
+def code_files() -> list[Path]:
+    """Every file of the package that a saved model needs where the package is not installed."""
+    # a model loaded as remote code has only those of the classes that were asked for
+    entries = [path for name in ENTRY_FILES if (path := Path(__file__).with_name(name)).is_file()]
+    return sorted({*entries, *(Path(needed) for entry in entries for needed in get_relative_import_files(entry))})
+
+
+def save_code(folder: str | os.PathLike, name: str) -> None:
+    """Writes the code into a saved folder, and where it is into the file `name`, a key of `AUTO_MAPS`."""
+    for file in code_files():
+        if not (Path(folder) / file.name).is_file() or not file.samefile(Path(folder) / file.name):
+            shutil.copyfile(file, Path(folder) / file.name)
+    file = Path(folder) / name
+    content = json.loads(file.read_text(encoding="utf-8")) | {"auto_map": AUTO_MAPS[name]}
+    partial = file.with_name(f".{name}.partial")  # replaced at once: a process that is killed leaves no half file
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(file)
 
 
 @auto_docstring(checkpoint="sam-detr-r50")
@@ -136,6 +177,8 @@ class SamDetrConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._refuse_slips(kwargs)
+        if not __name__.startswith("transformers_modules."):  # as remote code, AutoModel finds its class in the map
+            kwargs.pop("auto_map", None)
         self.backbone_config = self._complete_backbone_config(self.backbone_config)
         if self.decoder_feature_levels is None:
             # coarse to fine: the last level first, each for an equal share of the layers
@@ -145,6 +188,29 @@ class SamDetrConfig(PreTrainedConfig):
             ]
         self.decoder_feature_levels = list(self.decoder_feature_levels)
         super().__post_init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any):
+        if name == "id2label" and isinstance(value, Mapping):
+            value = {int(key): label for key, label in value.items()}  # JSON's keys are text
+        super().__setattr__(name, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """The configuration that was saved; with other classes, without what training saved of the old ones."""
+        names = list((kwargs.get("id2label") or {}).values())
+        old_names = list((config_dict.get("id2label") or {}).values())
+        if (names and names != old_names) or kwargs.get("num_labels", len(old_names)) != len(old_names):
+            config_dict = {
+                key: value for key, value in config_dict.items() if key not in ("category_ids", "detection_threshold")
+            }
+        return super().from_dict(config_dict, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+        """Writes `config.json` and the code, so that the folder loads with `trust_remote_code=True` anywhere."""
+        super().save_pretrained(save_directory, **kwargs)
+        save_code(save_directory, "config.json")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
     @classmethod
     def _refuse_slips(cls, others: dict):

@@ -1,39 +1,17 @@
 """Folders that load anywhere: weights, processor and model card, and the code for places without this package."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from .configuration_sam_detr import SamDetrConfig
 from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil
 from .model_card import ModelCard
 from .modeling_sam_detr import SamDetrForObjectDetection
 
-MODEL_AUTO_MAP = {
-    "AutoConfig": "configuration_sam_detr.SamDetrConfig",
-    "AutoModel": "modeling_sam_detr.SamDetrModel",
-    "AutoModelForObjectDetection": "modeling_sam_detr.SamDetrForObjectDetection",
-}
-# a list, not a dict by backend, because only names and lists survive the way through a Hub repository
-PROCESSOR_AUTO_MAP = {
-    "AutoImageProcessor": [
-        "image_processing_sam_detr.SamDetrImageProcessorPil",
-        "image_processing_sam_detr.SamDetrImageProcessor",
-    ]
-}
 UPLOADED = ("*.json", "*.safetensors", "*.py", "README.md")
-
-
-def remote_code_files() -> list[Path]:
-    """Every file of the package that a model needs where the package is not installed."""
-    package = Path(__file__).parent
-    auto_classes = [*MODEL_AUTO_MAP.values(), *PROCESSOR_AUTO_MAP["AutoImageProcessor"]]
-    entries = {package / f"{name.split('.')[0]}.py" for name in auto_classes}
-    return sorted(entries | {Path(needed) for entry in entries for needed in get_relative_import_files(entry)})
 
 
 def save_for_hub(
@@ -56,11 +34,6 @@ def save_for_hub(
     output_dir = Path(output_dir)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
-    # added to the files, not to the objects: what the user saves elsewhere carries no code
-    _add_auto_map(output_dir / "config.json", MODEL_AUTO_MAP)
-    _add_auto_map(output_dir / "preprocessor_config.json", PROCESSOR_AUTO_MAP)
-    for file in remote_code_files():
-        shutil.copyfile(file, output_dir / file.name)
     (output_dir / "README.md").write_text((card or ModelCard()).render(model), encoding="utf-8")
     check_saved(model, processor, output_dir)
     return output_dir
@@ -79,7 +52,7 @@ def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path)
         raise RuntimeError(f"{folder} does not load to the same weights; {len(wrong)} differ: {', '.join(wrong[:5])}.")
     # as JSON, in which a tuple is a list
     written, wanted = (json.loads(p.to_json_string()) for p in (type(processor).from_pretrained(folder), processor))
-    if written != {**wanted, "auto_map": PROCESSOR_AUTO_MAP}:
+    if written != wanted:
         raise RuntimeError(f"{folder} does not load to the same image processor.")
     config = SamDetrConfig.from_pretrained(folder)
     if config.id2label != model.config.id2label:
@@ -116,12 +89,6 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, commit_
         commit_message=commit_message or "Upload SAM-DETR",
     )
     return str(commit.commit_url)
-
-
-def _add_auto_map(file: Path, auto_map: dict) -> None:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content["auto_map"] = auto_map
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:

@@ -7,6 +7,7 @@ labels and detections of `DetectionProcessingMixin`.
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torch_tensor
 
 from .annotations import check_batch, check_format, integer_keys, labels_from_coco
+from .configuration_sam_detr import save_code
 from .pictures import (
     UnreadablePictureError,
     check_pixels,
@@ -92,6 +94,7 @@ class DetectionProcessingMixin:
     id2label = None
 
     def __init__(self, **kwargs: Unpack[SamDetrImageProcessorKwargs]) -> None:
+        kwargs.pop("auto_map", None)  # of the folder that it was loaded from; saving writes its own
         super().__init__(**kwargs)
 
     def preprocess(
@@ -126,6 +129,14 @@ class DetectionProcessingMixin:
         if return_segmentation_masks or masks_path is not None:
             raise ValueError("SAM-DETR detects boxes: leave out return_segmentation_masks and masks_path.")
         return super().preprocess(images, annotations, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Writes `preprocessor_config.json` and the code, so that the folder loads with `trust_remote_code=True`."""
+        written = super().save_pretrained(save_directory, **kwargs)
+        save_code(save_directory, "preprocessor_config.json")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+        return written
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Opens paths, URLs and base64 strings, at any depth of lists; adds the channel of a grey `(H, W)` array."""
