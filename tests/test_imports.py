@@ -42,7 +42,7 @@ FLOORS = (
     ("modeling_sam_detr",),
     ("model_card",),  # from here on, nothing that is shipped
     ("hub",),
-    ("conversion", "object_detection_pipeline"),
+    ("conversion",),
     ("__init__",),
     ("visualization",),  # sub-packages
     ("data",),

@@ -5,9 +5,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MA
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_sam_detr import SamDetrConfig
-from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil
+from .image_processing_sam_detr import (
+    SamDetrImageProcessor,
+    SamDetrImageProcessorPil,
+    SamDetrObjectDetectionPipeline,
+)
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
-from .object_detection_pipeline import SamDetrObjectDetectionPipeline
 from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
 from .pretrained_model import SamDetrPreTrainedModel
 

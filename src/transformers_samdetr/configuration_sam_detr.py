@@ -38,6 +38,13 @@ AUTO_MAPS: dict[str, dict[str, str | list[str]]] = {
     },
 }
 """`auto_map` of each file of a saved folder: where Transformers' Auto classes find the code of this package."""
+CUSTOM_PIPELINES = {
+    "object-detection": {
+        "impl": "image_processing_sam_detr.SamDetrObjectDetectionPipeline",
+        "pt": ["AutoModelForObjectDetection"],
+    }
+}
+"""Of `config.json`: the class that `pipeline(..., trust_remote_code=True)` takes."""
 ENTRY_FILES = ("configuration_sam_detr.py", "image_processing_sam_detr.py", "modeling_sam_detr.py")
 
 
@@ -55,6 +62,8 @@ def save_code(folder: str | os.PathLike, name: str) -> None:
             shutil.copyfile(file, Path(folder) / file.name)
     file = Path(folder) / name
     content = json.loads(file.read_text(encoding="utf-8")) | {"auto_map": AUTO_MAPS[name]}
+    if name == "config.json":
+        content["custom_pipelines"] = CUSTOM_PIPELINES
     partial = file.with_name(f".{name}.partial")  # replaced at once: a process that is killed leaves no half file
     partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(file)
@@ -177,8 +186,9 @@ class SamDetrConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._refuse_slips(kwargs)
-        if not __name__.startswith("transformers_modules."):  # as remote code, AutoModel finds its class in the map
+        if not __name__.startswith("transformers_modules."):  # only remote code is found by these
             kwargs.pop("auto_map", None)
+            kwargs.pop("custom_pipelines", None)
         self.backbone_config = self._complete_backbone_config(self.backbone_config)
         if self.decoder_feature_levels is None:
             # coarse to fine: the last level first, each for an equal share of the layers
@@ -204,6 +214,10 @@ class SamDetrConfig(PreTrainedConfig):
                 key: value for key, value in config_dict.items() if key not in ("category_ids", "detection_threshold")
             }
         return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields; where remote code is found depends on the folder, and is written by `save_pretrained`."""
+        return {key: value for key, value in super().to_dict().items() if key not in ("auto_map", "custom_pipelines")}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Writes `config.json` and the code, so that the folder loads with `trust_remote_code=True` anywhere."""

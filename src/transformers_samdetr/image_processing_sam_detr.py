@@ -1,7 +1,7 @@
 """Image processors: pictures and annotations to a batch for the model, and the model's outputs to detections.
 
 `SamDetrImageProcessor` computes with Torchvision, `SamDetrImageProcessorPil` with PIL and NumPy. Both have the options,
-labels and detections of `DetectionProcessingMixin`.
+labels and detections of `DetectionProcessingMixin`. `SamDetrObjectDetectionPipeline` is `pipeline("object-detection")`.
 """
 
 import functools
@@ -30,6 +30,7 @@ from transformers.image_utils import (
     is_pil_image,
     is_valid_image,
 )
+from transformers.modeling_outputs import ModelOutput
 from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType, is_torch_tensor
@@ -475,44 +476,56 @@ def _padded_size(images: list[Tensor], pad_size: SizeDict | None) -> tuple[int, 
     return pad_size.height, pad_size.width
 
 
-def _read_pictures_in_pipelines() -> None:
-    """Lets `pipeline("object-detection")` read and batch pictures for these processors as they do themselves.
+class SamDetrObjectDetectionPipeline(ObjectDetectionPipeline):
+    """`pipeline("object-detection")` that reads and batches pictures as the image processors do.
 
-    Transformers' pipeline converts a picture to 8-bit RGB before a processor sees it, which clips 16-bit values at 255
-    and shows what is transparent, and it cannot batch pictures of different sizes. It has no option for either, so its
-    two methods are replaced here; with the image processor of another model they do what they did.
+    Transformers' own pipeline converts pictures to 8-bit RGB before a processor sees them, which clips 16-bit values
+    at 255 and shows what is transparent, and it batches pictures of one size only. Here each batch is split by size,
+    so that every picture gets the scores that it gets alone. Other models and processors get what the base class does.
     """
-    original_preprocess, original_forward = ObjectDetectionPipeline.preprocess, ObjectDetectionPipeline._forward
 
-    def preprocess(self, image, timeout=None):
-        if not isinstance(self.image_processor, DetectionProcessingMixin) or not (
-            is_pil_image(image) or isinstance(image, str)
-        ):
-            return original_preprocess(self, image, timeout=timeout)
-        image = open_picture(image, timeout) if isinstance(image, str) else upright(image)
-        inputs = self.image_processor(images=[image], return_tensors="pt").to(self.dtype)
-        # in a list, because the pipeline concatenates tensors
-        return {"inputs": [dict(inputs)], "target_size": torch.IntTensor([[image.height, image.width]])}
+    @property
+    def _is_sam_detr(self) -> bool:
+        return self.model.config.model_type == "sam_detr"
 
-    def _forward(self, model_inputs):
-        if "inputs" not in model_inputs:
-            return original_forward(self, model_inputs)
-        pictures = [row[0] if isinstance(row, list) else row for row in model_inputs["inputs"]]
-        by_shape: dict[tuple[int, ...], list[int]] = {}
+    def check_model_type(self, supported_models) -> None:
+        if not self._is_sam_detr:  # the list has no remote code
+            super().check_model_type(supported_models)
+
+    def preprocess(self, image, timeout: float | None = None) -> dict[str, Any]:
+        is_read_here = isinstance(image, str) or is_pil_image(image)
+        if not is_read_here or not isinstance(self.image_processor, DetectionProcessingMixin):
+            inputs = super().preprocess(image, timeout)
+        else:
+            image = open_picture(image, timeout) if isinstance(image, str) else upright(image)
+            inputs = self.image_processor(images=[image], return_tensors="pt").to(self.dtype)
+            inputs["target_size"] = torch.tensor([[image.height, image.width]], dtype=torch.int32)
+        return {"pictures": [inputs]} if self._is_sam_detr else inputs  # the pipeline collates lists as they are
+
+    def _forward(self, model_inputs: dict[str, Any]) -> ModelOutput:
+        if not self._is_sam_detr:
+            return super()._forward(model_inputs)
+        pictures = model_inputs["pictures"]
+        if isinstance(pictures[0], list):  # a batch of lists with one picture each
+            pictures = [picture for [picture] in pictures]
+        by_shape: dict[torch.Size, list[int]] = {}
         for index, picture in enumerate(pictures):
-            by_shape.setdefault(tuple(picture["pixel_values"].shape), []).append(index)
-        rows = {}
-        for indices in by_shape.values():  # without padding: the scores of a picture do not depend on its batch
-            outputs = self.model(
-                **{key: torch.cat([pictures[i][key] for i in indices]) for key in pictures[indices[0]]}
-            )
-            rows |= {index: (outputs.logits[row], outputs.pred_boxes[row]) for row, index in enumerate(indices)}
-        logits, boxes = (torch.stack(values) for values in zip(*(rows[i] for i in range(len(rows))), strict=True))
-        return type(outputs)({"target_size": model_inputs["target_size"], "logits": logits, "pred_boxes": boxes})
+            by_shape.setdefault(picture["pixel_values"].shape, []).append(index)
+        logits, boxes = [None] * len(pictures), [None] * len(pictures)
+        for indices in by_shape.values():
+            names = [name for name in pictures[indices[0]] if name != "target_size"]
+            batch = {name: torch.cat([pictures[index][name] for index in indices]) for name in names}
+            outputs = self.model(**batch)
+            for row, index in enumerate(indices):
+                logits[index], boxes[index] = outputs.logits[row], outputs.pred_boxes[row]
+        target_size = torch.cat([picture["target_size"] for picture in pictures])
+        return ModelOutput(logits=torch.stack(logits), pred_boxes=torch.stack(boxes), target_size=target_size)
 
-    ObjectDetectionPipeline.preprocess, ObjectDetectionPipeline._forward = preprocess, _forward
+    def postprocess(self, model_outputs: ModelOutput, threshold: float | None = None) -> list[dict[str, Any]]:
+        """Detections with a score above `threshold`: by default the one saved with the model, else 0.5."""
+        if threshold is None:
+            threshold = getattr(self.model.config, "detection_threshold", None) if self._is_sam_detr else None
+        return super().postprocess(model_outputs, 0.5 if threshold is None else threshold)
 
 
-_read_pictures_in_pipelines()
-
-__all__ = ["SamDetrImageProcessor", "SamDetrImageProcessorPil"]
+__all__ = ["SamDetrImageProcessor", "SamDetrImageProcessorPil", "SamDetrObjectDetectionPipeline"]

@@ -180,10 +180,21 @@ detector = pipeline("object-detection", model=where, **kwargs)
 found = detector(Image.open("picture.png"), threshold=0.0)
 assert len(found) == 100 and set(found[0]) == {"score", "label", "box"}, found[:1]
 assert detector("picture.png", threshold=0.0) == found
+smaller = Image.open("picture.png").resize((50, 70))
+assert len(detector([smaller, "picture.png"], threshold=0.0, batch_size=2)) == 2  # Transformers' own takes one size
+assert type(detector).__name__ == "SamDetrObjectDetectionPipeline"
+for again in (model, processor, detector.model, detector.image_processor):  # whatever is saved from it loads likewise
+    again.save_pretrained("again")
 if kwargs:
     assert "transformers_samdetr" not in sys.modules
-    model.save_pretrained("again")  # the code goes along
-    assert os.path.exists("again/modeling_sam_detr.py")
+    for name in os.listdir(where) if os.path.isdir(where) else ():
+        if name.endswith((".py", ".json")):
+            old, new = (open(os.path.join(folder, name)).read() for folder in (where, "again"))
+            if name.endswith(".json"):
+                names = ("auto_map", "custom_pipelines", "id2label")
+                old, new = ([json.loads(text).get(key) for key in names] for text in (old, new))
+            assert old == new, name
+    assert pipeline("object-detection", model="again", **kwargs)("picture.png", threshold=0.0) == found
 print("all well")
 """
 

@@ -97,28 +97,8 @@ def test_same_pixels_by_every_road(processor, kind, server, monkeypatch):
             assert torch.equal(processor(given, return_tensors="pt").pixel_values, expected), road
         detector = pipeline("object-detection", model=tiny_model(), image_processor=processor)
         for road in ("URL", "base64", "PIL"):
-            (inputs,) = detector.preprocess(roads[road])["inputs"]
+            (inputs,) = detector.preprocess(roads[road])["pictures"]
             assert torch.equal(inputs["pixel_values"], expected), f"{road} in a pipeline"
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-def test_a_pipeline_batches_pictures_of_any_size(processor, batch_size):
-    images = [Image.fromarray(RGB[: 20 - 3 * (i % 3), : 30 - 2 * (i % 2)]) for i in range(5)]
-    detector = pipeline("object-detection", model=tiny_model(), image_processor=processor)
-    alone = [detector(image, threshold=0.0) for image in images]
-    together = detector(images, threshold=0.0, batch_size=batch_size)
-    for one, other in zip(alone, together, strict=True):
-        assert [row["score"] for row in other] == pytest.approx([row["score"] for row in one], abs=1e-6)
-
-
-def test_the_pipeline_of_another_processor_is_unchanged():
-    from transformers import DetrImageProcessor
-
-    detector = pipeline("object-detection", model=tiny_model(), image_processor=DetrImageProcessor(size=SIZE))
-    inputs = detector.preprocess(Image.fromarray(RGB))
-    assert set(inputs) == {"pixel_values", "pixel_mask", "target_size"}
-    with pytest.raises(TypeError, match="Incorrect format used for image"):
-        detector.preprocess(RGB)
 
 
 @pytest.mark.parametrize("place", ["before", "behind"])

@@ -64,6 +64,14 @@ def test_the_threshold_is_the_one_saved_with_the_model(tmp_path):
     assert len(detect(image, threshold=0.0)) == len(scores)
 
 
+def test_the_processor_of_another_model(tmp_path):
+    detect = detector(tmp_path)
+    detect.image_processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
+    assert len(detect(pictures(SIZES["all sizes"][:2]), threshold=0.0, batch_size=2)) == 2
+    with pytest.raises(TypeError, match="Incorrect format used for image"):
+        detect(np.zeros((8, 8, 3), np.uint8))
+
+
 def test_every_output_is_indexed_by_picture(tmp_path):
     labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}] * 2
     outputs = tiny_model(backbone_config=SMALL_BACKBONE)(torch.randn(2, 3, 64, 64), labels=labels)
