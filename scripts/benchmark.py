@@ -17,12 +17,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from benchmarks import BARS, TASKS, Work, interleave, measure_bars
-from benchmarks.gpu import interleave_on_gpu
-from benchmarks.grid import GRIDS, Grid, growth_axes
-from benchmarks.lines import lines_report
+from benchmarks.bars import BARS, measure_bars
 from benchmarks.machine import describe_machine
-from benchmarks.report import (
+from benchmarks.measure import interleave, interleave_on_gpu
+from benchmarks.performance_page import (
     bars_table,
     gpu_tables,
     growth_table,
@@ -31,8 +29,8 @@ from benchmarks.report import (
     stages_table,
     write_report,
 )
-from benchmarks.stages import stage_report
-from benchmarks.work import DTYPES
+from benchmarks.profiles import lines_report, stage_report
+from benchmarks.work import DTYPES, GRIDS, TASKS, Grid, Work, growth_axes
 
 
 def size(text: str) -> tuple[int, int]:
@@ -112,7 +110,7 @@ def main() -> None:
         results.setdefault("lines", []).append(lines_report(Work(model, threads=1), args.rounds))
         print(lines_table(results["lines"]))
     if args.bf16_ap:
-        from benchmarks.precision import compare_precision  # needs the data extras
+        from benchmarks.bars import compare_precision
 
         results["bf16_ap"] = compare_precision(args.bf16_ap, args.data)
         print("AP in float32 {float32:.2f}, in bf16 autocast {bfloat16:.2f}".format(**results["bf16_ap"]))

@@ -14,17 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.coco import PROCESSES, coco_runs
-from experiments.coco_launch import make_coco_runs
-from experiments.coco_worker import setting
-from experiments.latency import measure_latency
-from experiments.ledger import LEDGER, Ledger
-from experiments.recipe_table import recipes_page
-from experiments.report import write_report
-from experiments.settings import SEEDS, SETTINGS
-from experiments.small_launch import make_small_runs
-from experiments.suites import SUITES
-from experiments.training_cost import measure_training_cost
+from experiments.coco import PROCESSES, coco_runs, make_coco_runs, setting
+from experiments.definitions import SEEDS, SETTINGS, SUITES
+from experiments.experiments_page import write_report
+from experiments.launch import make_small_runs
+from experiments.recipes_page import recipes_page
+from experiments.runs import LEDGER, Ledger
+from experiments.timing import measure_latency, measure_training_cost
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from transformers import AutoImageProcessor
 
-from experiments.attention_in_boxes import AttentionInBoxes, attention_in_set, attention_summary
+from experiments.curves import compare_epoch, comparison_table
 from experiments.digit_signs import RUNS, run_signs
-from experiments.published_terms import compare_epoch, comparison_table
+from experiments.matched_queries import AttentionInBoxes, attention_in_set, attention_summary
 from experiments.signs_page import DIGITS_FILE, FOLDER, save_runs, write_page
 from transformers_samdetr import SamDetrForObjectDetection
 from transformers_samdetr.data.load import load_detection_data

@@ -12,7 +12,7 @@ from datasets import DatasetDict
 from PIL import Image
 from transformers import pipeline
 
-from benchmarks.gpu import interleave_on_gpu
+from benchmarks.measure import interleave_on_gpu
 from benchmarks.work import Work
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.outputs import SamDetrObjectDetectionOutput

@@ -1,8 +1,14 @@
-"""The bars that this package set itself: ratios of medians against what a user would pick instead."""
+"""The performance bars of this package: ratios against Transformers' models, and AP in bf16 against float32."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForObjectDetection
+
+from transformers_samdetr.evaluation.evaluate import compare_average_precision
 
 from .measure import Measurement, Progress, interleave
 from .work import Work
@@ -125,3 +131,37 @@ def measure_bars(
         measurements += found
         rows += [bar.judge({entry.work: entry for entry in found}) | {"group": group} for bar in BARS[group]]
     return rows, measurements
+
+
+ALLOWED_LOSS = 0.3
+"""AP, of 100, by which bf16 may differ from float32."""
+
+
+class InAutocast(nn.Module):
+    """A model whose forward runs in bf16 autocast, on whatever device it is."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Any) -> Any:
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            return self.model(**inputs)
+
+
+def compare_precision(model: str, data: str) -> dict[str, Any]:
+    """AP of a saved model on a set's evaluation pictures.
+
+    Args:
+        model: folder or Hub name.
+        data: as in `load_detection_data`.
+
+    Returns:
+        `float32` and `bfloat16`, COCO's AP in percent; `images`, how many; `passed`, whether the two differ by no more
+        than `ALLOWED_LOSS`.
+    """
+    detector = AutoModelForObjectDetection.from_pretrained(model)
+    runners = {"float32": detector, "bfloat16": InAutocast(detector)}
+    found = compare_average_precision(runners, model, data)
+    return {**found, "passed": abs(found["float32"] - found["bfloat16"]) <= ALLOWED_LOSS}

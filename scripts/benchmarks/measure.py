@@ -1,54 +1,24 @@
 """Works in turn, each in a process of its own, so that what else the machine does hits all of them alike."""
 
 import contextlib
+import ctypes
+import gc
 import json
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
+
+import torch
 
 from .machine import worker_environment
-from .work import Work
+from .tasks import Call, prepare
+from .work import Measurement, Work
 
 Progress = Callable[[str], None]
-
-
-@dataclass
-class Measurement:
-    """What one work took.
-
-    Attributes:
-        work: the work.
-        seconds: of each repetition, the first ones left out.
-        first_seconds: of the very first repetition; with `compiled`, the compiler's time is in it.
-        peak_bytes: most memory of the process above the same process with everything imported but no model.
-        error: why there are no figures, or None.
-    """
-
-    work: Work
-    seconds: list[float] = field(default_factory=list)
-    first_seconds: float | None = None
-    peak_bytes: int | None = None
-    error: str | None = None
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """Between them lies the middle half of the repetitions."""
-        if len(self.seconds) < 2:
-            return self.seconds[0], self.seconds[0]
-        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return low, high
-
-    def to_dict(self) -> dict[str, Any]:
-        figures = {"median": self.median, "quartiles": self.quartiles} if self.seconds else {}
-        return {**vars(self), "work": self.work.to_dict(), "label": self.work.label, **figures}
 
 
 class _Worker:
@@ -60,7 +30,7 @@ class _Worker:
         # a user's second import finds the bytecode of the first
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker"],
+            [sys.executable, "-m", "benchmarks.measure"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -136,3 +106,132 @@ def interleave(works: Sequence[Work], rounds: int = 5, progress: Progress = lamb
                     measurement.seconds.append(worker.ask("repeat")["seconds"])
             progress(f"round {turn + 1} of {rounds}")
     return measurements
+
+
+WARM_UP = 3
+"""Repetitions that are not counted: kernels are chosen and loaded, and the allocator gets its memory."""
+
+
+def interleave_on_gpu(
+    works: Sequence[Work], rounds: int = 20, progress: Progress = lambda line: None
+) -> list[Measurement]:
+    """As `measure.interleave`, with `peak_bytes` of tensors on the device, the model's own among them.
+
+    A repetition is timed on the host from an idle device to an idle device, so what the host adds counts.
+
+    Args:
+        works: those to compare with each other, all on `cuda`.
+        rounds: repetitions of each.
+        progress: is told in a line what has been done.
+
+    Raises:
+        ValueError: `rounds` is less than 1, or a work is for another device.
+        RuntimeError: there is no GPU.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be at least 1.")
+    for work in works:
+        if work.device != "cuda":
+            raise ValueError(f"{work.label} is for device={work.device!r}: give it 'cuda'.")
+    if not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no GPU here: measure on the CPU, with --preset quick.")
+    _let_libraries_allocate()
+    measurements, calls = [Measurement(work) for work in works], {}
+    for index, measurement in enumerate(measurements):
+        with _reason_in(measurement):
+            calls[index] = _warmed_up(measurement)
+        progress(f"{measurement.work.label}: {measurement.error or 'ready'}")
+    for _ in range(rounds):
+        for index, call in calls.items():
+            if measurements[index].error is None:
+                with _reason_in(measurements[index]):
+                    measurements[index].seconds.append(_repeat_on_gpu(call))
+    return measurements
+
+
+@contextlib.contextmanager
+def _reason_in(measurement: Measurement) -> Iterator[None]:
+    """A work that fails, for want of memory too, says why, and the others go on."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        measurement.error = str(error).splitlines()[0]
+
+
+def _let_libraries_allocate() -> None:
+    """Their workspaces are of the process, not of the first work."""
+    x = torch.ones(1, 8, 32, 32, device="cuda", requires_grad=True)
+    (torch.nn.functional.conv2d(x, x[:, :, :3, :3]).flatten(2) @ x.new_ones(900, 8)).sum().backward()
+
+
+def _warmed_up(measurement: Measurement) -> Call:
+    """Prepares the work and fills in what its first repetitions show."""
+    before = torch.cuda.memory_allocated()
+    call = prepare(measurement.work)
+    measurement.first_seconds = _repeat_on_gpu(call)
+    for _ in range(WARM_UP - 1):
+        torch.cuda.reset_peak_memory_stats()  # the last one's is kept
+        _repeat_on_gpu(call)
+    measurement.peak_bytes = torch.cuda.max_memory_allocated() - before
+    return call
+
+
+def _repeat_on_gpu(call: Call) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def resident_peak() -> int:
+    """Most bytes of this process that were in memory since `reset_resident_peak`."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def reset_resident_peak() -> None:
+    """Returns what the allocator holds unused to the system, then makes the present the peak (Linux)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def repeat(call) -> float:
+    """Seconds of one repetition, by the call's own clock where it has one."""
+    start = time.perf_counter()
+    own = call()
+    elapsed = time.perf_counter() - start
+    return own if isinstance(own, float) else elapsed
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    def answer(**values) -> None:
+        answers.write(json.dumps(values) + "\n")
+        answers.flush()
+
+    reset_resident_peak()
+    interpreter = resident_peak()  # with everything imported, and no model yet
+    work = Work(**json.loads(requests.readline()))
+    call = prepare(work)
+    first = repeat(call)  # with a compiler, its time; the next one warms up, too, and is measured for memory alone
+    reset_resident_peak()
+    repeat(call)
+    answer(first_seconds=first, peak_bytes=resident_peak() - interpreter)
+    for line in requests:
+        if json.loads(line) == "repeat":
+            answer(seconds=repeat(call))
+
+
+def main() -> None:
+    # what libraries print must not get between the answers
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

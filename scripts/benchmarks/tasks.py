@@ -1,4 +1,4 @@
-"""What a worker repeats, made from a `Work`: each function prepares once and returns the call to be timed."""
+"""What a worker repeats: each function prepares a `Work` once and returns the call to be timed."""
 
 import subprocess
 import sys
@@ -14,12 +14,36 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
 
-from transformers_samdetr import SamDetrImageProcessor
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.loss import sam_detr_loss
 from transformers_samdetr.targets import prepare_targets
 
-from .models import NUM_LABELS, build_model, model_class, model_config
 from .work import PEERS, Work
+
+NUM_LABELS = 91
+
+
+def model_class(work: Work) -> type[nn.Module]:
+    if work.is_ours:
+        return SamDetrForObjectDetection
+    return getattr(transformers, f"{PEERS[work.model]}ForObjectDetection")
+
+
+def model_config(work: Work) -> transformers.PreTrainedConfig:
+    """Without pretrained weights. All but the number of classes and the layers' losses is the class's default."""
+    overrides = dict(work.overrides)
+    if work.is_ours:
+        return SamDetrConfig.from_preset(work.model, **overrides)
+    config_class = getattr(transformers, f"{PEERS[work.model]}Config")
+    return config_class(num_labels=NUM_LABELS, auxiliary_loss=True, **overrides)
+
+
+def build_model(work: Work) -> nn.Module:
+    """Every caller gets the same weights."""
+    torch.manual_seed(0)
+    model = model_class(work)(model_config(work)).to(work.device)
+    return model.train(work.task == "training")
+
 
 JPEG_SIZES = ((480, 640), (427, 640), (500, 375), (640, 480))
 """Heights and widths that COCO's photographs have most often."""

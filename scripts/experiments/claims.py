@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from .comparison import Comparison, RowRuns, nearly_best
-from .statistics import Estimate, paired_difference
+from .results import Comparison, Estimate, RowRuns, nearly_best, paired_difference
 
 HOLDS, NOT_SHOWN, CONTRADICTED, NOT_MEASURED = (
     "holds",

@@ -1,18 +1,32 @@
-"""The rows of the paper's tables with its own settings on COCO: a recipe each, what it costs, and how it is started."""
+"""Trains one row on COCO, on all processes that a launcher has started, and writes its ledger entry.
 
+PYTHONPATH=scripts accelerate launch --num_processes 8 -m experiments.coco sam-detr-r50-12e --data COCO ...
+"""
+
+import argparse
 import json
-from collections.abc import Mapping
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers_samdetr.training.paper_recipes import DC5_12E, PAPER_RECIPES, PP_12E, PUBLISHED, R50_12E, R50_50E
-from transformers_samdetr.training.recipes import Recipe
+from accelerate import PartialState
 
-from .ledger import Ledger
-from .recipe_table import hours_for
-from .runs import FREE_FIELDS
-from .suites import Suite
+from benchmarks.machine import worker_environment
+from transformers_samdetr.data.load import DetectionData, load_detection_data
+from transformers_samdetr.training import Recipe, load_model_and_processor
+from transformers_samdetr.training.interruption import EXIT_INTERRUPTED, EXIT_REQUEUE
+from transformers_samdetr.training.paper_recipes import DC5_12E, PAPER_RECIPES, PP_12E, PUBLISHED, R50_12E, R50_50E
+from transformers_samdetr.training.process_group import start_processes
+
+from .definitions import Suite
+from .models import make_peer, start_from_objects
+from .recipes_page import hours_for
+from .runs import FREE_FIELDS, LEDGER, Ledger
+from .worker import train_and_measure
 
 PROCESSES = 8
 """Of the paper's runs: two pictures each, one with DC5."""
@@ -132,9 +146,119 @@ def launch_command(
     """
     if processes < 1 or PROCESSES % processes:
         raise ValueError(f"processes={processes} is not possible: the paper's batches are made by 8, 4, 2 or 1.")
-    command = ["accelerate", "launch", "--num_processes", str(processes), "-m", f"{__package__}.coco_worker", run.name]
+    command = ["accelerate", "launch", "--num_processes", str(processes), "-m", "experiments.coco", run.name]
     command += ["--data", data, "--output_dir", str(output_dir / "coco" / f"{run.name}-seed{seed}")]
     command += ["--ledger", str(ledger.folder), "--seed", str(seed)]
     command += ["--accumulation_steps", str(PROCESSES // processes)]
     words = [f"{name}={'none' if value is None else json.dumps(value)}" for name, value in (settings or {}).items()]
     return command + [word for pair in words for word in ("--set", pair)]
+
+
+def make_coco_runs(
+    runs: Sequence[CocoRun],
+    data: str | None,
+    output_dir: Path,
+    ledger: Ledger,
+    processes: int = PROCESSES,
+    seeds: Sequence[int] = (0,),
+    settings: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Starts what is not in the ledger; a failed run does not stop the others.
+
+    Args:
+        runs: of a suite.
+        data: a folder in COCO's layout, or a name on the Hub; may be left out of a dry run.
+        output_dir, ledger, processes, settings: as in `launch_command`.
+        seeds: each row is run with all of them.
+        dry_run: says the commands and starts none.
+        say: takes a line for the user.
+
+    Returns:
+        The exit code: 0, 1 if any run failed, or that of a run that was told to stop.
+
+    Raises:
+        ValueError: there is no data to train on.
+    """
+    if data is None and not dry_run:
+        raise ValueError("On COCO the pictures must be named: --data FOLDER, or --dry_run to see the commands.")
+    failed, total = [], 0.0
+    for seed in seeds:
+        for run in runs:
+            if ledger_path(ledger, run.name, seed).is_file():
+                say(f"{run.name}, seed {seed}: in the ledger")
+                continue
+            command = launch_command(run, data or "COCO", output_dir, ledger, processes, seed, settings)
+            hours = run.hours * PROCESSES / processes
+            total += hours
+            say(f"{run.name}, seed {seed}: about {hours:.1f} hours on {processes} GPUs of 80 GB")
+            say(f"  PYTHONPATH=scripts {shlex.join(command)}")
+            if dry_run:
+                continue
+            # the same program, also where the environment's scripts are not on the path
+            launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+            code = subprocess.run([*launcher, *command[2:]], env=worker_environment()).returncode
+            if code in (EXIT_REQUEUE, EXIT_INTERRUPTED):
+                return code
+            if code:
+                failed.append(f"{run.name}, seed {seed}: exit code {code}")
+    say(f"About {total:.0f} hours in all; docs/recipes.md says how they are estimated, within a factor of 2.")
+    for line in failed:
+        say(f"Failed: {line}")
+    return 1 if failed else 0
+
+
+SAVE_EVERY = 500
+"""Optimizer steps between checkpoints."""
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`epochs=1` to `("epochs", 1)`; what is no JSON is a word, and `none` is None.
+
+    >>> setting("epochs=1"), setting("mixed_precision=bf16"), setting("backbone_weights=none")
+    (('epochs', 1), ('mixed_precision', 'bf16'), ('backbone_weights', None))
+    """
+    name, separator, value = text.partition("=")
+    if not separator or name not in Recipe.__dataclass_fields__:
+        raise argparse.ArgumentTypeError(f"{text!r} must be FIELD=VALUE with a field of a recipe, such as epochs=1")
+    if value.lower() == "none":
+        return name, None
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def train_row(run: CocoRun, recipe: Recipe, data: DetectionData, ledger: Ledger, folder: Path) -> int:
+    """Trains a row from where it stands; the main process writes the entry. Returns the exit code."""
+    model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
+    if run.peer is not None:
+        model = make_peer(run.peer, model.config, recipe)
+        start_from_objects(model, recipe, data)
+    code, measured = train_and_measure(model, processor, data, recipe, folder, SAVE_EVERY)
+    if code == 0 and PartialState().is_main_process:
+        ledger.write(ledger_path(ledger, run.name, recipe.seed), {"identity": run.identity(recipe), **measured})
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=COCO_RUNS, metavar="NAME")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="of this run alone")
+    parser.add_argument("--ledger", type=Path, default=LEDGER)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--accumulation_steps", type=int, default=1)
+    parser.add_argument("--set", type=setting, action="append", default=[], metavar="FIELD=VALUE")
+    args = parser.parse_args(arguments)
+    run = COCO_RUNS[args.name]
+    fields = {"seed": args.seed, "accumulation_steps": args.accumulation_steps} | dict(args.set)
+    state = start_processes()
+    with state.local_main_process_first():  # so that one process fills the caches of the others
+        data = load_detection_data(args.data)
+    sys.exit(train_row(run, replace(run.recipe, **fields), data, Ledger(args.ledger), args.output_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,11 +14,16 @@ from transformers_samdetr.data import DetectionCollator, DetectionDataset
 from transformers_samdetr.training import Trainer, TrainingHook, load_model_and_processor
 from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
 
-from .attention_in_boxes import attention_in_boxes
-from .match_stability import Assignment, assign_queries, changed_objects, instability
-from .region_similarity import SPACES, region_similarity
-from .settings import DIGITS, Setting
-from .variants import DENOISING
+from .definitions import DENOISING, DIGITS, Setting
+from .matched_queries import (
+    SPACES,
+    Assignment,
+    assign_queries,
+    attention_in_boxes,
+    changed_objects,
+    instability,
+    region_similarity,
+)
 
 SIGNS = replace(
     DIGITS,

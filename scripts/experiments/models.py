@@ -13,11 +13,29 @@ from transformers_samdetr.training import Recipe, load_model_and_processor
 from transformers_samdetr.training.initial_boxes import boxes_of_objects
 from transformers_samdetr.training.start import find_backbone_weights
 
-from .initial_weights import share_initial_weights
-from .ledger import Ledger
+from .definitions import REFERENCE
 from .peers import PeerConfig, PeerForObjectDetection
-from .runs import Run
-from .variants import REFERENCE
+from .runs import Ledger, Run
+
+
+@torch.no_grad()
+def share_initial_weights(model: nn.Module, reference: nn.Module) -> list[str]:
+    """Copies the reference's tensors to where the model has one of the same name and shape.
+
+    Args:
+        model: of the variant; changed in place.
+        reference: of the same setting and seed, freshly made.
+
+    Returns:
+        Names of the tensors that are now the same.
+    """
+    given, shared = reference.state_dict(), []
+    for name, tensor in model.state_dict().items():
+        if name in given and given[name].shape == tensor.shape:
+            tensor.copy_(given[name])
+            shared.append(name)
+    return shared
+
 
 PAPER_SIDE, ANCHOR_SIDE = 800, 256
 """Shortest sides in pixels: of the paper's pictures, and of those that a peer's anchors are given for."""

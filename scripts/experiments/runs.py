@@ -1,13 +1,15 @@
-"""One run of a small experiment: a variant in a setting with a seed and a learning rate."""
+"""One run of a small experiment, the ledger of finished runs, and the order in which a suite's runs are made."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from transformers_samdetr.training.recipes import Recipe
+from transformers_samdetr.training.run_state import comparable, differences
 
-from .settings import SETTINGS, Setting
-from .variants import VARIANTS, Variant
+from .definitions import SEEDS, SETTINGS, VARIANTS, Setting, Suite, Variant
 
 FREE_FIELDS = ("log_steps", "trackers", "workers")
 """Fields of a recipe that a run's numbers do not depend on."""
@@ -93,3 +95,121 @@ class Run:
 def architecture(setting: Setting, variant: Variant) -> Mapping[str, Any]:
     """The configuration's fields beyond the preset's: the setting's, then the variant's."""
     return {**setting.fields, **variant.fields}
+
+
+LEDGER = Path(__file__).with_name("ledger")
+
+
+class LedgerMismatch(ValueError):
+    """A finished run was another than what the same name asks for now."""
+
+
+class Ledger:
+    """A folder with `SETTING/VARIANT-lrRATE-seedSEED.json` for each finished run.
+
+    An entry holds `identity` (see `Run.identity`), `data` (fingerprint, pictures, classes), `software`, `machine`,
+    `parameters`, `multiply_adds`, and `epochs`: the lines of the run's log with `cpu_seconds`, the processor time of
+    the epoch's training.
+
+    Args:
+        folder: is made when the first entry is written.
+    """
+
+    def __init__(self, folder: Path | str = LEDGER):
+        self.folder = Path(folder)
+
+    def path(self, run: Run) -> Path:
+        return self.folder / f"{run.name}.json"
+
+    def seeds(self, setting: str, variant: str) -> list[int]:
+        """Those with a finished run at any learning rate, from the lowest up."""
+        names = (path.stem for path in (self.folder / setting).glob(f"{variant}-lr*-seed*.json"))
+        return sorted({int(name.rpartition("-seed")[2]) for name in names})
+
+    def read(self, run: Run) -> dict[str, Any] | None:
+        """The entry of a run, or None if it is not finished.
+
+        Raises:
+            LedgerMismatch: the entry is of a run with other settings; the message says which.
+        """
+        return self.read_path(self.path(run), run.identity())
+
+    def read_path(self, path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The entry in a file, which must be of this identity; otherwise as `read`."""
+        if not path.is_file():
+            return None
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        changes = differences(entry["identity"], comparable(identity, entry["identity"]))
+        if changes:
+            changes = [change.replace("in the checkpoint", "in the ledger") for change in changes]
+            raise LedgerMismatch(
+                f"{path} is of a run with other settings:\n  "
+                + "\n  ".join(changes)
+                + "\nRemove the file to run it again, or take the settings back."
+            )
+        return entry
+
+    def write(self, path: Path, entry: Mapping[str, Any]) -> Path:
+        """Writes an entry to its path, complete or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return path
+
+
+def plan(
+    suite: Suite, ledger: Ledger, seeds: Sequence[int] = SEEDS, variants: Sequence[str] | None = None
+) -> list[Run]:
+    """The runs of a suite in the order in which they are best made, finished ones among them.
+
+    Of several learning rates each is run with the first seed; the other seeds take the best, and so are planned once
+    all of those are finished.
+
+    Args:
+        suite: gives rows and settings.
+        ledger: tells the best learning rates.
+        seeds: of all variants, so that runs are pairs.
+        variants: those to keep; all by default.
+
+    Raises:
+        ValueError: a variant is none of the suite's.
+    """
+    known = list(dict.fromkeys(row.variant for row in suite.rows))
+    for name in variants or ():
+        if name not in known:
+            raise ValueError(f"{name!r} is no variant of the suite {suite.name!r}, which has {', '.join(known)}.")
+    kept = [name for name in known if variants is None or name in variants]
+    runs: dict[Run, None] = {}
+    for seed in seeds:
+        for setting in (SETTINGS[name] for name in suite.settings):
+            for variant in kept:
+                for run in _runs(setting, variant, seed, seeds[0], ledger):
+                    runs.update(dict.fromkeys([run.needs] if run.needs else []))
+                    runs[run] = None
+    return list(runs)
+
+
+def _runs(setting: Setting, variant: str, seed: int, first_seed: int, ledger: Ledger) -> Iterator[Run]:
+    if seed == first_seed:
+        yield from (Run(setting.name, variant, rate, seed) for rate in setting.learning_rates)
+    else:
+        rate = best_learning_rate(setting, variant, first_seed, ledger)
+        if rate is not None:
+            yield Run(setting.name, variant, rate, seed)
+
+
+def best_learning_rate(setting: Setting, variant: str, seed: int, ledger: Ledger) -> float | None:
+    """That of the highest AP after the last epoch with this seed; None while one of them is not finished."""
+    if len(setting.learning_rates) == 1:
+        return setting.learning_rates[0]
+    entries = [ledger.read(Run(setting.name, variant, rate, seed)) for rate in setting.learning_rates]
+    if None in entries:
+        return None
+    last = [last_ap(entry) for entry in entries]
+    return setting.learning_rates[last.index(max(last))]
+
+
+def last_ap(entry: dict[str, Any], metric: str = "AP") -> float:
+    """The metric after the last epoch, in percent."""
+    return entry["epochs"][-1][metric]

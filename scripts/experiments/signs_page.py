@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.report import table, write_section
+from benchmarks.performance_page import table, write_section
 
+from .experiments_page import interval
 from .overfit import ENOUGH
-from .report_tables import interval
-from .statistics import paired_difference
+from .results import paired_difference
 
 PAGE = "signs.md"
 FOLDER = "signs"

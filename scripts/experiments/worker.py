@@ -4,29 +4,116 @@ PYTHONPATH=scripts python -m experiments.worker digits sam-detr 0.001 0 --output
 """
 
 import argparse
+import copy
+import fcntl
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.image_processing_utils import BaseImageProcessor
 
 from benchmarks.machine import describe_machine
+from benchmarks.profiles import UNCOUNTED
 from transformers_samdetr.data.load import DetectionData
 from transformers_samdetr.training import Checkpointing, Recipe, Trainer
 from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
 from transformers_samdetr.training.interruption import on_stop_signal
 from transformers_samdetr.training.optimizer import count_trained
 
-from .ledger import LEDGER, Ledger
 from .models import build_model, reference_boxes
-from .run_lock import alone_in
-from .runs import Run
-from .training_clock import TrainingClock
-from .work_count import multiply_adds
+from .runs import LEDGER, Ledger, Run
+
+
+class TrainingClock:
+    """Counts the processor time of each epoch's training, all threads together, evaluations and saving left out.
+
+    A hook of the trainer, before `Checkpointing`, with whose checkpoints it is kept: a resumed run goes on counting.
+
+    Attributes:
+        seconds: of each finished epoch, and of the running one so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = [0.0]
+        self._mark = time.process_time()
+
+    def start(self, trainer: Any) -> None:
+        """Joins the trainer's checkpoints; call it right before `Checkpointing.start`."""
+        trainer.accelerator.register_for_checkpointing(self)
+
+    def begin(self) -> None:
+        """What has been before does not count; call it right before `train`."""
+        self._mark = time.process_time()
+
+    def after_step(self, trainer: Any) -> None:
+        """Counts the step; a new epoch begins with its first step."""
+        now = time.process_time()
+        while len(self.seconds) <= trainer.progress.epoch:
+            self.seconds.append(0.0)
+        self.seconds[trainer.progress.epoch] += now - self._mark
+        self._mark = now
+
+    def after_epoch(self, trainer: Any) -> None:
+        """Leaves out the evaluation."""
+        self._mark = time.process_time()
+
+    def when_stopped(self, trainer: Any) -> None:
+        """Counts the step after which the run stops; within an evaluation there is none."""
+        if trainer.progress.step < trainer.order.steps_per_epoch:
+            self.after_step(trainer)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        self.seconds = list(state["seconds"])
+
+
+LOCK_FILE = "lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds the folder until the end of the block; a process that dies gives it back.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{folder} is in use: another process trains this run. Wait for it, or stop it."
+            ) from None
+        yield
+
+
+@torch.no_grad()
+def multiply_adds(model: nn.Module, height: int, width: int) -> int:
+    """Products that are summed in an inference, as matrix products, convolutions and attention have them.
+
+    Sampling, RoIAlign, norms and activations are not counted, as usual.
+
+    Args:
+        model: in whatever mode; it stays as it is.
+        height, width: of the one picture, in pixels.
+    """
+    # of a copy: the counter stumbles over parameters that ask for a gradient while none is recorded
+    still = copy.deepcopy(model).eval().requires_grad_(False)
+    pixels = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+        still(pixel_values=pixels)
+    return counter.get_total_flops() // 2
+
 
 PAPER_SIZE = {"height": 800, "width": 1066}
 """Of the picture whose multiply-adds are counted where a processor keeps the proportions."""

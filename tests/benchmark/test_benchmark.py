@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import Measurement, Work
-from benchmarks.bars import BARS, Bar, measure_bars
-from benchmarks.gpu import interleave_on_gpu
-from benchmarks.grid import GRIDS, Axis, growth_axes
-from benchmarks.lines import profile_lines
-from benchmarks.precision import InAutocast
-from benchmarks.report import write_report
-from benchmarks.stages import REST, UNCOUNTED, profile_stages
+from benchmarks.bars import BARS, Bar, InAutocast, measure_bars
+from benchmarks.measure import interleave_on_gpu
+from benchmarks.performance_page import write_report
+from benchmarks.profiles import REST, UNCOUNTED, profile_lines, profile_stages
+from benchmarks.work import GRIDS, Axis, Measurement, Work, growth_axes
 from transformers_samdetr.presets import PRESETS
 
 from ..models import tiny_model

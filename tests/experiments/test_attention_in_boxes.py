@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from experiments import attention_in_boxes as attention_module
-from experiments.attention_in_boxes import (
+from experiments import matched_queries
+from experiments.matched_queries import (
     AttentionInBoxes,
     attention_in_boxes,
     attention_in_set,
@@ -71,7 +71,7 @@ def test_a_set_is_read_in_batches(monkeypatch):
     scenes = build_digit_scenes(5, 1, size=64)["train"]
     model, processor = small_model(num_labels=10), SamDetrImageProcessor(size={"height": 64, "width": 64})
     whole = attention_in_boxes(model, DetectionCollator(processor)(list(DetectionDataset(scenes))))
-    monkeypatch.setattr(attention_module, "BATCH", 2)
+    monkeypatch.setattr(matched_queries, "BATCH", 2)
     found = attention_in_set(model, processor, scenes)
     torch.testing.assert_close(found.weight, whole.weight, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.area, whole.area)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.coco import COCO_RUNS, coco_runs, launch_command, ledger_path
-from experiments.coco_launch import make_coco_runs
-from experiments.coco_worker import main as train_on_coco
-from experiments.ledger import Ledger
+from experiments.coco import COCO_RUNS, coco_runs, launch_command, ledger_path, make_coco_runs
+from experiments.coco import main as train_on_coco
+from experiments.definitions import SUITES
 from experiments.peers import PeerConfig
-from experiments.suites import SUITES
+from experiments.runs import Ledger
 from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.training.paper_recipes import PAPER_RECIPES
 
@@ -45,7 +44,7 @@ def test_a_row_on_fewer_gpus_takes_the_same_steps(tmp_path):
     run = COCO_RUNS["sam-detr-r50-12e"]
     command = launch_command(run, "COCO", tmp_path, Ledger("ledger"), processes=2, seed=1, settings={"epochs": 1})
     assert shlex.join(command) == (
-        "accelerate launch --num_processes 2 -m experiments.coco_worker sam-detr-r50-12e "
+        "accelerate launch --num_processes 2 -m experiments.coco sam-detr-r50-12e "
         f"--data COCO --output_dir {tmp_path}/coco/sam-detr-r50-12e-seed1 --ledger ledger --seed 1 "
         "--accumulation_steps 4 --set epochs=1"
     )

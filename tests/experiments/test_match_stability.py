@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from experiments.match_stability import (
-    Assignment,
-    assign_queries,
-    changed_objects,
-    instability,
-    predictions_by_layer,
-)
+from experiments.matched_queries import Assignment, assign_queries, changed_objects, instability, predictions_by_layer
 from transformers_samdetr.matcher import match
 from transformers_samdetr.targets import prepare_targets
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.recipe_table import KEPT_BYTES, recipes_page, trained_parameters
-from experiments.step_memory import bytes_kept_for_backward
+from experiments.recipes_page import KEPT_BYTES, bytes_kept_for_backward, recipes_page, trained_parameters
 from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.presets import PRESETS
 from transformers_samdetr.training import paper_recipes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.published_terms import TERMS, compare_epoch, comparison_table, read_published
+from experiments.curves import TERMS, compare_epoch, comparison_table, read_published
 from transformers_samdetr.training.epoch_log import COLUMNS
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published_curves.csv"

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from torchvision.ops import roi_align
 
-from experiments.match_stability import predictions_by_layer
-from experiments.region_similarity import region_similarity
+from experiments.matched_queries import predictions_by_layer, region_similarity
 from transformers_samdetr.box_ops import center_to_corners
 from transformers_samdetr.matcher import match
 from transformers_samdetr.targets import prepare_targets

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import latency, training_cost
+from experiments import timing
 from experiments.claims import (
     CLAIMS,
     CONTRADICTED,
@@ -16,14 +16,10 @@ from experiments.claims import (
     Claim,
     judge,
 )
-from experiments.comparison import compare
-from experiments.convergence import area_under_curve, first_reaching
-from experiments.ledger import Ledger
-from experiments.report import write_report
-from experiments.runs import Run
-from experiments.settings import SETTINGS
-from experiments.statistics import estimate, paired_difference
-from experiments.suites import SUITES, Row
+from experiments.definitions import SETTINGS, SUITES, Row
+from experiments.experiments_page import write_report
+from experiments.results import area_under_curve, compare, estimate, first_reaching, paired_difference
+from experiments.runs import Ledger, Run
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.data.load import load_detection_data
 
@@ -236,10 +232,10 @@ def test_who_never_gets_there_contradicts_nothing(slow, verdict, tmp_path):
 
 
 def test_latencies_are_measured_in_turn_and_shown(little_ledger, tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "WARM_UP", 0)
+    monkeypatch.setattr(timing, "WARM_UP", 0)
     rows = (*SUITES["table4"].rows, Row("the set's boxes", "sam-detr-set-boxes"))
-    latency.measure_latency(replace(SUITES["table4"], rows=rows), DIGITS, little_ledger, rounds=1)
-    ratios = latency.latency_ratios(DIGITS, little_ledger)
+    timing.measure_latency(replace(SUITES["table4"], rows=rows), DIGITS, little_ledger, rounds=1)
+    ratios = timing.latency_ratios(DIGITS, little_ledger)
     assert ratios["sam-detr"] == 1.0
     assert set(ratios) == {"sam-detr", "keypoints-8-reweighted", "image-range", "sam-detr-set-boxes"}
     write_entry(little_ledger, "image-range", 0, [1.0, 2.0, 3.0])
@@ -253,10 +249,10 @@ def test_training_is_timed_in_turn_where_all_rows_are(tmp_path, monkeypatch):
     ledger = Ledger(tmp_path / "ledger")
     write_entry(ledger, "image-range", 0, [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="An epoch of digits has 2 steps: steps=2 are too many"):
-        training_cost.measure_training_cost(DIGITS, ledger, data, steps=2)
-    monkeypatch.setattr(training_cost, "WARM_UP", 0)
-    training_cost.measure_training_cost(DIGITS, ledger, data, steps=1)
-    costs = training_cost.training_costs(DIGITS, ledger)
+        timing.measure_training_cost(DIGITS, ledger, data, steps=2)
+    monkeypatch.setattr(timing, "WARM_UP", 0)
+    timing.measure_training_cost(DIGITS, ledger, data, steps=1)
+    costs = timing.training_costs(DIGITS, ledger)
     assert set(costs) == {"sam-detr", "image-range"}  # the reference, and what was run
     assert all(cost.seconds > 0 and cost.multiply_adds > 1e6 for cost in costs.values())
 

@@ -8,17 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.ledger import Ledger, LedgerMismatch
+from experiments.definitions import DIGITS, SETTINGS, SUITES, Row, Setting, Suite
+from experiments.launch import FAILED, FINISHED, Job, ProgressTable, Schedule, jobs_table
 from experiments.models import build_model
-from experiments.plan import best_learning_rate, plan
-from experiments.progress_table import ProgressTable, jobs_table
-from experiments.run_lock import alone_in
-from experiments.runs import Run
-from experiments.schedule import FAILED, FINISHED, Job, Schedule
-from experiments.settings import DIGITS, SETTINGS, Setting
-from experiments.suites import SUITES, Row, Suite
-from experiments.training_clock import TrainingClock
-from experiments.worker import train_run
+from experiments.runs import Ledger, LedgerMismatch, Run, best_learning_rate, plan
+from experiments.worker import TrainingClock, alone_in, train_run
 from transformers_samdetr.training import Checkpointing, Trainer
 from transformers_samdetr.training.initial_boxes import boxes_of_objects
 

@@ -13,8 +13,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from transformers_samdetr.box_ops import center_to_corners
 
-from .configuration import PeerConfig
-from .extractor import SharedExtractor
+from .shared import PeerConfig, SharedExtractor
 
 ANCHOR_SIZES = {1: ((16, 32, 64, 96, 160),), 3: ((16, 32), (48, 64), (96, 160))}
 """In pixels by the number of levels, for pictures of 256 pixels; at 800 nearly torchvision's 32 to 512."""

@@ -1,19 +1,24 @@
-"""Runs side by side, each a process of its own: finished ones are passed over, failed ones do not stop the others."""
+"""A suite's runs side by side, each in a process of its own, with a table of their progress."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.machine import worker_environment
-from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
-from transformers_samdetr.training.interruption import EXIT_INTERRUPTED, EXIT_REQUEUE
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
-from .ledger import Ledger
-from .runs import Run
+from benchmarks.machine import worker_environment
+from transformers_samdetr.training.display import clock
+from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
+from transformers_samdetr.training.interruption import EXIT_INTERRUPTED, EXIT_REQUEUE, on_stop_signal
+
+from .definitions import SEEDS, Suite
+from .runs import Ledger, Run, plan
 
 POLL_SECONDS = 1.0
 LOG_TAIL = 15
@@ -135,7 +140,7 @@ class Schedule:
         job.state, job.begin = RUNNING, time.monotonic()
 
     def _worker_command(self, run: Run) -> list[str]:
-        command = [sys.executable, "-m", f"{__package__}.worker", run.setting, run.variant]
+        command = [sys.executable, "-m", "experiments.worker", run.setting, run.variant]
         command += [f"{run.learning_rate:g}", str(run.seed)]
         command += ["--ledger", str(self.ledger.folder), "--output_dir", str(self.output_dir)]
         return command + (["--data_dir", str(self.data_dir)] if self.data_dir else [])
@@ -173,3 +178,89 @@ class Schedule:
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+MOST_ROWS = 30
+"""Of a table, which must fit on a screen: what runs, what failed, and what comes next."""
+
+
+class ProgressTable:
+    """Shows jobs; a context, at whose end the table stays.
+
+    Args:
+        stream: where to write; standard output by default.
+    """
+
+    def __init__(self, stream=None):
+        self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        self.live = Live(console=self.console, refresh_per_second=2) if self.console.is_terminal else None
+        self._shown: dict = {}
+
+    def __enter__(self) -> "ProgressTable":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, jobs: list[Job]) -> None:
+        """Shows how the jobs stand now."""
+        if self.live:
+            self.live.update(jobs_table(jobs))
+            return
+        for job in jobs:
+            epoch = (job.last_epoch or {}).get("epoch") if job.state == RUNNING else None
+            if self._shown.get(job.run, ("waiting", None)) != (job.state, epoch):
+                self._shown[job.run] = (job.state, epoch)
+                self.console.print(f"{job.run.name}: {', '.join(filter(None, columns(job)))}", markup=False)
+
+
+def columns(job: Job) -> tuple[str, str, str, str]:
+    """State, epochs, AP and time of a job."""
+    line = job.last_epoch
+    total = job.run.parts[0].recipe.epochs
+    epochs = f"epoch {line['epoch']}/{total}" if line else ""
+    precision = f"AP {line['AP']:.1f}" if line else ""
+    seconds = time.monotonic() - job.begin if job.state == RUNNING and job.begin is not None else 0
+    return job.state, epochs, precision, clock(seconds) if seconds >= 1 else ""
+
+
+def jobs_table(jobs: list[Job]) -> Table:
+    """All jobs, or those that matter now where there are too many."""
+    counts = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
+    table = Table(title=", ".join(f"{count} {state}" for state, count in counts.items()), box=None, pad_edge=False)
+    for name in ("run", "state", "epochs", "AP", "time"):
+        table.add_column(name, justify="left" if name in ("run", "state") else "right")
+    shown = jobs if len(jobs) <= MOST_ROWS else [job for job in jobs if job.state != FINISHED][:MOST_ROWS]
+    for job in shown:
+        style = {RUNNING: "bold", FAILED: "red"}.get(job.state)
+        table.add_row(job.run.name, *columns(job), style=style)
+    return table
+
+
+def make_small_runs(
+    suite: Suite,
+    ledger: Ledger,
+    output_dir: Path,
+    data_dir: Path | None = None,
+    jobs: int = 1,
+    seeds: Sequence[int] = SEEDS,
+    variants: Sequence[str] | None = None,
+) -> int:
+    """Makes the runs that are not in the ledger.
+
+    Returns:
+        The exit code: 0, 1 if any run failed, or that of a stop, after which the same goes on.
+    """
+    with ProgressTable() as progress:
+        schedule = Schedule(
+            lambda: plan(suite, ledger, seeds, variants), ledger, output_dir, data_dir, jobs, progress.show
+        )
+        with on_stop_signal(schedule.request_stop) as received:
+            made = schedule.make()
+    failed = [job for job in made if job.state == FAILED]
+    for job in failed:
+        print(f"\n{job.run.name} failed: {job.reason}", file=sys.stderr)
+    return received.exit_code if schedule.stop_requested else 1 if failed else 0

@@ -1,11 +1,15 @@
-"""What a peer is made of: the sizes that all detectors of a comparison share, and its own published loss weights."""
+"""What all peers share with our models: sizes, classes, backbone; and each peer's own published loss weights."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
+from transformers.modeling_outputs import BackboneOutput
 
 from transformers_samdetr import SamDetrConfig
+from transformers_samdetr.backbone import SamDetrBackbone
 
 SHARED = (
     *("backbone_config", "d_model", "num_queries", "num_feature_levels", "id2label", "label2id"),
@@ -90,3 +94,22 @@ class PeerConfig(PreTrainedConfig):
     def like_ours(self) -> SamDetrConfig:
         """The configuration of a model of ours with this backbone, for what is built in the same way."""
         return SamDetrConfig(**{name: getattr(self, name) for name in SHARED})
+
+
+class SharedExtractor(nn.Module):
+    """Our backbone without its projections: frozen batch norms, and stages up to stride 4 that are not trained.
+
+    Transformers' DETR models would put plain frozen norms in place of timm's, whose activation goes with them, so that
+    an EfficientNet explodes. The name of the attribute is what the optimizer knows a backbone by.
+    """
+
+    def __init__(self, config: PeerConfig):
+        super().__init__()
+        self.feature_extractor = SamDetrBackbone(config.like_ours()).feature_extractor
+        self.channels = list(self.feature_extractor.channels)
+
+    def forward(self, pixel_values: Tensor) -> BackboneOutput:
+        """`(B, 3, height, width)` to `feature_maps`, `(B, C, H, W)` each, finest first."""
+        # as our backbone does
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        return self.feature_extractor(pixel_values)
