@@ -8,8 +8,20 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
+from ..pictures import UnreadablePictureError
+from .dataset import stored_picture
 from .load import DetectionData
-from .picture_facts import PictureFacts, fact_at, look_at_pictures, same_files, same_looks
+from .picture_facts import (
+    MOST_COMPARED,
+    VERY_SIMILAR,
+    PictureFacts,
+    Place,
+    equal_files,
+    largest_difference,
+    look_at_pictures,
+    same_pixels,
+    similar_pairs,
+)
 from .schema import AnySet
 
 SHOWN = 5
@@ -22,6 +34,8 @@ SLACK_PIXELS = 2.0
 MANY = 0.05
 """Share of boxes from which on something odd is taken for a mistake of the whole set."""
 FEW_OBJECTS = 10
+MOST_PLACES = 1000
+"""Objects whose pictures a finding keeps."""
 
 
 class Severity(IntEnum):
@@ -136,6 +150,10 @@ class AnnotationTable:
             return cls(none, none.reshape(0, 2), none, np.zeros((0, 4)), none, none > 0)
         return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    def objects_of(self, row: int) -> tuple[int, int]:
+        """First object of a picture, and the end of its objects."""
+        return tuple(np.searchsorted(self.rows, (row, row + 1)).tolist())
+
     @property
     def objects_per_image(self) -> np.ndarray:
         """`(N,)`."""
@@ -189,10 +207,11 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
         (cut, share(cut), f"boxes leave their picture by more than {SLACK_PIXELS:g} pixels, and are clipped"),
     ):
         _add_boxes(split, table, names, rows, severity, message, findings)
-    keys = np.concatenate([table.rows[:, None], table.boxes, table.labels[:, None]], axis=1)
-    _, first = np.unique(keys, axis=0, return_index=True)
-    repeated = np.ones(len(keys), dtype=bool)
-    repeated[first] = False
+    keys = np.concatenate([table.rows[:, None], table.boxes, table.labels[:, None]], axis=1) + 0.0  # -0 is 0
+    order = np.lexsort(keys.T)  # stable, so that the first of equal ones stays first
+    same = (keys[order[1:]].view(np.uint64) == keys[order[:-1]].view(np.uint64)).all(1)
+    repeated = np.zeros(len(keys), dtype=bool)
+    repeated[order[1:][same]] = True
     _add_boxes(split, table, names, repeated, Severity.WARNING, "objects are annotated twice, box and class", findings)
 
 
@@ -214,7 +233,7 @@ def _add_boxes(
         f"{table.sizes[table.rows[i]][0]}x{table.sizes[table.rows[i]][1]}"
         for i in found[:20]
     ]
-    places = [(split, int(row)) for row in np.unique(table.rows[found])]
+    places = [(split, int(row)) for row in np.unique(table.rows[found[:MOST_PLACES]])]
     findings.add(severity, f"{split}: {len(found)} of {len(table.rows)} {message}", examples, places)
 
 
@@ -316,25 +335,142 @@ def check_pictures(
     )
 
 
-def check_duplicates(facts: dict[str, dict[int, PictureFacts]], findings: Findings) -> None:
-    """Adds pictures that occur twice: within a split a warning, in both an error.
+def check_duplicates(
+    data: DetectionData,
+    tables: dict[str, AnnotationTable],
+    facts: dict[str, dict[int, PictureFacts]],
+    findings: Findings,
+) -> None:
+    """Adds pictures that occur more than once: with the same pixels, or looking the same.
 
-    The same is a file with the same content, or a picture that looks the same when small, such as one saved again.
+    The same pixels in both splits are an error. What looks the same, such as a picture saved again, is a warning with
+    its certainty: a fixed camera takes many such pictures.
 
     Args:
-        facts: of all pictures of each split.
+        data: the set.
+        tables, facts: of all pictures of each split.
         findings: what is found goes here.
     """
-    places = [(split, row) for split, of_split in facts.items() for row, fact in of_split.items() if not fact.error]
-    pairs = same_files(places, facts) | same_looks(places, facts)
-    for across, severity, message in (
-        (True, Severity.ERROR, "training pictures are evaluated too, which makes AP too high: keep each on one side"),
-        (False, Severity.WARNING, "pairs of pictures of one split are the same"),
-    ):
-        found = sorted(pair for pair in pairs if (pair[0][0] != pair[1][0]) == across)
-        if found:
-            examples = [f"{fact_at(facts, one).name} = {fact_at(facts, other).name}" for one, other in found[:20]]
-            findings.add(severity, f"{len(found)} {message}", examples, [place for pair in found for place in pair])
+    by_place = {(split, row): fact for split, of_split in facts.items() for row, fact in of_split.items()}
+    equal = [(group[0], other) for group in equal_files(by_place) for other in group[1:]]
+    alike: dict[tuple[Place, Place], float] = {}
+    candidates = [
+        (one, other)
+        for distance, one, other in similar_pairs(by_place)
+        if distance <= VERY_SIMILAR or _agreement(tables, one, other) >= 0.5
+    ]
+    for one, other in candidates[:MOST_COMPARED]:
+        contents = [_content(data, place) for place in (one, other)]
+        try:
+            difference = largest_difference(*contents, [_shares(tables, place) for place in (one, other)])
+            if difference == 0 and same_pixels(*contents):
+                equal.append((one, other))
+            elif difference < 1:
+                alike[one, other] = difference
+        except (UnreadablePictureError, OSError):  # only its header and a part of its pixels were read before
+            continue
+    if len(candidates) > MOST_COMPARED:
+        findings.add(
+            Severity.NOTE,
+            f"of {len(candidates)} pairs of similar pictures, as a fixed camera takes them, the {MOST_COMPARED} most "
+            "similar were compared",
+        )
+    across, within = _groups(equal)
+    trained = sum(split == "train" for group in across for split, _ in group)
+    _add_groups(
+        Severity.ERROR,
+        f"{trained} of the training pictures {'is' if trained == 1 else 'are'} evaluated too, which makes AP too high: "
+        "keep each on one side",
+        across,
+        by_place,
+        findings,
+    )
+    pictures = sum(map(len, within))
+    message = f"{pictures} pictures of one split are the same as another, in {_counted(len(within), 'group')}"
+    _add_groups(Severity.WARNING, message, within, by_place, findings)
+    across, within = _groups(list(alike))
+    largest: dict[Place, float] = {}
+    for pair, difference in alike.items():
+        largest |= {place: max(difference, largest.get(place, 0)) for place in pair}
+
+    def certainty(groups: list[list[Place]]) -> str:
+        percents = [min(99, round(100 * (1 - largest[place] / 2))) for group in groups for place in group]
+        return f"with a certainty of {min(percents, default=0)} to {max(percents, default=0)} %"
+
+    trained = sum(split == "train" for group in across for split, _ in group)
+    _add_groups(
+        Severity.WARNING,
+        f"{trained} of the training pictures {'looks' if trained == 1 else 'look'} the same as one that is evaluated, "
+        f"{certainty(across)}: AP may be too high",
+        across,
+        by_place,
+        findings,
+    )
+    message = f"{_counted(len(within), 'group')} of pictures of one split look the same, {certainty(within)}"
+    _add_groups(Severity.WARNING, message, within, by_place, findings)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _add_groups(
+    severity: Severity,
+    message: str,
+    groups: list[list[Place]],
+    facts: dict[Place, PictureFacts],
+    findings: Findings,
+) -> None:
+    if groups:
+        examples = [" = ".join(facts[place].name for place in group[:4]) for group in groups[:20]]
+        findings.add(severity, message, examples, [place for group in groups for place in group])
+
+
+def _groups(pairs: list[tuple[Place, Place]]) -> tuple[list[list[Place]], list[list[Place]]]:
+    """Connected pictures: groups with pictures of both splits, and groups of one split."""
+    group_of: dict[Place, list[Place]] = {}
+    for one, other in pairs:
+        first, second = group_of.setdefault(one, [one]), group_of.setdefault(other, [other])
+        if first is not second:
+            first += second
+            group_of.update(dict.fromkeys(second, first))
+    # training first, as its pictures are named first
+    groups = [sorted(group, key=lambda place: (place[0] != "train", place[1])) for group in _distinct(group_of)]
+    groups.sort(key=lambda group: (group[0][0] != "train", group[0][1]))
+    across = [group for group in groups if len({split for split, _ in group}) > 1]
+    return across, [group for group in groups if len({split for split, _ in group}) == 1]
+
+
+def _distinct(group_of: dict[Place, list[Place]]) -> list[list[Place]]:
+    return list({id(group): group for group in group_of.values()}.values())
+
+
+def _content(data: DetectionData, place: Place) -> str | bytes:
+    stored = stored_picture(_split(data, place[0]), place[1])
+    return stored["path"] if stored["bytes"] is None else stored["bytes"]
+
+
+def _shares(tables: dict[str, AnnotationTable], place: Place) -> np.ndarray:
+    """`(T, 4)` boxes of a picture, (x, y, width, height) as shares of it."""
+    table, (first, end) = tables[place[0]], tables[place[0]].objects_of(place[1])
+    boxes = table.boxes[first:end] / np.tile(np.maximum(table.sizes[place[1]], 1), 2)
+    return boxes[np.isfinite(boxes).all(1)]
+
+
+def _agreement(tables: dict[str, AnnotationTable], one: Place, other: Place) -> float:
+    """Share of the objects of two pictures that are in both: of one class, with an IoU of at least 0.5."""
+    labels = [tables[split].labels[slice(*tables[split].objects_of(row))] for split, row in (one, other)]
+    boxes = [_shares(tables, place) for place in (one, other)]
+    if len(boxes[0]) != len(labels[0]) or len(boxes[1]) != len(labels[1]):
+        return 0.0
+    if not len(labels[0]) or not len(labels[1]):
+        return float(len(labels[0]) == len(labels[1]))
+    low = np.maximum(boxes[0][:, None, :2], boxes[1][None, :, :2])
+    high = np.minimum((boxes[0][:, :2] + boxes[0][:, 2:])[:, None], (boxes[1][:, :2] + boxes[1][:, 2:])[None])
+    common = (high - low).clip(0).prod(-1)
+    union = boxes[0][:, 2:].prod(1)[:, None] + boxes[1][:, 2:].prod(1)[None] - common
+    same = (2 * common >= union) & (union > 0) & (labels[0][:, None] == labels[1][None])
+    return float(min(same.any(0).sum(), same.any(1).sum()) / max(same.shape))
 
 
 def quick_check(data: DetectionData) -> Findings:
@@ -392,7 +528,7 @@ def full_check(
     for split, table in tables.items():
         facts[split] = look_at_pictures(_split(data, split), range(len(table.image_ids)), progress)
         check_pictures(split, table.sizes, facts[split], whole=True, findings=findings)
-    check_duplicates(facts, findings)
+    check_duplicates(data, tables, facts, findings)
     return findings, tables, facts
 
 

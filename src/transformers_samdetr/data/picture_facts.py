@@ -2,51 +2,70 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from datasets import Image as ImageFeature
 from PIL import Image
+from scipy.spatial import cKDTree
 
-from ..pictures import UnreadablePictureError, exif_orientation, opened_picture, require_file, upright
-from .dataset import NO_PICTURE
+from ..pictures import UnreadablePictureError, exif_orientation, opened_picture, read_picture, require_file, upright
+from .dataset import NO_PICTURE, picture_name, undecoded
 from .source_files import SIDEWAYS
 
+Place = tuple[str, int]
+"""A split and a row of it."""
+BATCH = 100
 THUMBNAIL = 12
-SAME_LOOK = 2.5
-"""Largest root mean square difference of two thumbnails that show the same, in levels of 0 to 255.
+SIMILAR = 2.5
+"""Largest root mean square difference of two thumbnails that may show the same, in levels of 0 to 255.
 
-Photographs saved again, as PNG or as JPEG of quality 60 or half the size, stay below 2; different ones of the same card
-on the same table are 7 or more apart.
+Photographs saved again, as PNG or as JPEG of quality 60 or half the size, stay below 2. So do many pictures of a fixed
+camera, which is why `largest_difference` looks again.
 """
+VERY_SIMILAR = 1.0
+"""Thumbnails as close as this are looked at again whatever the annotations are."""
 FLAT = 4.0
 """Thumbnails that vary less than this look alike without being so."""
-BLOCK = 2000
-Place = tuple[str, int]
+DIRECTIONS = 12
+"""Principal components of the thumbnails in which neighbours are searched."""
+NEIGHBOURS = 6
+MOST_COMPARED = 5000
+"""Pairs of similar pictures that are looked at again, the most similar first."""
+LOOK_SIDE, CELL = 256, 8
+"""Longest side of pictures that are compared, and the side of the cells whose means are, in pixels."""
+CELL_DIFFERS, OBJECT_DIFFERS = 8.0, 16.0
+"""Levels from which pictures differ: difference of the means of a cell, mean difference within an object's box."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureFacts:
     """What is known of a picture after looking at its file.
 
     Attributes:
-        name: its id, and its path where it has one.
+        image_id: of the picture.
+        path: of its file, or None where a column holds it.
         error: why it cannot be read, or None.
         digest: of the file's content.
         stored_size: width and height of the pixels as stored.
         orientation: EXIF's, 1 for upright.
-        thumbnail: `(12 · 12 · 3,)` uint8, upright, or None where it was not decoded.
+        thumbnail: 12 x 12 x 3 levels, upright; empty where it was not decoded.
     """
 
-    name: str
+    image_id: int
+    path: str | None
     error: str | None
     digest: bytes = b""
     stored_size: tuple[int, int] = (0, 0)
     orientation: int = 1
-    thumbnail: np.ndarray | None = None
+    thumbnail: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """Its id, and its path where it has one."""
+        return picture_name(self.image_id, {"path": self.path})
 
     @property
     def displayed_size(self) -> tuple[int, int]:
@@ -64,59 +83,141 @@ def look_at_pictures(
         rows: of the pictures.
         progress: wraps the rows, as tqdm does.
     """
-    stored = data.select_columns(["image", "image_id"]).cast_column("image", ImageFeature(decode=False))
+    stored = undecoded(data.select_columns(["image", "image_id"]))
+    rows = list(map(int, rows))
     facts = {}
-    for row in progress(rows):
-        example = stored[int(row)]
-        picture = example["image"] or NO_PICTURE
-        path, content = picture["path"], picture["bytes"]
-        name = f"image {example['image_id']}" + (f" ({path})" if path else "")
-        facts[int(row)] = _look_at(name, path, content)
+    batch: dict = {}
+    for position, row in enumerate(progress(rows)):
+        if position % BATCH == 0:
+            batch = stored[rows[position : position + BATCH]]
+        picture, image_id = batch["image"][position % BATCH] or NO_PICTURE, batch["image_id"][position % BATCH]
+        facts[row] = _look_at(image_id, picture["path"], picture["bytes"])
     return facts
 
 
-def _look_at(name: str, path: str | None, content: bytes | None) -> PictureFacts:
+def _look_at(image_id: int, path: str | None, content: bytes | None) -> PictureFacts:
     try:
         if content is None:
             require_file(path or "")
             content = Path(path or "").read_bytes()
-        with opened_picture(content, name) as image:
+        with opened_picture(content, "") as image:
             orientation = exif_orientation(image)
             size = image.size
             image.draft("RGB", (THUMBNAIL * 8, THUMBNAIL * 8))  # JPEG then decodes a fraction of the pixels
             image.load()
             small = upright(image).convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-        return PictureFacts(
-            name, None, hashlib.sha256(content).digest(), size, orientation, np.asarray(small).reshape(-1)
-        )
+        return PictureFacts(image_id, path, None, hashlib.sha256(content).digest(), size, orientation, small.tobytes())
     except UnreadablePictureError as error:
-        return PictureFacts(name, error.reason)
+        return PictureFacts(image_id, path, error.reason)
     except OSError as error:
-        return PictureFacts(name, str(error))
+        return PictureFacts(image_id, path, str(error))
 
 
-def fact_at(facts: dict[str, dict[int, PictureFacts]], place: Place) -> PictureFacts:
-    return facts[place[0]][place[1]]
+def equal_files(facts: dict[Place, PictureFacts]) -> list[list[Place]]:
+    """Groups of pictures whose files have the same content."""
+    groups: dict[bytes, list[Place]] = defaultdict(list)
+    for place, fact in facts.items():
+        if not fact.error:
+            groups[fact.digest].append(place)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def same_files(places: list[Place], facts: dict[str, dict[int, PictureFacts]]) -> set[tuple[Place, Place]]:
-    groups = defaultdict(list)
-    for place in places:
-        groups[fact_at(facts, place).digest].append(place)
-    return {(group[0], other) for group in groups.values() for other in group[1:]}
+def similar_pairs(facts: dict[Place, PictureFacts]) -> list[tuple[float, Place, Place]]:
+    """Pairs of pictures whose thumbnails are close, with their distance, the closest first.
+
+    Each picture is compared with its nearest neighbours alone, so that the time grows as N log N; of a group of equal
+    files the first one stands for all.
+
+    Returns:
+        `(root mean square difference in levels, one, other)`, of different files.
+    """
+    first = {fact.digest: place for place, fact in reversed(facts.items()) if not fact.error}
+    places = [place for place, fact in facts.items() if first.get(fact.digest) == place]
+    if len(places) < 2:
+        return []
+    pixels = np.frombuffer(b"".join(facts[place].thumbnail for place in places), np.uint8).reshape(len(places), -1)
+    varied = np.flatnonzero(_deviations(pixels) > FLAT)
+    if len(varied) < 2:
+        return []
+    sample = pixels[varied[:: max(1, len(varied) // 5000)]].astype(np.float32)
+    mean = sample.mean(0)
+    _, directions = np.linalg.eigh((sample - mean).T @ (sample - mean))
+    directions = directions[:, -DIRECTIONS:]
+    projected = np.concatenate(
+        [(pixels[rows].astype(np.float32) - mean) @ directions for rows in _pieces(varied)]
+    )  # distances within these directions are no larger than the whole ones
+    limit = SIMILAR * np.sqrt(pixels.shape[1])
+    _, neighbours = cKDTree(projected).query(projected, k=min(NEIGHBOURS + 1, len(varied)), distance_upper_bound=limit)
+    one, column = np.nonzero(neighbours < len(varied))
+    other = neighbours[one, column]
+    pairs = np.unique(np.sort(np.stack([one, other], axis=1)[one != other], axis=1), axis=0)
+    found = []
+    for piece in _pieces(pairs):
+        difference = pixels[varied[piece[:, 0]]].astype(np.float32) - pixels[varied[piece[:, 1]]]
+        distances = np.sqrt((difference**2).mean(1))
+        found += [
+            (float(distance), places[varied[i]], places[varied[j]])
+            for distance, (i, j) in zip(distances, piece, strict=True)
+            if distance <= SIMILAR
+        ]
+    return sorted(found)
 
 
-def same_looks(places: list[Place], facts: dict[str, dict[int, PictureFacts]]) -> set[tuple[Place, Place]]:
-    pictures = [(place, fact_at(facts, place).thumbnail) for place in places]
-    pictures = [(place, pixels) for place, pixels in pictures if pixels is not None and pixels.std() > FLAT]
-    if len(pictures) < 2:
-        return set()
-    pixels = np.stack([pixels for _, pixels in pictures]).astype(np.float32)  # (N, D)
-    squares = (pixels**2).sum(1)
-    found = set()
-    for start in range(0, len(pixels), BLOCK):
-        block = slice(start, start + BLOCK)
-        distances = squares[block, None] + squares[None, start:] - 2 * pixels[block] @ pixels[start:].T
-        close = np.argwhere(distances <= SAME_LOOK**2 * pixels.shape[1])
-        found |= {(start + i, start + j) for i, j in close.tolist() if i < j}
-    return {(pictures[i][0], pictures[j][0]) for i, j in found}
+def _deviations(pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([pixels[rows].astype(np.float32).std(1) for rows in _pieces(np.arange(len(pixels)))])
+
+
+def _pieces(rows: np.ndarray, size: int = 10_000) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.ndarray] = ()) -> float:
+    """How much two pictures differ where they differ most: 0 for equal pixels, from 1 on they show something else.
+
+    Both are reduced to the same size. The means of cells are compared, and all pixels within the objects' boxes: a
+    picture saved again differs little everywhere, a piece that has moved much in two places.
+
+    Args:
+        one, other: path or bytes of a file.
+        boxes: `(T, 4)` of each, (x, y, width, height) as shares of the picture.
+    """
+    pictures = [_reduced(content) for content in (one, other)]
+    (height, width), second = pictures[0].shape[:2], pictures[1].shape[:2]
+    if abs(width / height - second[1] / second[0]) > 0.02 * width / height:
+        return np.inf
+    if (height, width) != second:  # the smaller size of both, in which both have all their pixels
+        size = min(pictures[0].shape[1::-1], pictures[1].shape[1::-1])
+        pictures = [
+            np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX), dtype=np.float32)
+            for picture in pictures
+        ]
+        width, height = size
+    difference = pictures[0].astype(np.float32) - pictures[1].astype(np.float32)  # (H, W, 3)
+    rows, columns = np.arange(0, height, CELL), np.arange(0, width, CELL)
+    sums = np.add.reduceat(np.add.reduceat(difference, rows, axis=0), columns, axis=1)
+    counts = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
+    largest = float(np.abs(sums / counts[..., None]).max()) / CELL_DIFFERS
+    for box in np.concatenate(boxes) if len(boxes) else ():
+        left, top = np.floor(box[:2].clip(0, 1) * (width, height)).astype(int)
+        right, bottom = np.ceil((box[:2] + box[2:]).clip(0, 1) * (width, height)).astype(int)
+        if right > left and bottom > top:
+            largest = max(largest, float(np.abs(difference[top:bottom, left:right]).mean()) / OBJECT_DIFFERS)
+    return largest
+
+
+def _reduced(content: str | bytes) -> np.ndarray:
+    """`(H, W, 3)` uint8, at most `LOOK_SIDE` pixels long."""
+    with opened_picture(content, "") as image:
+        image.draft("RGB", (LOOK_SIDE, LOOK_SIDE))
+        image.load()
+        image = upright(image).convert("RGB")
+    scale = LOOK_SIDE / max(image.size)
+    if scale < 1:
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def same_pixels(one: str | bytes, other: str | bytes) -> bool:
+    """Whether two files hold the same pixels, decoded as a whole."""
+    first, second = (np.asarray(read_picture(content, "").convert("RGB")) for content in (one, other))
+    return first.shape == second.shape and bool((first == second).all())
