@@ -43,6 +43,7 @@ FLOORS = (
     ("model_card",),  # from here on, nothing that is shipped
     ("hub",),
     ("conversion",),
+    ("auto_classes",),
     ("__init__",),
     ("visualization",),  # sub-packages
     ("data",),

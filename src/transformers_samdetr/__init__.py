@@ -1,33 +1,37 @@
 """SAM-DETR and SAM-DETR++ for Hugging Face Transformers."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
-from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .configuration_sam_detr import SamDetrConfig
-from .image_processing_sam_detr import (
-    SamDetrImageProcessor,
-    SamDetrImageProcessorPil,
-    SamDetrObjectDetectionPipeline,
-)
-from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
-from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
-from .pretrained_model import SamDetrPreTrainedModel
-
-# pipeline() looks the class up by name, and warns of an unsupported model where it is not listed
-MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault("sam_detr", "SamDetrForObjectDetection")
-PIPELINE_REGISTRY.supported_tasks["object-detection"]["impl"] = SamDetrObjectDetectionPipeline
+import sys
+from importlib import import_module
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-AutoConfig.register("sam_detr", SamDetrConfig, exist_ok=True)
-AutoModel.register(SamDetrConfig, SamDetrModel, exist_ok=True)
-AutoModelForObjectDetection.register(SamDetrConfig, SamDetrForObjectDetection, exist_ok=True)
-AutoImageProcessor.register(
-    SamDetrConfig,
-    image_processor_classes={"torchvision": SamDetrImageProcessor, "pil": SamDetrImageProcessorPil},
-    exist_ok=True,
-)
+
+def _starts_command() -> bool:
+    """Whether a console command runs, which parses its arguments before it imports PyTorch and Transformers."""
+    module = any(word.startswith(f"{__name__}.commands.") for word in sys.orig_argv[1:4])  # python -u -m MODULE
+    return module or PurePath(sys.argv[0] if sys.argv else "").name.startswith("samdetr-")
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.auto_classes"), name)
+
+
+if TYPE_CHECKING or not _starts_command():
+    from .auto_classes import (
+        SamDetrConfig,
+        SamDetrForObjectDetection,
+        SamDetrImageProcessor,
+        SamDetrImageProcessorPil,
+        SamDetrModel,
+        SamDetrModelOutput,
+        SamDetrObjectDetectionOutput,
+        SamDetrObjectDetectionPipeline,
+        SamDetrPreTrainedModel,
+    )
 
 __all__ = [
     "SamDetrConfig",

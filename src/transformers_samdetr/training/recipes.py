@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..data.augment import AUGMENTATIONS
-
+AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
+"""As in `data.augment`; repeated here, since commands read recipes before they import anything expensive."""
 SCHEDULES = ("step", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
 

@@ -1,0 +1,40 @@
+"""The public classes, registered with Transformers' Auto classes and `pipeline`."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .configuration_sam_detr import SamDetrConfig
+from .image_processing_sam_detr import (
+    SamDetrImageProcessor,
+    SamDetrImageProcessorPil,
+    SamDetrObjectDetectionPipeline,
+)
+from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
+from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
+from .pretrained_model import SamDetrPreTrainedModel
+
+# pipeline() looks the class up by name, and warns of an unsupported model where it is not listed
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault("sam_detr", "SamDetrForObjectDetection")
+PIPELINE_REGISTRY.supported_tasks["object-detection"]["impl"] = SamDetrObjectDetectionPipeline
+
+AutoConfig.register("sam_detr", SamDetrConfig, exist_ok=True)
+AutoModel.register(SamDetrConfig, SamDetrModel, exist_ok=True)
+AutoModelForObjectDetection.register(SamDetrConfig, SamDetrForObjectDetection, exist_ok=True)
+AutoImageProcessor.register(
+    SamDetrConfig,
+    image_processor_classes={"torchvision": SamDetrImageProcessor, "pil": SamDetrImageProcessorPil},
+    exist_ok=True,
+)
+
+__all__ = [
+    "SamDetrConfig",
+    "SamDetrForObjectDetection",
+    "SamDetrImageProcessor",
+    "SamDetrImageProcessorPil",
+    "SamDetrModel",
+    "SamDetrModelOutput",
+    "SamDetrObjectDetectionOutput",
+    "SamDetrObjectDetectionPipeline",
+    "SamDetrPreTrainedModel",
+]
