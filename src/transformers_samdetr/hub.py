@@ -11,7 +11,7 @@ from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProces
 from .model_card import ModelCard
 from .modeling_sam_detr import SamDetrForObjectDetection
 
-UPLOADED = ("*.json", "*.safetensors", "*.py", "README.md")
+UPLOADED = ("*.json", "*.safetensors", "*.py", "*.onnx", "README.md")
 
 
 def save_for_hub(
@@ -67,13 +67,14 @@ def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path)
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, commit_message: str | None = None) -> str:
-    """Uploads a folder that `save_for_hub` has written; checkpoints and pictures that lie in it stay at home.
+    """Uploads a folder that `save_for_hub` has written, with exported `.onnx` files; nothing else that lies in it.
 
     Returns:
         The address of the commit.
 
     Raises:
         FileNotFoundError: the folder holds no saved model.
+        RuntimeError: the Hub does not return the card that was uploaded.
     """
     folder = Path(folder)
     for needed in ("config.json", "README.md"):
@@ -88,6 +89,9 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, commit_
         ignore_patterns=["*/*"],
         commit_message=commit_message or "Upload SAM-DETR",
     )
+    card = api.hf_hub_download(repo_id, "README.md", revision=commit.oid)
+    if Path(card).read_bytes() != (folder / "README.md").read_bytes():
+        raise RuntimeError(f"{repo_id} has another README.md than {folder}: push again.")
     return str(commit.commit_url)
 
 

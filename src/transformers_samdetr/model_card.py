@@ -1,12 +1,15 @@
 """The model card of a saved model: training data, metrics, how to use it, licence."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from .modeling_sam_detr import SamDetrForObjectDetection
 
 NOT_STATED = "not stated"
+WEIGHTS_FILE = "model.safetensors"
 
 _TEMPLATE = """---
 {front_matter}
@@ -23,7 +26,7 @@ _TEMPLATE = """---
 from transformers import pipeline
 
 detector = pipeline("object-detection", model="{repo_id}", trust_remote_code=True)
-for detection in detector("picture.jpg", threshold=0.5):
+for detection in detector("picture.jpg", threshold={threshold:g}):
     print(detection["label"], detection["score"], detection["box"])
 ```
 
@@ -36,7 +39,7 @@ The code that `trust_remote_code=True` runs lies in this repository. With the pa
 
 ## Metrics
 
-{metrics}
+{metrics}{threshold_note}
 
 ## Classes
 
@@ -55,7 +58,7 @@ for Enhanced DETR Convergence and Multi-Scale Feature Fusion.
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What only the one who trained a model knows; what is left out reads "not stated".
+    """What the weights do not tell; a field left out reads "not stated" on the card.
 
     Attributes:
         name: heading of the card.
@@ -81,6 +84,7 @@ class ModelCard:
         """The card as Markdown, with the Hub's metadata in front."""
         config = model.config
         names = [config.id2label[index] for index in sorted(config.id2label)]
+        threshold = getattr(config, "detection_threshold", None)
         return _TEMPLATE.format(
             front_matter=self._front_matter(),
             name=self.name or "SAM-DETR",
@@ -92,18 +96,23 @@ class ModelCard:
             repo_id=self.repo_id or "PATH_OR_REPOSITORY",
             training_data=self.training_data or self.dataset_id or NOT_STATED,
             metrics=self._metrics_table(),
+            threshold=0.5 if threshold is None else threshold,
+            threshold_note=""
+            if threshold is None
+            else f"\n\nDetections with a score above {threshold:g} had the highest F1 in that evaluation; "
+            "`pipeline` uses this threshold by default.",
             classes=", ".join(name for name in names if name != "N/A") or NOT_STATED,
             licence=self.licence or NOT_STATED,
         )
 
     def _front_matter(self) -> str:
         results = None
-        if self.metrics and self.dataset_id:
+        if self.metrics:
             results = [
                 EvalResult(
                     task_type="object-detection",
-                    dataset_type=self.dataset_id,
-                    dataset_name=self.evaluation_data or self.dataset_id,
+                    dataset_type=self.dataset_id or "custom",  # the Hub wants a type
+                    dataset_name=self.evaluation_data or self.dataset_id or NOT_STATED,
                     metric_type=name,
                     metric_value=value,
                 )
@@ -140,3 +149,24 @@ def parse_metric(text: str) -> tuple[str, float]:
     if not separator or not name:
         raise ValueError(f"{text!r} is not NAME=VALUE.")
     return name.strip(), float(value)
+
+
+def logged_metrics(folder: str | Path) -> tuple[dict[str, float], int | None]:
+    """COCO AP, AP50 and AP75, in percent, that training logged for the weights in its output folder, and their epoch.
+
+    The weights are the last epoch's if they were written after the log, as `keep="last"` does, and otherwise those of
+    the epoch with the highest AP.
+
+    Returns:
+        Nothing and None where `folder` holds no log with an AP.
+    """
+    log, weights = Path(folder) / "log.jsonl", Path(folder) / WEIGHTS_FILE
+    if not (log.is_file() and weights.is_file()):
+        return {}, None
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in lines if line.get("AP") is not None]
+    if not lines:
+        return {}, None
+    is_last = weights.stat().st_mtime >= log.stat().st_mtime
+    line = lines[-1] if is_last else max(lines, key=lambda line: line["AP"])
+    return {f"COCO {name}": line[name] for name in ("AP", "AP50", "AP75") if line.get(name) is not None}, line["epoch"]

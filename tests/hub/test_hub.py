@@ -22,7 +22,7 @@ from transformers_samdetr import (
 )
 from transformers_samdetr.configuration_sam_detr import code_files
 from transformers_samdetr.hub import UPLOADED, check_saved, push_to_hub, save_for_hub
-from transformers_samdetr.model_card import ModelCard, parse_metric
+from transformers_samdetr.model_card import ModelCard, logged_metrics, parse_metric
 from transformers_samdetr.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +115,30 @@ def test_model_card(saved):
     assert yaml.safe_load(bare.split("---\n")[1]).get("license") is None
 
 
+def test_the_card_states_the_threshold_and_the_log(saved, tmp_path):
+    model, _ = saved
+    lines = [{"epoch": 1, "AP": 20.0, "AP50": 40.0}, {"epoch": 2, "AP": 30.5, "AP50": 50.0}, {"epoch": 3, "AP": 25.0}]
+    log, weights = tmp_path / "log.jsonl", tmp_path / "model.safetensors"
+    assert logged_metrics(tmp_path) == ({}, None)
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    weights.touch()
+    os.utime(log, (100, 100))
+    os.utime(weights, (90, 90))  # keep="best": the log went on
+    assert logged_metrics(tmp_path) == ({"COCO AP": 30.5, "COCO AP50": 50.0}, 2)
+    os.utime(weights, (110, 110))
+    assert logged_metrics(tmp_path) == ({"COCO AP": 25.0}, 3)
+
+    card = ModelCard(metrics={"COCO AP": 25.0}, evaluation_data="my photographs")
+    assert "threshold=0.5)" in card.render(model) and "highest F1" not in card.render(model)
+    model.config.detection_threshold = 0.36
+    text = card.render(model)
+    model.config.detection_threshold = None
+    assert "threshold=0.36)" in text and "above 0.36 had the highest F1" in text
+    (result,) = yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "my photographs", "type": "custom"}
+    assert result["metrics"] == [{"type": "COCO AP", "value": 25.0}]
+
+
 def test_metrics_on_the_command_line():
     assert parse_metric("AP = 1") == ("AP", 1.0)
     for wrong in ("AP", "=3", "AP=high"):
@@ -132,7 +156,10 @@ def test_upload_takes_the_model_and_nothing_else(saved, monkeypatch, tmp_path):
 
         def upload_folder(self, **options):
             calls["upload"] = options
-            return type("Commit", (), {"commit_url": "address"})
+            return type("Commit", (), {"commit_url": "address", "oid": "0" * 40})
+
+        def hf_hub_download(self, repo_id, name, revision):
+            return saved[1] / name
 
     monkeypatch.setattr("transformers_samdetr.hub.HfApi", Api)
     assert push_to_hub(saved[1], "someone/model", private=True) == "address"
@@ -140,9 +167,18 @@ def test_upload_takes_the_model_and_nothing_else(saved, monkeypatch, tmp_path):
 
     from huggingface_hub.utils import filter_repo_objects
 
-    there = ["config.json", "model.safetensors", "box_ops.py", "README.md", "log.jsonl", "x.jpg", "checkpoint/a.json"]
+    there = [
+        "config.json",
+        "model.safetensors",
+        "box_ops.py",
+        "README.md",
+        "model.onnx",
+        "log.jsonl",
+        "x.jpg",
+        "checkpoint/a.json",
+    ]
     options = {name: calls["upload"][name] for name in ("allow_patterns", "ignore_patterns")}
-    assert list(filter_repo_objects(there, **options)) == there[:4]
+    assert list(filter_repo_objects(there, **options)) == there[:5]
     assert calls["upload"]["allow_patterns"] == list(UPLOADED)
     with pytest.raises(FileNotFoundError, match="config.json"):
         push_to_hub(tmp_path, "someone/model")

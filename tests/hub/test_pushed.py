@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -105,6 +106,27 @@ def test_what_is_pushed_loads_bit_equal_without_the_package(hub, tmp_path):
                 for reference in [references] if isinstance(references, str) else references:
                     assert f"{reference.split('.')[0]}.py" in files, f"{name}: {reference} is not there"
     check_without_package(tmp_path, environment, model, pixels, "someone/pushed", "someone/again")
+
+
+def test_the_command_pushes_card_metrics_and_onnx_file(hub, tmp_path):
+    prepare(tmp_path, "sam-detr-tiny")
+    (tmp_path / "exported.onnx").write_bytes(b"not a real one")
+    (tmp_path / "plain" / "log.jsonl").write_text('{"epoch": 7, "AP": 12.5, "AP50": 30.0, "AP75": 9.0}\n')
+    os.utime(tmp_path / "plain" / "log.jsonl", (100, 100))
+    arguments = ["--model", "plain", "--repo_id", "someone/detector", "--onnx", "exported.onnx", "--licence", "mit"]
+    script = "from transformers_samdetr.commands.push import main; main()"
+    said = run(script, tmp_path, hub.environment(tmp_path / "hf") | with_package(), *arguments)
+    assert "Uploaded: " in said and "the AP of epoch 7" in said
+    files = hub.files("someone/detector")
+    assert files["exported.onnx"] == b"not a real one" and "log.jsonl" not in files
+    assert "GET /someone/detector/resolve/" in " ".join(hub.requests)
+    card = huggingface_hub.ModelCard(files["README.md"].decode())
+    assert card.data.license == "mit" and "| COCO AP | 12.5 |" in card.text
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+        "COCO AP": 12.5,
+        "COCO AP50": 30.0,
+        "COCO AP75": 9.0,
+    }
 
 
 @pytest.mark.slow

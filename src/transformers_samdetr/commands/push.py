@@ -3,16 +3,20 @@ r"""Write the model card and the code that a saved model needs on the Hub, check
     samdetr-push --model outputs/model --repo_id USER/NAME --licence apache-2.0 \
         --training_data "COCO train2017" --metric "COCO AP=41.9" --evaluation_data "COCO val2017"
 
-What is not given reads "not stated" in the card. `--dry_run` writes and checks without uploading.
+Of a folder that training has written, the card states the AP of its log. What is not given reads "not stated".
+`--dry_run` writes and checks without uploading.
 """
 
 import argparse
+import os
+import shutil
+from pathlib import Path
 
 from transformers import AutoImageProcessor
 
 from .. import SamDetrForObjectDetection
 from ..hub import push_to_hub, save_for_hub
-from ..model_card import ModelCard, parse_metric
+from ..model_card import WEIGHTS_FILE, ModelCard, logged_metrics, parse_metric
 
 
 def main(description: str | None = __doc__) -> None:
@@ -24,25 +28,41 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--source", help="where the weights come from")
     parser.add_argument("--training_data", help="in words")
     parser.add_argument("--dataset_id", help="of the training data on the Hub")
-    parser.add_argument("--metric", action="append", type=parse_metric, default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        type=parse_metric,
+        default=[],
+        metavar="NAME=VALUE",
+        help="for the card, once or more (default: the AP of training's log)",
+    )
     parser.add_argument("--evaluation_data", help="what the metrics were measured on")
+    parser.add_argument("--onnx", metavar="FILE", help="a file of samdetr-export to upload too")
     parser.add_argument("--licence", help="of the weights, such as apache-2.0")
     parser.add_argument("--private", action="store_true")
     parser.add_argument("--dry_run", action="store_true")
     args = parser.parse_args()
+    metrics, epoch = (dict(args.metric), None) if args.metric else logged_metrics(args.model)
     card = ModelCard(
         name=args.name or args.repo_id.split("/")[-1],
         source=args.source,
         training_data=args.training_data,
         dataset_id=args.dataset_id,
-        metrics=dict(args.metric),
-        evaluation_data=args.evaluation_data,
+        metrics=metrics,
+        evaluation_data=args.evaluation_data or (epoch and f"the evaluation split of training, after epoch {epoch}"),
         licence=args.licence,
         repo_id=args.repo_id,
     )
+    written = (Path(args.model) / WEIGHTS_FILE).stat().st_mtime_ns if epoch else 0
     model = SamDetrForObjectDetection.from_pretrained(args.model)
     folder = save_for_hub(model, AutoImageProcessor.from_pretrained(args.model), args.output_dir or args.model, card)
+    if epoch:  # weights keep their place in time beside the log, by which the next call finds the epoch
+        os.utime(folder / WEIGHTS_FILE, ns=(written, written))
+    if args.onnx and Path(args.onnx).resolve().parent != folder.resolve():
+        shutil.copy(args.onnx, folder)
     print(f"Written and checked: {folder}")
+    if epoch:
+        print(f"The card states the AP of epoch {epoch} in {Path(args.model) / 'log.jsonl'}; --metric replaces it.")
     if not args.dry_run:
         print(f"Uploaded: {push_to_hub(folder, args.repo_id, private=args.private)}")
 
