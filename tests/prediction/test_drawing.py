@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_samdetr.visualization import class_colors, draw_detections
+from transformers_samdetr.visualization import class_colors, draw_detections, fonts, numbered_names
 from transformers_samdetr.visualization.drawing import PALETTE, LabelPlates, fit_caption, readable_on
 
 GREY = (90, 90, 90)
@@ -165,3 +165,54 @@ def test_long_names_are_shortened_to_the_picture():
     assert text("wide", 3) is None
     for size in ((1, 1), (3, 50), (50, 3), (25, 25)):
         assert draw_detections(Image.new("RGB", size), [[0, 0, *size]], ["a very long name"], [1]).size == size
+
+
+@pytest.fixture
+def no_system_fonts(monkeypatch):
+    """As on a computer where only Pillow's own font is installed."""
+    monkeypatch.setattr(fonts, "_font_files", lambda: ())
+    fonts._font_path.cache_clear()
+    yield
+    fonts._font_path.cache_clear()
+
+
+def test_names_without_a_font_are_numbers(no_system_fonts):
+    colors = class_colors(["cat", "汽车", "行人"])
+    assert numbered_names(list(colors)) == {1: "汽车", 2: "行人"}
+    with pytest.warns(UserWarning, match="letters of '行人': the class is drawn as #2"):
+        drawn = draw_detections(Image.new("RGB", (90, 60)), [[10, 20, 80, 50]], ["行人"], colors=colors)
+    same = draw_detections(
+        Image.new("RGB", (90, 60)), [[10, 20, 80, 50]], ["#2"], colors={**colors, "#2": colors["行人"]}
+    )
+    assert np.array_equal(np.asarray(drawn), np.asarray(same))
+    with pytest.warns(UserWarning):  # without colors of all classes, different names still differ
+        first, second = (
+            np.asarray(draw_detections(Image.new("RGB", (90, 60)), [[10, 20, 80, 50]], [name])) for name in ("汽", "车")
+        )
+    assert (first != second).any()
+
+
+def test_names_in_a_font_of_the_system():
+    for name in ("汽车", "日本語", "سيارة", "автомобиль", "Ελληνικά"):
+        path = fonts.font_path(name)
+        if path is None:
+            assert numbered_names(["cat", name]) == {1: name}
+            continue
+        font, empty = fonts.load_font(path, 20), fonts.load_font(path, 20).getmask(fonts.NO_CHARACTER, "1")
+        assert path and all(bytes(font.getmask(letter, "1")) != bytes(empty) for letter in name)
+    assert fonts.font_path("plain ASCII, with a space") == ""
+    assert fonts.shorten("cafe\u0301 au lait", 5) == "café…"  # composed first
+
+
+def test_names_at_a_low_threshold_leave_the_picture_visible():
+    chance = np.random.default_rng(0)
+    corners = chance.uniform(0, 1, (300, 2)) * [560, 400]
+    boxes = np.concatenate([corners, corners + 60], axis=1)
+    picture = Image.new("RGB", (640, 480))
+    named, unnamed = (
+        np.asarray(draw_detections(picture, boxes, labels, np.linspace(1, 0, 300), {"cell": (1, 2, 3), "": (1, 2, 3)}))
+        for labels in (["cell"] * 300, [""] * 300)
+    )
+    assert (named != unnamed).any(-1).mean() < 0.16
+    few = np.asarray(draw_detections(Image.new("RGB", (60, 40)), [[5, 20, 50, 38]], ["cell"], [0.5]))
+    assert has_color(few, PALETTE[0])[:19].any(), "the first names are there on small pictures, too"

@@ -94,7 +94,7 @@ class Detector:
 
         Returns:
             `image_id`, `file_name`, `category_id`, `category_name`, `bbox` (x, y, width, height in pixels) and `score`;
-            and `track_id` if they are tracked.
+            and `track_id`, which may be None, if they are tracked.
         """
         x1, y1, x2, y2 = detections["boxes"].double().unbind(-1)
         boxes = torch.stack([x1, y1, x2 - x1, y2 - y1], -1)
@@ -111,7 +111,8 @@ class Detector:
             for label, bbox, score in zip(*columns, strict=True)
         ]
         if "track_ids" in detections:
-            rows = [{**row, "track_id": int(one)} for row, one in zip(rows, detections["track_ids"], strict=True)]
+            ids = [one if one >= 0 else None for one in detections["track_ids"].tolist()]
+            rows = [{**row, "track_id": one} for row, one in zip(rows, ids, strict=True)]
         return rows
 
 

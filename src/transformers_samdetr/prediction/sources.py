@@ -182,7 +182,7 @@ def download(url: str) -> bytes:
         client.stream("GET", url) as response,
     ):
         response.raise_for_status()
-        for piece in response.iter_bytes(2**16):
+        for piece in response.iter_bytes():  # as it arrives
             content += piece
             if len(content) > MAX_DOWNLOAD:
                 raise ValueError(f"it has more than {MAX_DOWNLOAD} bytes")

@@ -26,6 +26,7 @@ class ObjectTracker:
             from trackers import ByteTrackTracker
         except ImportError as error:
             raise ImportError("tracking needs `pip install 'transformers-samdetr[track]'`") from error
+        self.threshold = threshold
         self._tracker = ByteTrackTracker(
             lost_track_buffer=lost_frames,
             track_activation_threshold=threshold,
@@ -34,14 +35,18 @@ class ObjectTracker:
         )
 
     def update(self, detections: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of a frame's `scores`, `labels` and `boxes` (x1, y1, x2, y2 in pixels) those of a track, with `track_ids`."""
+        """The detections of a frame that are above the threshold or continue a track, with their `track_ids`.
+
+        An object has the id -1 in the frame in which it is seen first: a track begins when it is seen again.
+
+        Args:
+            detections: `scores` `(D,)`, descending, `labels` `(D,)` and `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels.
+        """
         found = to_supervision(detections, dict.fromkeys(detections["labels"].tolist(), ""))
         found.data["index"] = np.arange(len(found))
         tracked = self._tracker.update(found)
-        kept = tracked[tracked.tracker_id >= 0] if len(tracked) else tracked
-        if not len(kept):
-            return {name: values[:0] for name, values in detections.items()} | {"track_ids": torch.zeros(0).long()}
-        order = np.argsort(kept.data["index"])  # by descending score, as they came
-        index = torch.from_numpy(kept.data["index"][order])
-        ids = torch.from_numpy(kept.tracker_id[order]).long()
-        return {name: values[index] for name, values in detections.items()} | {"track_ids": ids}
+        ids = torch.full((len(found),), -1)
+        if len(tracked):
+            ids[torch.from_numpy(tracked.data["index"])] = torch.from_numpy(tracked.tracker_id)
+        kept = (ids >= 0) | (detections["scores"] > self.threshold)
+        return {name: values[kept] for name, values in {**detections, "track_ids": ids}.items()}

@@ -82,7 +82,7 @@ def draw_detections(
         scores: `(T,)`, written after the names; higher scores choose the place of their name first.
         colors: RGB by class name, as `class_colors` returns them for all classes, so that a class has the same colour
             in every picture. By default, names get colours in the order in which they come.
-        track_ids: `(T,)`, written after the names.
+        track_ids: `(T,)`, written after the names; negative ones are not.
 
     Returns:
         An RGB picture of the size of the upright `image`.
@@ -111,7 +111,9 @@ def draw_detections(
     for index in visible if scores is None else sorted(visible, key=lambda index: -scores[index]):
         if layout.is_full():
             break
-        name, ending = labels[index], "" if track_ids is None else f" id {int(track_ids[index])}"
+        name, ending = labels[index], ""
+        if track_ids is not None and track_ids[index] >= 0:
+            ending = f" id {int(track_ids[index])}"
         ending += "" if scores is None else f": {scores[index]:.2f}"  # a colon, since names may be digits
         caption = fit_caption(name, ending, numbers, font_size, image.width)
         plate = None if caption is None else layout.place(corners[index], caption.size)
