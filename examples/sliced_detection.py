@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder or Hub name")
     parser.add_argument("--side", type=int, default=640, help="of a tile, in pixels")
     parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring tiles, as a share of the side")
-    parser.add_argument("--threshold", type=float, help="lowest score of a detection; default: the model's own, or 0.5")
+    parser.add_argument("--threshold", type=float, help="score threshold; default: the model's own, or 0.3")
     parser.add_argument("--batch_size", type=int, default=4, help="tiles that go through the model together")
     parser.add_argument("--output", default="sliced.png")
     args = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Detects on every so many-th frame of a video, and writes the video with boxes and a JSON line for each such frame.
+"""Detects on every N-th frame of a video, and writes the video with boxes and a JSON line for each such frame.
 
 python examples/video_detection.py clip.mp4 --model outputs/digits --frame_step 5 --output detections.mp4
 
-Frames between keep the boxes of the last one that was looked at. Needs pip install av.
+Frames between them keep their boxes. Needs pip install av.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video")
     parser.add_argument("--model", required=True, help="folder or Hub name")
-    parser.add_argument("--frame_step", type=int, default=5, help="the model sees every so many-th frame")
-    parser.add_argument("--threshold", type=float, help="lowest score of a detection; default: the model's own, or 0.5")
+    parser.add_argument("--frame_step", type=int, default=5, help="the model sees every N-th frame")
+    parser.add_argument("--threshold", type=float, help="score threshold; default: the model's own, or 0.3")
     parser.add_argument("--output", type=Path, default=Path("detections.mp4"))
     args = parser.parse_args()
 

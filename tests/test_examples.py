@@ -142,6 +142,30 @@ def test_video_detection(run, tmp_path):
     assert [frame.shape for frame in frames] == [(48, 66, 3)] * 7 and frames[1].std() > 5  # boxes are drawn
 
 
+def test_count_crossings(run, tmp_path, monkeypatch):
+    av = pytest.importorskip("av", reason="PyAV, of the extra `track`, is not installed")
+    pytest.importorskip("trackers", reason="trackers, of the extra `track`, is not installed")
+    saved_model(tmp_path / "model", ["cat", "dog"])
+    moving = iter(range(0, 60, 4))
+
+    def detect(self, images, threshold, **options):
+        x = next(moving)
+        box = torch.tensor([[x, 10.0, x + 20, 30.0]])
+        return [{"scores": torch.tensor([0.9]), "labels": torch.tensor([1]), "boxes": box}]
+
+    monkeypatch.setattr("transformers_samdetr.prediction.Detector.detect", detect)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 66, 48, "yuv420p"
+        for _ in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (66, 48), (90, 120, 30)))))
+        container.mux(stream.encode())
+    printed = run("count_crossings.py", "clip.mp4", "--model", "model", "--output", "counted.mp4")
+    assert sorted(printed.split(":")[0].split(", ")) == ["0 in", "1 out"] or "1 in, 0 out" in printed
+    with av.open(str(tmp_path / "counted.mp4")) as written:
+        assert sum(1 for _ in written.decode(video=0)) == 12
+
+
 def test_own_training_loop(run, tmp_path):
     printed = run("own_training_loop.py", "--output_dir", "out", *SMALL)
     assert "epoch 1/1  loss " in printed and "nan" not in printed

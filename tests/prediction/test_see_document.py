@@ -13,7 +13,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "see.md").read_text(encoding="utf-8
 
 def test_numbers_and_names():
     assert re.findall(r"^\| `(\w+)` \|", TEXT, flags=re.MULTILINE) == list(KINDS)
-    assert f"IoU {NMS_THRESHOLD:g}" in TEXT and f"gets {DEFAULT_THRESHOLD:g}:" in TEXT
+    assert f"IoU above {NMS_THRESHOLD:g}" in TEXT and f"gets {DEFAULT_THRESHOLD:g}:" in TEXT
     assert f"first {MAX_PICTURES} pictures" in TEXT
     limits = UploadLimits()
     assert f"{limits.pictures} pictures of {limits.megabytes} MB and {limits.megapixels:g} megapixels" in TEXT
