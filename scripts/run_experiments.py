@@ -6,7 +6,7 @@ python scripts/run_experiments.py --suite table1 --scale coco --dry_run         
 python scripts/run_experiments.py --suite table1 --scale coco --data COCO --processes 8
 python scripts/run_experiments.py --suite table3 --latency                       # of models, in turn
 python scripts/run_experiments.py --suite table3 --training_cost                 # of all that was run, in turn
-python scripts/run_experiments.py --report                                       # docs/experiments.md
+python scripts/run_experiments.py --report                                       # docs/experiments.md and the notes
 python scripts/run_experiments.py --recipes > docs/recipes.md
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.coco import PROCESSES, coco_runs, make_coco_runs, setting
 from experiments.definitions import SEEDS, SETTINGS, SUITES
-from experiments.experiments_page import write_report
+from experiments.experiments_page import HERE, write_report
 from experiments.launch import make_small_runs
 from experiments.recipes_page import recipes_page
 from experiments.runs import LEDGER, Ledger
@@ -42,8 +42,9 @@ def main() -> None:
     coco.add_argument("--dry_run", action="store_true", help="say commands and cost, start nothing")
     coco.add_argument("--set", type=setting, action="append", default=[], metavar="FIELD=VALUE", help="of the recipe")
     report = parser.add_argument_group("report")
-    report.add_argument("--report", action="store_true", help="write the page, its CSV and its pictures")
+    report.add_argument("--report", action="store_true", help="write the page, its pictures, the notes and their CSV")
     report.add_argument("--report_dir", type=Path, default=Path("docs"), help="default: %(default)s")
+    report.add_argument("--notes_dir", type=Path, default=HERE, help="of NOTES.md and epochs.csv; default: %(default)s")
     report.add_argument("--published_curves", type=Path, help="CSV of the authors' logs, to be drawn in the report")
     report.add_argument("--recipes", action="store_true", help="print the page of recipes, docs/recipes.md")
     args = parser.parse_args()
@@ -84,7 +85,7 @@ def main() -> None:
                 args.variants,
             )
         if args.report:
-            print(f"Written: {write_report(ledger, args.report_dir, args.published_curves)}")
+            print(f"Written: {write_report(ledger, args.report_dir, args.notes_dir, args.published_curves)}")
     except ValueError as error:
         parser.error(str(error))
     sys.exit(code)

@@ -252,15 +252,17 @@ class Suite:
 
     Attributes:
         name: on the command line.
-        title: as the report has it.
+        title: of the table in the notes.
+        question: heading on the page of results; None for a suite that stands in the notes alone.
         settings: at small scale, names in `SETTINGS`.
         rows: from top to bottom.
         metric: the one that is compared.
-        in_short: variants whose curves get a picture of their own, where there are too many to see the point.
+        in_short: variants whose curves are drawn and whose differences are on the page; all where there are few.
     """
 
     name: str
     title: str
+    question: str | None
     settings: tuple[str, ...]
     rows: tuple[Row, ...]
     metric: str = "AP"
@@ -274,6 +276,7 @@ def _ap(AP: float, AP50: float, AP75: float) -> dict[str, float]:
 TABLE3 = Suite(
     "table3",
     "Table 3: the design, step by step",
+    "Does re-sampling features by salient points help (Table 3)?",
     ("digits",),
     (
         Row("no aligner (DETR)", "detr", "detr-r50-12e", _ap(22.3, 39.5, 22.2)),
@@ -292,6 +295,7 @@ TABLE3 = Suite(
 SCALES = Suite(
     "scales",
     "Several scales and an encoder (from Table 1)",
+    "Are several scales better than one (Table 1)?",
     ("digits",),
     (
         Row("stride 16, no encoder", "sam-detr"),
@@ -304,6 +308,7 @@ SCALES = Suite(
 TABLE4 = Suite(
     "table4",
     "Table 4: where keypoints are searched",
+    "Should salient points be searched within the reference box (Table 4)?",
     ("digits",),
     (
         Row("within the reference box", "keypoints-8-reweighted", "keypoints-8-rw-r50-12e", _ap(33.1, 54.2, 33.7)),
@@ -313,6 +318,7 @@ TABLE4 = Suite(
 TABLE5 = Suite(
     "table5",
     "Table 5: reference boxes",
+    "Do reference boxes have to be learned (Table 5)?",
     ("digits",),
     (
         Row("learned", "sam-detr-pp-smca", None, {"AP50": 79.6}),
@@ -324,6 +330,7 @@ TABLE5 = Suite(
 FIGURE6 = Suite(
     "figure6",
     "Figure 6: AP by epoch",
+    None,
     ("digits",),
     (
         Row("DETR", "detr", "detr-r50-12e", _ap(22.3, 39.5, 22.2)),
@@ -335,6 +342,7 @@ FIGURE6 = Suite(
 FIGURE7 = Suite(
     "figure7",
     "Figure 7: number of keypoints",
+    "How many salient points (Figure 7)?",
     ("digits",),
     (
         Row("1", "keypoint-1-reweighted", "keypoint-1-rw-r50-12e", _ap(32.0, 53.4, 32.8)),
@@ -346,6 +354,7 @@ FIGURE7 = Suite(
 ADDITIONS = Suite(
     "additions",
     "SMCA and DN together with the aligner (from Table 1)",
+    "Do SMCA and denoising add to the aligner (Table 1)?",
     ("digits",),
     (
         Row("SAM-DETR", "sam-detr", "sam-detr-r50-12e", _ap(34.2, 55.8, 35.3)),
@@ -358,6 +367,7 @@ ADDITIONS = Suite(
 REAL = Suite(
     "real",
     "Convergence on real photographs, one scale",
+    "Does SAM-DETR learn faster than other detectors on real photographs?",
     ("cards", "bccd"),
     (
         Row("SAM-DETR", "sam-detr"),
@@ -405,6 +415,7 @@ _SINGLE = (
 TABLE1 = Suite(
     "table1",
     "Table 1: 12 epochs, beside other detectors",
+    "How do several scales compare with other detectors (Table 1)?",
     ("cards", "bccd"),
     (
         *_SINGLE,
@@ -423,6 +434,7 @@ TABLE1 = Suite(
 TABLE2 = Suite(
     "table2",
     "Table 2: longer schedules",
+    None,
     ("cards-long", "bccd-long"),
     (
         # of the published ones Faster R-CNN has 108 epochs and DETR 500, the others 50

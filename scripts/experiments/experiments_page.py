@@ -1,301 +1,145 @@
-"""docs/experiments.md, its pictures and its CSV: a function of the ledger alone, to the byte."""
+"""docs/experiments.md: for each question of the paper its table, verdicts and one picture, from the ledger alone."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.performance_page import table
 
-from .claims import CLAIMS, NOT_MEASURED, NOT_SHOWN, Finding, judge
-from .coco import COCO_RUNS, ledger_path
+from .claims import CLAIMS, CONTRADICTED, HOLDS, NOT_SHOWN, Claim, Finding, judge
 from .curves import save_curves, save_published
-from .definitions import SEEDS, SETTINGS, SUITES, Suite
-from .results import Comparison, Estimate, RowRuns, compare, estimate
-from .runs import Ledger, last_ap
-from .timing import latency_ratios
+from .definitions import SETTINGS, SUITES, Suite
+from .notes import picture_name, write_notes
+from .results import NO_VALUE, Comparison, RowRuns, compare, estimate, interval
+from .runs import Ledger
 
-NOT_RUN = "not run yet"
-NONE = "–"
+HERE = Path(__file__).parent
+VERDICTS = {HOLDS: "Holds", CONTRADICTED: "Contradicted", NOT_SHOWN: "Does not show at this scale"}
 
+INTRODUCTION = """# The paper's experiments
 
-def interval(found: Estimate | None, digits: int = 1, sign: bool = False) -> str:
-    """`12.3 ± 1.5`, the interval's half width; of a single run no interval."""
-    if found is None:
-        return NONE
-    number = f"{found.mean:{'+' if sign else ''}.{digits}f}"
-    return number if found.half_width is None else f"{number} ± {found.half_width:.{digits}f}"
+The paper's questions, asked again at a scale that fits two CPU cores. `python scripts/run_experiments.py --report`
+makes this page from the ledger of {runs} finished runs; a test compares the two. The settings, every table and what was
+looked into are in `scripts/experiments/NOTES.md`, every epoch in `scripts/experiments/epochs.csv`.
 
+- **Data**: 1000 composed digit scenes of 128 × 128 pixels, or photographs of playing cards (296) and blood cells (292)
+  of 256 × 256 pixels. 12 epochs, three seeds or more. The backbone is a pretrained EfficientNet-Lite0 at stride 16.
+- **Pairs**: all detectors of a table have the same images in the same order, augmentation, backbone, width, layers,
+  queries, optimizer, schedule and seeds, and the same initial weights where shapes agree.
+- **AP** is COCO AP in percent after the last epoch, **AP over epochs** the area under the AP curve divided by the
+  number of epochs (how fast a detector learns). Both are means over seeds ± 95 % interval (Student's t). *Published* is
+  the paper's AP on COCO after 12 epochs: compare the order, not the size.
+- **Verdicts** are about the paired difference of two rows, in points of AP: it *holds* if the whole 95 % interval is
+  above 0, is *contradicted* if the interval is below 0, and otherwise *does not show at this scale*."""
 
-def _mean(values: Iterable[float], digits: int = 1) -> str:
-    return interval(estimate(list(values)), digits)
+AFTER = """## Not run
 
-
-def results_table(comparison: Comparison) -> str:
-    """AP and convergence of each row, with what was published on COCO (for Table 5: on Pascal VOC)."""
-    metric = comparison.suite.metric
-    header = ["", f"published {metric}", metric, "AP75" if metric == "AP50" else "AP50", "mean AP, epochs"]
-    time = "time" if comparison.common_time is None else f"first {comparison.common_time:.0f} s"
-    header += [f"mean AP, {time}", "epochs to 90 %", "seeds"]
-    return table(header, [_result_cells(row, comparison) for row in comparison.rows])
-
-
-def _result_cells(row: RowRuns, comparison: Comparison) -> list[str]:
-    metric = comparison.suite.metric
-    published = f"{row.row.published[metric]:.1f}" if metric in row.row.published else NONE
-    if not row.entries:
-        return [row.row.label, published, NOT_RUN, *[NONE] * 4, "0"]
-    level, end = comparison.nearly_best, comparison.common_time
-    reached = list(row.epochs_to(level).values()) if level else [None]
-    return [
-        row.row.label,
-        published,
-        _mean(row.final(metric).values()),
-        _mean(row.final("AP75" if metric == "AP50" else "AP50").values()),
-        _mean(row.area_by_epoch().values()),
-        _mean(row.area_by_time(end).values()),
-        "not reached" if None in reached else _mean(reached),
-        str(len(row.entries)),
-    ]
+Table 2 (longer schedules) and everything on COCO need GPUs: `--scale coco --dry_run` prints the commands and their
+estimated cost ([recipes.md](recipes.md)), `--scale coco --data COCO --processes 8` starts them."""
 
 
-def cost_table(comparison: Comparison, ratios: Mapping[str, float]) -> str:
-    """Size, work and time of each row that was run.
+def write_report(
+    ledger: Ledger, folder: Path, notes: Path = HERE, published_curves: Path | None = None, images: str = "../../docs"
+) -> Path:
+    """Writes the page, its pictures, and the notes with their CSV. The same ledger gives the same bytes.
 
-    Args:
-        comparison: its first row that was run is what others are compared with in training.
-        ratios: latencies by variant, divided by SAM-DETR's.
-    """
-    rows, body = comparison.measured, []
-    for row in rows:
-        entry = next(iter(row.entries.values()))
-        body.append(
-            [
-                row.row.label,
-                f"{entry['parameters'] / 1e6:.2f} M",
-                f"{row.multiply_adds / 1e9:.2f} G",
-                f"{_seconds_an_epoch(row):.0f} s",
-                f"{_seconds_an_epoch(row) / _seconds_an_epoch(rows[0]):.2f}",
-                f"{ratios[row.row.variant]:.2f}" if row.row.variant in ratios else NONE,
-            ]
-        )
-    header = [
-        "",
-        "parameters",
-        "multiply-adds",
-        "training of an epoch",
-        f"of {rows[0].row.label}",
-        "latency, of SAM-DETR",
-    ]
-    return table(header, body)
-
-
-def _seconds_an_epoch(row: RowRuns) -> float:
-    """Mean processor time over epochs and seeds."""
-    return sum(row.clock(seed)[-1] / len(row.curve(seed)) for seed in row.entries) / len(row.entries)
-
-
-def rates_table(comparison: Comparison) -> str:
-    """Which learning rates were tried for each row, with the AP of the first seed; rows with none yet are left out."""
-    rates = comparison.setting.learning_rates
-    body = [
-        [row.row.label, *(f"{row.tried[rate]:.1f}" if rate in row.tried else NOT_RUN for rate in rates)]
-        for row in comparison.rows
-        if row.tried
-    ]
-    return table(["", *(f"{rate:g}" for rate in rates)], body)
-
-
-def findings_table(findings: Sequence[Finding], comparison: Comparison) -> str:
-    """Published and measured differences and the verdicts; claims without are named below.
-
-    Args:
-        findings: of one comparison.
-        comparison: names the rows.
-    """
-    judged = [finding for finding in findings if finding.verdict != NOT_MEASURED]
-    pairs = [finding for finding in judged if finding.claim.text is None]
-    claims = [finding for finding in judged if finding.claim.text is not None]
-    parts = [_pairs_table(pairs, comparison)] if pairs else []
-    parts += [_claims_table(claims)] if claims else []
-    waiting = dict.fromkeys(_name(finding, comparison) for finding in findings if finding.verdict == NOT_MEASURED)
-    if waiting:
-        parts.append(f"Not yet measured: {'; '.join(waiting)}.")
-    return "\n\n".join(parts)
-
-
-def _name(finding: Finding, comparison: Comparison) -> str:
-    """A claim in words."""
-    claim = finding.claim
-    return claim.text or " – ".join(comparison.of(name).row.label for name in (claim.better, claim.worse))
-
-
-def _claims_table(findings: Sequence[Finding]) -> str:
-    body = [
-        [
-            finding.claim.text,
-            _published(finding),
-            interval(finding.difference, sign=True),
-            str(finding.difference.count if finding.difference else 0),
-            f"**{finding.verdict}**",
-        ]
-        for finding in findings
-    ]
-    return table(["claim", "published", "measured", "pairs", "verdict"], body)
-
-
-MEASURES = {"final": "at the end", "epochs": "over the epochs", "time": "over the time"}
-
-
-def _pairs_table(findings: Sequence[Finding], comparison: Comparison) -> str:
-    """A line for each pair of detectors, with what each measure says of their difference."""
-    pairs: dict[tuple[str, str], dict[str, Finding]] = {}
-    for finding in findings:
-        claim = finding.claim
-        pairs.setdefault((claim.better, claim.worse), {})[claim.measure] = finding
-    body = []
-    for names, found in pairs.items():
-        labels, first = [comparison.of(name).row.label for name in names], next(iter(found.values()))
-        differences = [_difference(found.get(measure)) for measure in MEASURES]
-        body.append([" – ".join(labels), _published(first), *differences, str(first.difference.count)])
-    return table(["difference in AP", "published, at the end", *MEASURES.values(), "pairs"], body)
-
-
-def _difference(finding: Finding | None) -> str:
-    if finding is None:
-        return NONE
-    mark = finding.verdict if finding.verdict == NOT_SHOWN else f"**{finding.verdict}**"
-    return f"{interval(finding.difference, sign=True)} {mark.removesuffix(' at this scale')}"
-
-
-def _published(finding: Finding) -> str:
-    return NONE if finding.claim.published is None else f"{finding.claim.published:+.1f}"
-
-
-CSV_COLUMNS = ("AP", "AP50", "AP75", "train_loss", "test_loss", "lr", "seconds", "cpu_seconds")
-
-
-def epochs_csv(comparisons: Iterable[Comparison]) -> str:
-    """Every epoch of every run that the report rests on, each once."""
-    lines: dict[tuple, list] = {}
-    for comparison in comparisons:
-        for row in comparison.measured:
-            for seed, entry in row.entries.items():
-                rate = entry["identity"]["recipe"]["learning_rate"]
-                for epoch in entry["epochs"]:
-                    key = (comparison.setting.name, row.row.variant, rate, seed, epoch["epoch"])
-                    lines[key] = [*key, *(epoch[name] for name in CSV_COLUMNS)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["setting", "variant", "learning_rate", "seed", "epoch", *CSV_COLUMNS])
-    writer.writerows(lines[key] for key in sorted(lines))
-    return text.getvalue()
-
-
-HEAD = Path(__file__).with_name("report_head.md")
-PAGE, CSV, PICTURES = "experiments.md", "experiments.csv", "images"
-
-
-def write_report(ledger: Ledger, folder: Path, published_curves: Path | None = None) -> Path:
-    """Writes the page, its CSV and its pictures, and returns the page's path.
-
-    The same ledger gives the same bytes, with the same version of Matplotlib for the pictures.
+    Pictures have the same bytes with the same version of Matplotlib.
 
     Args:
         ledger: the finished runs.
-        folder: gets `experiments.md` and `experiments.csv`, and `images/experiments_*.png`.
-        published_curves: a copy of the authors' logs as CSV, drawn beside ours; without it that part is left out, as in
-            the committed page, since the figures of others are not part of this repository.
+        folder: gets `experiments.md` and `images/experiments_*.png`.
+        notes: gets `NOTES.md` and `epochs.csv`.
+        published_curves: a copy of the authors' logs as CSV, drawn beside ours; without it that picture is left out, as
+            in the committed page, since the figures of others are not part of this repository.
+        images: `folder` as seen from `notes`, for links.
+
+    Returns:
+        The page.
 
     Raises:
-        LedgerMismatch: an entry is of other settings than those of now.
+        LedgerMismatch: an entry has other settings than the code.
     """
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    parts, comparisons = [HEAD.read_text(encoding="utf-8").rstrip()], []
-    parts.append(f"## What was run\n\n{_overview(ledger)}")
-    for suite in SUITES.values():
-        parts.append(f"## {suite.title}")
-        for name in suite.settings:
-            comparison = compare(suite, SETTINGS[name], ledger)
-            comparisons.append(comparison)
-            parts += _section(comparison, folder, ledger)
-        if suite.name == "figure6" and published_curves is not None:
-            save_published(published_curves, folder / PICTURES / "experiments_published.png")
-            parts.append(f"![The authors' published logs, AP by epoch]({PICTURES}/experiments_published.png)")
-    parts.append(f"## On COCO, with the paper's settings\n\n{COCO_TEXT}\n\n{_coco_table(ledger)}")
-    page = folder / PAGE
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    (folder / CSV).write_text(epochs_csv(comparisons), encoding="utf-8")
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    comparisons = {
+        name: [compare(suite, SETTINGS[setting], ledger) for setting in suite.settings]
+        for name, suite in SUITES.items()
+    }
+    runs = len(list(ledger.folder.glob("*/*-seed*.json")))
+    parts, shown = [INTRODUCTION.format(runs=runs)], set()
+    for name, found in comparisons.items():
+        for comparison in found:
+            if comparison.measured:
+                save_curves(comparison, folder / picture_name(comparison), SUITES[name].in_short)
+        if SUITES[name].question and any(comparison.measured for comparison in found):
+            parts += _answer(found, shown)
+            if len(found) > 1:  # photographs: a row is shown once
+                shown |= {(comparison.setting.name, row.row.variant) for comparison in found for row in comparison.rows}
+    if published_curves is not None:
+        save_published(published_curves, folder / "images" / "experiments_published.png")
+        parts.append("![The authors' published logs, AP by epoch](images/experiments_published.png)")
+    page = folder / "experiments.md"
+    page.write_text("\n\n".join([*parts, AFTER]) + "\n", encoding="utf-8")
+    write_notes(ledger, comparisons, notes, images)
     return page
 
 
-def _section(comparison: Comparison, folder: Path, ledger: Ledger) -> list[str]:
-    """The parts of the page on a suite in a setting."""
-    suite, setting = comparison.suite, comparison.setting
-    parts = [f"### On {setting.title}"] if len(suite.settings) > 1 else []
-    if suite.in_short and comparison.measured:
-        picture = f"{PICTURES}/experiments_{suite.name}_{setting.name}_in_short.png"
-        save_curves(comparison, folder / picture, suite.in_short)
-        parts.append(f"![AP by epoch and by training time, some rows of {suite.title}]({picture})")
-    parts.append(results_table(comparison))
-    findings = [judge(claim, comparison) for claim in CLAIMS if claim.suite == suite.name]
-    if findings:
-        parts.append(findings_table(findings, comparison))
-    if comparison.measured:
-        picture = f"{PICTURES}/experiments_{suite.name}_{setting.name}.png"
-        save_curves(comparison, folder / picture)
-        parts += [
-            f"![AP by epoch and by training time, {suite.title}]({picture})",
-            cost_table(comparison, latency_ratios(setting, ledger)),
-        ]
-        if not comparison.timed_in_turn:
-            parts.append(OF_RUNS)
-    if len(setting.learning_rates) > 1 and any(row.tried for row in comparison.rows):
-        parts.append("Learning rates that were tried, AP after the last epoch with the first seed:")
-        parts.append(rates_table(comparison))
-    return parts
+def _answer(found: Sequence[Comparison], shown: set[tuple[str, str]]) -> list[str]:
+    """Question, table, verdicts and picture of a suite, of which `found` has a comparison for each setting."""
+    suite = found[0].suite
+    settings = {comparison.setting.name for comparison in found}
+    variants = [row.variant for row in suite.rows if not any((name, row.variant) in shown for name in settings)]
+    picture = next(picture_name(comparison) for comparison in found if comparison.measured)
+    verdicts = "\n".join(text for comparison in found if (text := _verdicts(comparison)))
+    parts = [f"## {suite.question}", _table(found, variants), verdicts]
+    return [*filter(None, parts), f"![AP by epoch and by training time: {suite.title}]({picture})"]
 
 
-OF_RUNS = "These times are the runs' own: not all rows were timed in turn."
-
-COCO_TEXT = """`--scale coco --dry_run` says commands and cost, `--scale coco --data COCO --processes 8` starts them.
-Peers are trained by our loop with AdamW, as all rows; Faster R-CNN's published number is from SGD. Hours are estimates
-for 8 GPUs of 80 GB ([recipes.md](recipes.md))."""
-
-
-def _coco_table(ledger: Ledger) -> str:
-    """Each row of the paper with its recipe, its cost, and its AP where it was run with seed 0."""
-    rows = {row.recipe: row for suite in SUITES.values() for row in suite.rows if row.recipe}
+def _table(found: Sequence[Comparison], variants: Sequence[str]) -> str:
+    """A line for each variant that was run in any setting; columns for each setting."""
+    suite, several = found[0].suite, len(found) > 1
+    has_published = any(suite.metric in row.published for row in suite.rows)
+    header = ["", *([f"published {suite.metric}"] if has_published else [])]
+    for comparison in found:
+        where = f", {comparison.setting.name}" if several else ""
+        header += [f"{suite.metric}{where}", f"AP over epochs{where}"]
     body = []
-    for name, row in rows.items():
-        run = COCO_RUNS[name]
-        entry = ledger.read_path(ledger_path(ledger, name, 0), run.identity(run.recipe))
-        published = f"{row.published['AP']:.1f}" if row.published else NONE
-        found = NOT_RUN if entry is None else f"{last_ap(entry):.1f}"
-        body.append([f"`{name}`", f"{run.hours:.1f}", published, found])
-    return table(["recipe", "hours", "published AP", "AP"], body)
+    for row in suite.rows:
+        rows = [comparison.of(row.variant) for comparison in found]
+        if row.variant in variants and any(one.entries for one in rows):
+            published = row.published.get(suite.metric)
+            cells = [row.label, *([NO_VALUE if published is None else f"{published:.1f}"] if has_published else [])]
+            for one, comparison in zip(rows, found, strict=True):
+                cells += _cells(one, comparison)
+            body.append(cells)
+    return table(header, body)
 
 
-def _overview(ledger: Ledger) -> str:
-    """How much of each suite is in the ledger, and on which machines and software it was run."""
-    lines, places = [], set()
-    for suite in SUITES.values():
-        for name in suite.settings:
-            comparison = compare(suite, SETTINGS[name], ledger)
-            made = [seed in SEEDS for row in comparison.rows for seed in row.entries]
-            done, more = sum(made), len(made) - sum(made)
-            line = f"- {_label(suite, name)}: {done} of {len(comparison.rows) * len(SEEDS)} runs"
-            lines.append(f"{line}, and {more} with further seeds." if more else f"{line}.")
-            places |= {_place(entry) for row in comparison.rows for entry in row.entries.values()}
-    return "\n".join([*lines, *([""] if places else []), *sorted(places)])
+def _cells(row: RowRuns, comparison: Comparison) -> list[str]:
+    """The final metric and the mean AP over the epochs."""
+    found = row.final(comparison.suite.metric), row.area_by_epoch()
+    return [interval(estimate(list(values.values()))) if values else NO_VALUE for values in found]
 
 
-def _label(suite: Suite, setting: str) -> str:
-    return f"{suite.title}, on {SETTINGS[setting].title}"
+def _verdicts(comparison: Comparison) -> str:
+    """A paragraph: what holds, what is contradicted and what does not show, with differences in points of AP."""
+    suite, parts = comparison.suite, []
+    findings = [judge(claim, comparison) for claim in CLAIMS if claim.suite == suite.name and _is_on_page(claim, suite)]
+    for verdict, words in VERDICTS.items():
+        texts = [_sentence(finding, comparison) for finding in findings if finding.verdict == verdict]
+        if texts:
+            parts.append(f"**{words}:** {'; '.join(texts)}.")
+    where = f"- {comparison.setting.title.capitalize()}: "
+    return (where if len(suite.settings) > 1 else "") + " ".join(parts) if parts else ""
 
 
-def _place(entry: dict) -> str:
-    machine, software = entry["machine"], entry["software"]
-    versions = ", ".join(f"{name} {software[name]}" for name in ("python", "torch", "transformers", "timm"))
-    threads = "one thread each" if machine["threads"] == 1 else f"{machine['threads']} threads each"
-    return f"Run with {threads} on {machine['cpu']}; {versions}."
+def _is_on_page(claim: Claim, suite: Suite) -> bool:
+    """The final difference of rows that are drawn, and every claim in words but those about half of the epochs."""
+    if claim.text is None:
+        return claim.measure == "final" and {claim.better, claim.worse} <= set(suite.in_short)
+    return claim.measure != "half"
+
+
+def _sentence(finding: Finding, comparison: Comparison) -> str:
+    claim = finding.claim
+    words = claim.text or " over ".join(comparison.of(name).row.label for name in (claim.better, claim.worse))
+    published = "" if claim.published is None else f", published {claim.published:+.1f}"
+    return f"{words} ({interval(finding.difference, sign=True)}{published})"

@@ -77,6 +77,8 @@ def first_reaching(values: Sequence[float], level: float, positions: Sequence[fl
 
 
 CONFIDENCE = 0.95
+NO_VALUE = "–"
+"""In place of a number in a table."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,14 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, None, 1)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * stats.sem(array))
     return Estimate(mean, mean - half, mean + half, len(array))
+
+
+def interval(found: Estimate | None, digits: int = 1, sign: bool = False) -> str:
+    """`12.3 ± 1.5`, the interval's half width; of a single run no interval."""
+    if found is None:
+        return NO_VALUE
+    number = f"{found.mean:{'+' if sign else ''}.{digits}f}"
+    return number if found.half_width is None else f"{number} ± {found.half_width:.{digits}f}"
 
 
 def paired_difference(ours: dict[int, float], others: dict[int, float]) -> Estimate | None:

@@ -11,9 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.performance_page import table, write_section
 
-from .experiments_page import interval
 from .overfit import ENOUGH
-from .results import paired_difference
+from .results import interval, paired_difference
 
 PAGE = "signs.md"
 FOLDER = "signs"

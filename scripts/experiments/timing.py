@@ -77,7 +77,7 @@ def measure_latency(
     """
     variants = dict.fromkeys([REFERENCE, *(row.variant for row in suite.rows)])
     rate, side = setting.learning_rates[0], setting.recipe.image_size
-    classes = _Classes(names or ["a", "b", "c"])
+    classes = ClassNames(names or ["a", "b", "c"])
     # boxes of another set change no time
     models = {
         name: build_model(Run(setting.name, name, rate, 0), classes, ledger)[0].eval()
@@ -101,7 +101,7 @@ def latency_ratios(setting: Setting, ledger: Ledger) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8"))["ratios"] if path.is_file() else {}
 
 
-class _Classes:
+class ClassNames:
     """What a model needs of its data; there are no boxes to start from, which changes no time."""
 
     train = None

@@ -17,7 +17,7 @@ from experiments.claims import (
     judge,
 )
 from experiments.definitions import SETTINGS, SUITES, Row
-from experiments.experiments_page import write_report
+from experiments.experiments_page import HERE, write_report
 from experiments.results import area_under_curve, compare, estimate, first_reaching, paired_difference
 from experiments.runs import Ledger, Run
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
@@ -40,6 +40,11 @@ def write_entry(ledger, variant, seed, curve, seconds=10.0, setting="digits", ra
     machine = {"threads": 1, "cpu": "a processor"}
     figures = {"parameters": 3_000_000, "multiply_adds": 200_000_000, "software": software, "machine": machine}
     ledger.write(ledger.path(run), {"identity": run.identity(), "epochs": epochs, **figures})
+
+
+def notes_of(ledger, folder) -> str:
+    write_report(ledger, folder / "docs", folder)
+    return (folder / "NOTES.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -123,7 +128,7 @@ def test_every_seed_of_the_ledger_counts(little_ledger, tmp_path):
     # a pair needs both, so those of one row alone change no claim
     assert judge(Claim("table3", "", "average", "detr"), comparison).difference.count == 3
     assert list(comparison.of("keypoint-1").entries) == [5] and comparison.of("keypoint-1").tried == {1e-3: 20.0}
-    text = write_report(little_ledger, tmp_path / "docs").read_text(encoding="utf-8")
+    text = notes_of(little_ledger, tmp_path)
     assert "on digit scenes: 10 of 33 runs, and 3 with further seeds." in text
 
 
@@ -155,16 +160,20 @@ def test_published_differences_are_those_of_the_published_rows():
 def test_the_report_is_the_same_to_the_byte(little_ledger, tmp_path):
     folders = [tmp_path / name for name in ("one", "other")]
     for folder in folders:
-        write_report(little_ledger, folder)
+        folder.mkdir()
+        write_report(little_ledger, folder, folder)
     written = [{path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in folders]
     assert written[0] == written[1] and len(written[0]) >= 3
-    text = (folders[0] / "experiments.md").read_text(encoding="utf-8")
+    page = (folders[0] / "experiments.md").read_text(encoding="utf-8")
+    assert "| average pooling | 25.2 | 11.1 ± 2.7 |" in page
+    assert "**Holds:** Average pooling is better than no aligner (+6.1 ± 0.2, published +2.9)" in page
+    text = (folders[0] / "NOTES.md").read_text(encoding="utf-8")
     assert "| average pooling | 25.2 | 11.1 ± 2.7 |" in text
     assert "| 1 keypoint | 28.6 | not run yet |" in text
     # a claim with too few pairs is named, not tabled
-    assert "Not yet measured: One keypoint that is searched is better than the maximum; Eight keypoints" in text
+    assert "Not yet measured: One salient point is better than max pooling; Eight salient points" in text
     assert "| not yet measured |" not in text
-    with (folders[0] / "experiments.csv").open(encoding="utf-8", newline="") as file:
+    with (folders[0] / "epochs.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 3 * 10 and lines[0]["variant"] == "average" and lines[2]["AP"] == "10.0"
 
@@ -175,20 +184,20 @@ def test_published_curves_are_drawn_from_the_users_copy_alone(little_ledger, tmp
     names = ("r50_e12", "r50_smca_e12", "r50_dc5_e12", "r50_ms_e12", "r50_ms_smca_e12")
     source = tmp_path / "curves.csv"
     source.write_text(header + "".join(f"{name},{n},1,1,1,1,1,1,1,{n},1,1,1,1,1\n" for name in names for n in (1, 2)))
-    page = write_report(little_ledger, tmp_path / "docs", source)
+    page = write_report(little_ledger, tmp_path / "docs", tmp_path, source)
     assert (tmp_path / "docs" / "images" / "experiments_published.png").stat().st_size > 1000
     assert "experiments_published.png" in page.read_text(encoding="utf-8")
     source.write_text(header)
     with pytest.raises(ValueError, match="lacks the variants"):
-        write_report(little_ledger, tmp_path / "docs", source)
+        write_report(little_ledger, tmp_path / "docs", tmp_path, source)
 
 
 def test_the_committed_report_is_that_of_the_committed_ledger(tmp_path):
-    write_report(Ledger(), tmp_path)
-    for name in ("experiments.md", "experiments.csv"):
-        assert (tmp_path / name).read_bytes() == (ROOT / "docs" / name).read_bytes(), (
-            "scripts/run_experiments.py --report"
-        )
+    write_report(Ledger(), tmp_path, tmp_path)
+    committed = (ROOT / "docs" / "experiments.md", HERE / "NOTES.md", HERE / "epochs.csv")
+    for path in committed:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), "run: scripts/run_experiments.py --report"
+    assert len(committed[0].read_text(encoding="utf-8").splitlines()) <= 150
     pictures = {path.name for path in (tmp_path / "images").iterdir()}
     assert pictures == {path.name for path in (ROOT / "docs" / "images").glob("experiments_*.png")}
 
@@ -239,7 +248,7 @@ def test_latencies_are_measured_in_turn_and_shown(little_ledger, tmp_path, monke
     assert ratios["sam-detr"] == 1.0
     assert set(ratios) == {"sam-detr", "keypoints-8-reweighted", "image-range", "sam-detr-set-boxes"}
     write_entry(little_ledger, "image-range", 0, [1.0, 2.0, 3.0])
-    text = write_report(little_ledger, tmp_path / "docs").read_text(encoding="utf-8")
+    text = notes_of(little_ledger, tmp_path)
     assert f"| {ratios['image-range']:.2f} |" in text
 
 
@@ -260,11 +269,11 @@ def test_training_is_timed_in_turn_where_all_rows_are(tmp_path, monkeypatch):
     assert row.clock(0) == pytest.approx([seconds, 2 * seconds, 3 * seconds])
     assert row.multiply_adds == costs["image-range"].multiply_adds
     own = "These times are the runs' own"
-    assert own not in write_report(ledger, tmp_path / "docs").read_text(encoding="utf-8")
+    assert own not in notes_of(ledger, tmp_path)
     # a row that was run since: all rows are compared by the runs' own times
     write_entry(ledger, "keypoints-8-reweighted", 0, [1.0, 2.0, 4.0])
     assert compare(suite, DIGITS, ledger).of("image-range").clock(0) == [10.0, 20.0, 30.0]
-    assert own in write_report(ledger, tmp_path / "docs").read_text(encoding="utf-8")
+    assert own in notes_of(ledger, tmp_path)
 
 
 def test_a_pair_has_a_line_with_all_measures(tmp_path):
@@ -273,10 +282,10 @@ def test_a_pair_has_a_line_with_all_measures(tmp_path):
         for rate in SETTINGS["cards"].learning_rates:
             write_entry(ledger, "sam-detr", seed, [10.0, 20.0 + seed], setting="cards", rate=rate)
             write_entry(ledger, "detr", seed, [9.0, 2.0 + seed], seconds=5.0, setting="cards", rate=rate)
-    text = write_report(ledger, tmp_path / "docs").read_text(encoding="utf-8")
+    text = notes_of(ledger, tmp_path)
     assert "| difference in AP | published, at the end | at the end | over the epochs | over the time | pairs |" in text
     # over the first 10 s, 0 to 10 in one epoch, against 0 to 9 to 2 + seed in two
     line = "| SAM-DETR – DETR, focal loss | +11.9 | +18.0 ± 0.0 **holds** | +5.0 ± 0.0 **holds** | "
     assert f"{line}-0.1 ± 1.6 does not show" in text
     assert "Not yet measured: SAM-DETR – Conditional DETR; " in text
-    assert (tmp_path / "docs" / "images" / "experiments_real_cards_in_short.png").stat().st_size > 1000
+    assert (tmp_path / "docs" / "images" / "experiments_real_cards.png").stat().st_size > 1000

@@ -12,9 +12,11 @@ from experiments.definitions import DIGITS, SETTINGS, SUITES, Row, Setting, Suit
 from experiments.launch import FAILED, FINISHED, Job, ProgressTable, Schedule, jobs_table
 from experiments.models import build_model
 from experiments.runs import Ledger, LedgerMismatch, Run, best_learning_rate, plan
+from experiments.timing import ClassNames
 from experiments.worker import TrainingClock, alone_in, train_run
 from transformers_samdetr.training import Checkpointing, Trainer
 from transformers_samdetr.training.initial_boxes import boxes_of_objects
+from transformers_samdetr.training.optimizer import count_trained
 
 from ..models import SMALL_BACKBONE
 
@@ -236,3 +238,23 @@ def test_without_a_terminal_each_change_is_a_line(small_setting, tmp_path):
     table.show(jobs)
     assert stream.getvalue() == "small/max-lr0.001-seed0: finished\n"
     assert jobs_table(jobs).row_count == 2 and jobs_table(jobs).title == "1 finished, 1 waiting"
+
+
+@pytest.mark.slow
+def test_every_entry_trained_what_is_not_frozen():
+    """Its number of trained parameters is that of a new model, with stem, stage 1 and fixed query boxes frozen."""
+    counts, ledger = {}, Ledger()
+    for path in sorted(ledger.folder.glob("*/*-seed*.json")):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        identity, classes = entry["identity"], entry["data"]["classes"]
+        key = identity["setting"], identity["variant"]
+        if key not in counts:
+            run = Run(*key, identity["recipe"]["learning_rate"], identity["seed"])
+            model, _ = build_model(run, ClassNames([str(label) for label in range(classes)]), ledger)
+            frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+            assert any("blocks.0" in name for name in frozen), key
+            is_fixed = identity["recipe"]["model_overrides"].get("reference_boxes") == "fixed"
+            assert ("model.query_reference_boxes" in frozen) == is_fixed, key
+            counts[key] = count_trained(model)
+        assert entry["parameters"] == counts[key], path
+    assert len(counts) > 50
