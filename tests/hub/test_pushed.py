@@ -111,11 +111,15 @@ def test_what_is_pushed_loads_bit_equal_without_the_package(hub, tmp_path):
 def test_the_command_pushes_card_metrics_and_onnx_file(hub, tmp_path):
     prepare(tmp_path, "sam-detr-tiny")
     (tmp_path / "exported.onnx").write_bytes(b"not a real one")
-    (tmp_path / "plain" / "log.jsonl").write_text('{"epoch": 7, "AP": 12.5, "AP50": 30.0, "AP75": 9.0}\n')
-    os.utime(tmp_path / "plain" / "log.jsonl", (100, 100))
+    lines = ['{"epoch": 7, "AP": 12.5, "AP50": 30.0, "AP75": 9.0}', '{"epoch": 8, "AP": 11.0}']
+    (tmp_path / "plain" / "log.jsonl").write_text("\n".join(lines) + "\n")
+    os.utime(tmp_path / "plain" / "model.safetensors", (100, 100))  # before the log: those of the best epoch
     arguments = ["--model", "plain", "--repo_id", "someone/detector", "--onnx", "exported.onnx", "--licence", "mit"]
     script = "from transformers_samdetr.commands.push import main; main()"
-    said = run(script, tmp_path, hub.environment(tmp_path / "hf") | with_package(), *arguments)
+    environment = hub.environment(tmp_path / "hf") | with_package()
+    assert "the AP of epoch 7" in run(script, tmp_path, environment, *arguments, "--dry_run")
+    assert "someone/detector" not in hub.repositories
+    said = run(script, tmp_path, environment, *arguments)
     assert "Uploaded: " in said and "the AP of epoch 7" in said
     files = hub.files("someone/detector")
     assert files["exported.onnx"] == b"not a real one" and "log.jsonl" not in files
