@@ -12,7 +12,7 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.data.digit_scenes import DIGIT_NAMES
-from transformers_samdetr.exporting import export_detector
+from transformers_samdetr.export import export_detector
 
 from .detection_folders import CATEGORIES, write_coco
 from .models import SMALL_BACKBONE, TINY

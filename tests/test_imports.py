@@ -48,7 +48,7 @@ FLOORS = (
     ("visualization",),  # sub-packages
     ("data",),
     ("evaluation",),
-    ("exporting", "prediction", "training"),
+    ("export", "prediction", "training"),
     ("demo",),
     ("commands",),
 )

@@ -160,7 +160,7 @@ def _align_same_padding(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _align_in_room(x: Tensor, mask: Tensor) -> Tensor:
-    """The same for `exporting.program.OpenConv2d`, with room for both: a row and a column more than there were."""
+    """The same for `export.program.OpenConv2d`, with room for both: a row and a column more than there were."""
     return _move_odd(nn.functional.pad(x, (1, 1, 1, 1)), mask)
 
 

@@ -10,15 +10,11 @@ With two models, the second is compared with the first on the same pictures (a p
 
 import argparse
 
-from rich.console import Console
-
-from ..evaluation.evaluate import METRICS_FILE, evaluate_saved_model
-from ..evaluation.evaluation_page import comparison_table, result_tables
-from ..training.process_group import start_processes
 from .data_arguments import add_data_arguments
+from .messages import add_message_arguments, plain_messages
 
 
-def main(description: str | None = __doc__) -> None:
+def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, action="append", help="folder or Hub name; twice to compare two")
     add_data_arguments(parser, required=True)
@@ -30,23 +26,32 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--max_detections", type=int, nargs=3, default=(1, 10, 100), help="default: 1 10 100")
     parser.add_argument("--threshold", type=float, help="score for the confusion matrix; default: of the highest F1")
     parser.add_argument("--worst", type=int, default=4, help="pictures of each kind of error in the report")
-    args = parser.parse_args()
-    args.columns = dict(args.columns) if args.columns else None
-    if len(args.model) > 2:
-        parser.error(f"--model was given {len(args.model)} times: compare two models at a time.")
-    args.model, *args.other_model = args.model
-    args.other_model = args.other_model[0] if args.other_model else None
+    add_message_arguments(parser)
+    return parser
 
-    state = start_processes()
-    try:
-        result, other = evaluate_saved_model(**vars(args))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    if state.is_main_process:
-        Console().print(result_tables(result))
-        if other is not None:
-            Console().print(comparison_table(result, other, (args.model, args.other_model)))
-        print(f"Written: {args.output_dir}/{METRICS_FILE}" + (f" and {args.report}" if args.report else ""))
+
+def main(description: str | None = __doc__) -> None:
+    parser = build_parser(description)
+    args = vars(parser.parse_args())
+    args["columns"] = dict(args["columns"]) if args["columns"] else None
+    if len(args["model"]) > 2:
+        parser.error(f"--model was given {len(args['model'])} times: compare two models at a time.")
+    args["model"], args["other_model"] = (*args["model"], None)[:2]
+    with plain_messages(parser, args.pop("verbose"), args.pop("debug")):
+        from rich.console import Console
+
+        from ..evaluation.evaluate import METRICS_FILE, evaluate_saved_model  # seconds, which --help need not wait for
+        from ..evaluation.evaluation_page import comparison_table, result_tables
+        from ..training.process_group import start_processes
+
+        state = start_processes()
+        result, other = evaluate_saved_model(**args)
+        if state.is_main_process:
+            Console().print(result_tables(result))
+            if other is not None:
+                Console().print(comparison_table(result, other, (args["model"], args["other_model"])))
+            page = f" and {args['report']}" if args["report"] else ""
+            print(f"Written: {args['output_dir']}/{METRICS_FILE}{page}")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,20 @@
 
     samdetr-export --model outputs/digits --output outputs/digits.onnx
     samdetr-export --model outputs/digits --output outputs/digits.onnx --postprocess --top_k 50
+    samdetr-export --model outputs/digits --output outputs/digits_openvino --format openvino
     samdetr-export --model outputs/digits --output outputs/digits.pt2 --format torch_export
     samdetr-export --model outputs/digits --output outputs/digits_int8.onnx --precision int8 --data digits
     samdetr-export --model outputs/digits --output outputs/digits.onnx --benchmark 256x256 --threads 2
 
-ONNX needs `pip install "transformers-samdetr[export]"`, aot a C++ compiler. A file that is off is not left.
+ONNX needs `pip install "transformers-samdetr[export]"`, OpenVINO the extra `openvino`, aot a C++ compiler. A file
+whose outputs differ from the model's is deleted.
 """
 
 import argparse
 import os
+import time
 
-from .. import SamDetrForObjectDetection
-from ..exporting import FORMATS, PRECISIONS, ExportedDetector, export_detector
-from ..exporting.latency import measure_latency
-from ..exporting.onnx_file import DEFAULT_OPSET
+from .messages import add_message_arguments, plain_messages
 
 
 def size(text: str) -> tuple[int, int]:
@@ -23,42 +23,59 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def main(description: str | None = __doc__) -> None:
+def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name")
-    parser.add_argument("--output", required=True, help="the file: .onnx, or .pt2 of the other formats")
-    parser.add_argument("--format", default="onnx", help=f"{', '.join(FORMATS)}; default: %(default)s")
-    precisions = "; ".join(f"{name}: {', '.join(values)}" for name, values in PRECISIONS.items())
-    parser.add_argument("--precision", default="float32", help=f"{precisions}; default: %(default)s")
-    parser.add_argument("--postprocess", action="store_true", help="scores, labels and boxes in pixels come out")
-    parser.add_argument("--top_k", type=int, default=100, help="of --postprocess: detections a picture")
-    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help="of onnx; default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    parser.add_argument("--data", help="also measure AP of file and model on this set, as of scripts/train.py")
+    parser.add_argument(
+        "--output", required=True, help="FILE.onnx, FILE.pt2 of torch_export and aot, or FOLDER_openvino"
+    )
+    parser.add_argument("--format", default="onnx", help="onnx, openvino, torch_export or aot; default: %(default)s")
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        help="float32, float16 (not aot), bfloat16 (not onnx, openvino), int8 (onnx); default: %(default)s",
+    )
+    parser.add_argument("--postprocess", action="store_true", help="return scores, labels and boxes in pixels")
+    parser.add_argument("--top_k", type=int, default=100, help="detections of a picture with --postprocess")
+    parser.add_argument("--opset", type=int, default=20, help="of ONNX's operators; default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--data", help="also measure AP of file and model on this set, as in samdetr-train")
     parser.add_argument("--benchmark", type=size, metavar="HEIGHTxWIDTH", help="also time both on such a picture")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of --benchmark; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="of --benchmark; default: %(default)s")
+    add_message_arguments(parser)
+    return parser
+
+
+def main(description: str | None = __doc__) -> None:
+    parser = build_parser(description)
     args = vars(parser.parse_args())
-    data, benchmark, threads, rounds = (args.pop(name) for name in ("data", "benchmark", "threads", "rounds"))
+    options = ("data", "benchmark", "threads", "rounds", "verbose", "debug")
+    data, benchmark, threads, rounds, verbose, debug = (args.pop(name) for name in options)
     if data and args["postprocess"]:
         parser.error("--data needs logits: leave --postprocess out, which changes no AP.")
+    with plain_messages(parser, verbose, debug):
+        from ..export import ExportedDetector, export_detector  # seconds, which --help need not wait for
+        from ..export.exported_detector import measure_latency
 
-    try:
-        export = export_detector(**args)
-        print(f"Written: {export.path} ({export.path.stat().st_size / 2**20:.1f} MiB)")
+        start = time.monotonic()
+        export = export_detector(
+            **args, progress=lambda stage: print(f"{time.monotonic() - start:5.0f} s  {stage}", flush=True)
+        )
+        files = [export.path] if export.path.is_file() else list(export.path.iterdir())
+        print(f"Written: {export.path} ({sum(file.stat().st_size for file in files) / 2**20:.1f} MiB)")
         print(f"Against PyTorch: {export.difference}")
         if benchmark:
             top_k = args["top_k"] if args["postprocess"] else None
             print(f"Latency: {measure_latency(export.path, args['model'], *benchmark, threads, rounds, top_k)}")
         if data:
+            from .. import SamDetrForObjectDetection
             from ..evaluation.evaluate import compare_average_precision  # needs extras
 
             detector = SamDetrForObjectDetection.from_pretrained(args["model"])
             runners = {"exported": ExportedDetector(export.path), "model": detector}
             found = compare_average_precision(runners, args["model"], data)
             print("AP {exported:.2f}, PyTorch {model:.2f}, of {images} pictures".format(**found))
-    except (ImportError, OSError, ValueError) as error:
-        parser.error(str(error))
 
 
 if __name__ == "__main__":

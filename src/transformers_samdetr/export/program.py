@@ -1,6 +1,8 @@
 """A detector as a `torch.export` program: tensors in, tensors out, one program for every batch and size."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import torch
 from timm.layers import Conv2dSame
@@ -132,14 +134,22 @@ def capture(detector: ExportableDetector) -> ExportedProgram:
         "pixel_mask": {0: batch, 1: height, 2: width},
         "target_sizes": {0: batch},
     }
-    program = torch.export.export(
-        detector,
-        (),
-        kwargs=inputs,
-        dynamic_shapes={name: shapes[name] for name in inputs},
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # lines of code, with the paths of this machine
-    return program
+    with without_stack_traces():
+        return torch.export.export(
+            detector,
+            (),
+            kwargs=inputs,
+            dynamic_shapes={name: shapes[name] for name in inputs},
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+
+
+@contextlib.contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Tracing within records no stack traces, which take half of its time and hold the paths of this machine."""
+    before, torch.fx.config.do_not_emit_stack_traces = torch.fx.config.do_not_emit_stack_traces, True
+    try:
+        yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before

@@ -14,17 +14,22 @@ from PIL import Image
 from torch.export import ExportedProgram
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.exporting import ExportedDetector, ExportError, export_detector
-from transformers_samdetr.exporting import export as exporting
-from transformers_samdetr.exporting.check import compare
-from transformers_samdetr.exporting.export import describe
-from transformers_samdetr.exporting.onnx_file import DEFAULT_OPSET, OPSETS, write_onnx
-from transformers_samdetr.exporting.program import ExportableDetector, capture, example_inputs
-from transformers_samdetr.exporting.torch_files import require_compiler, write_package, write_program
+from transformers_samdetr.export import ExportedDetector, ExportError, export_detector
+from transformers_samdetr.export.export_detector import describe
+from transformers_samdetr.export.exported_detector import compare
+from transformers_samdetr.export.formats import (
+    DEFAULT_OPSET,
+    OPSETS,
+    require_compiler,
+    write_onnx,
+    write_package,
+    write_program,
+)
+from transformers_samdetr.export.program import ExportableDetector, capture, example_inputs
 from transformers_samdetr.post_processing import best_detections
 from transformers_samdetr.presets import PRESETS
 
-from .models import MULTI_SCALE, SMALL_BACKBONE, VARIANTS, tiny_model
+from ..models import MULTI_SCALE, SMALL_BACKBONE, VARIANTS, tiny_model
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -114,12 +119,12 @@ def test_what_an_onnx_file_says(file):
     metadata = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
     assert metadata["id2label"] == {str(label): f"LABEL_{label}" for label in range(5)}
     assert metadata["image_processor"]["size"] == {"height": 96, "width": 96}
-    assert str(Path(__file__).parents[1]).encode() not in file.read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in file.read_bytes()
 
 
 @needs_onnx
 def test_the_document_s_code_runs(file, tmp_path, monkeypatch, capsys):
-    document = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    document = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"^```python\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "outputs").mkdir()
     shutil.copy(file, tmp_path / "outputs" / "digits.onnx")
@@ -230,8 +235,8 @@ def test_a_file_that_is_off_is_not_left(saved, tmp_path, monkeypatch):
     def write_another(program, path, opset, metadata):
         write_onnx(capture(ExportableDetector(decided(tiny_model(seed=1, **QUICK)))), path, opset, metadata)
 
-    monkeypatch.setattr(exporting, "write_onnx", write_another)
-    with pytest.raises(ExportError, match="computes something else than the model, and was not left: 120 boxes differ"):
+    monkeypatch.setattr("transformers_samdetr.export.export_detector.write_onnx", write_another)
+    with pytest.raises(ExportError, match="outputs differ from the model's; it was deleted: 120 boxes differ"):
         export_detector(saved, tmp_path / "out" / "model.onnx")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -239,11 +244,11 @@ def test_a_file_that_is_off_is_not_left(saved, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format": "torchscript"}, "format='torchscript' is unknown: choose one of onnx, torch_export, aot"),
-        ({"precision": "bfloat16"}, "precision='bfloat16' is not possible with format='onnx': choose one of float32"),
-        ({"opset": 9}, "opset=9 is not possible: choose one from 18 to 22"),
+        ({"format": "torchscript"}, "format='torchscript' must be one of onnx, openvino, torch_export, aot"),
+        ({"precision": "bfloat16"}, "precision='bfloat16' must be one of float32, float16, int8 for 'onnx'"),
+        ({"opset": 9}, "opset=9 must be from 18 to 22"),
         ({"top_k": 0}, "top_k=0 must be at least 1"),
-        ({"format": "aot"}, "'model.onnx' does not fit format='aot': end it in .pt2"),
+        ({"format": "aot"}, "output='model.onnx' must end in .pt2 for format='aot'"),
     ],
 )
 def test_settings_that_are_not_possible(settings, message):
@@ -256,7 +261,9 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="model.onnx exists: choose another output, or overwrite it"):
         export_detector("nothing is read", tmp_path / "model.onnx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'need onnx, onnxscript, onnxruntime: pip install "transformers-samdetr\[ex'):
+    with pytest.raises(
+        ImportError, match=r'needs onnx, onnxscript, onnxruntime: pip install "transformers-samdetr\[ex'
+    ):
         export_detector("nothing is read", "model.onnx")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, there is no .*: install"):
