@@ -1,4 +1,4 @@
-"""Times our models beside Transformers' own in one interleaved run, and writes docs/performance.{md,json,png}.
+"""Times our models beside Transformers' own in one interleaved run, and writes docs/performance.md.
 
 python scripts/benchmark.py --preset bars                        # the table of bars; about ten minutes
 python scripts/benchmark.py --preset bars --groups loss load     # some of its groups
@@ -21,6 +21,7 @@ from benchmarks.bars import BARS, measure_bars
 from benchmarks.machine import describe_machine
 from benchmarks.measure import interleave, interleave_on_gpu
 from benchmarks.performance_page import (
+    HERE,
     bars_table,
     gpu_tables,
     growth_table,
@@ -46,7 +47,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--lines", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each work")
-    parser.add_argument("--output_dir", type=Path, default=Path("docs"))
+    parser.add_argument("--output_dir", type=Path, default=Path("docs"), help="of the page; default: %(default)s")
+    parser.add_argument("--notes_dir", type=Path, default=HERE, help="of NOTES.md and performance.json")
     grid = parser.add_argument_group("a grid of your own, or in place of the preset's values")
     grid.add_argument("--models", nargs="+")
     grid.add_argument("--tasks", nargs="+", choices=TASKS)
@@ -80,7 +82,9 @@ def main() -> None:
         for works in grid.groups():
             found = interleave_on_gpu(works, args.rounds, report_progress)
             gpu["measurements"] += [entry.to_dict() for entry in found]
-            write_report({"gpu": gpu}, args.output_dir)  # what has been measured is not lost with what comes after
+            write_report(
+                {"gpu": gpu}, args.output_dir, args.notes_dir
+            )  # what has been measured is not lost with what comes after
         print(gpu_tables(gpu))
         return
     results: dict = {"machine": machine}
@@ -89,8 +93,8 @@ def main() -> None:
         for group in args.groups:
             judged, found = measure_bars([group], args.rounds, report_progress)
             rows, measurements = rows + judged, measurements + [entry.to_dict() for entry in found]
-            # what has been measured is not lost with what comes after
-            write_report(results | {"bars": judged, "measurements": measurements}, args.output_dir)
+            # what has been measured is not lost if a later group fails
+            write_report(results | {"bars": judged, "measurements": measurements}, args.output_dir, args.notes_dir)
         results |= {"bars": rows, "measurements": measurements}
         print(bars_table(rows))
     elif args.preset or given:
@@ -115,7 +119,7 @@ def main() -> None:
         results["bf16_ap"] = compare_precision(args.bf16_ap, args.data)
         print("AP in float32 {float32:.2f}, in bf16 autocast {bfloat16:.2f}".format(**results["bf16_ap"]))
     if len(results) > 1:
-        write_report(results, args.output_dir)
+        write_report(results, args.output_dir, args.notes_dir)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures to JSON, Markdown tables and a picture; a page keeps its own text around what is written here."""
+"""docs/performance.md and NOTES.md: tables made from performance.json, between the text that is written by hand."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+HERE = Path(__file__).parent
 MEBIBYTE = 2**20
 VERDICT_COLOURS = {"aim": "#3a8f5c", "bar": "#c9a227", "missed": "#b5473c"}
 
@@ -234,32 +235,34 @@ def write_section(page: Path, name: str, text: str) -> None:
     page.write_text(content, encoding="utf-8")
 
 
-def write_report(results: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Merges the results into `performance.json` and renews the page's tables and picture from all there is.
+def write_report(results: dict[str, Any], docs: Path, notes: Path = HERE) -> dict[str, Any]:
+    """Merges the results into `performance.json`; renews the tables of the page and of the notes, and the picture.
 
     Args:
         results: any of `machine`, `bars`, `measurements`, `growth`, `stages`, `lines`, and `gpu`, which has a `machine`
             and `measurements` of its own.
-        folder: gets `performance.json`, `performance.md` and `performance.png`.
+        docs: gets `performance.md`, the page, and `performance.png`.
+        notes: gets `NOTES.md`, with the tables that the page has not, and `performance.json`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file, page = folder / "performance.json", folder / "performance.md"
+    file, page, details = notes / "performance.json", docs / "performance.md", notes / "NOTES.md"
+    for folder in (docs, notes):
+        folder.mkdir(parents=True, exist_ok=True)
     if file.exists():
         results = merge(json.loads(file.read_text(encoding="utf-8")), results)
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if "bars" in results:
-        bars_picture(results["bars"], folder / "performance.png")
-        picture = "![Ratios beside their bars and aims](performance.png)"
-        write_section(page, "bars", f"{bars_table(results['bars'])}\n\n{picture}")
-    makers = {
-        "machine": machine_text,
-        "measurements": measurements_table,
-        "growth": growth_table,
-        "stages": stages_table,
-        "lines": lines_table,
-        "gpu": gpu_tables,
+        bars_picture(results["bars"], docs / "performance.png")
+    picture = "![Ratios with their bars and aims](performance.png)"
+    sections = {
+        "bars": (page, lambda rows: f"{bars_table(rows)}\n\n{picture}"),
+        "machine": (page, machine_text),
+        "gpu": (page, gpu_tables),
+        "measurements": (details, measurements_table),
+        "growth": (details, growth_table),
+        "stages": (details, stages_table),
+        "lines": (details, lines_table),
     }
-    for name, make in makers.items():
+    for name, (path, make) in sections.items():
         if name in results:
-            write_section(page, name, make(results[name]))
+            write_section(path, name, make(results[name]))
     return results

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bars import BARS, Bar, InAutocast, measure_bars
 from benchmarks.measure import interleave_on_gpu
-from benchmarks.performance_page import write_report
+from benchmarks.performance_page import HERE, write_report
 from benchmarks.profiles import REST, UNCOUNTED, profile_lines, profile_stages
 from benchmarks.work import GRIDS, Axis, Measurement, Work, growth_axes
 from transformers_samdetr.presets import PRESETS
@@ -18,6 +19,7 @@ from transformers_samdetr.presets import PRESETS
 from ..models import tiny_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+DOCS = SCRIPT.parents[1] / "docs"
 OURS, PEER = Work("sam-detr-r50"), Work("conditional-detr-r50")
 
 
@@ -147,13 +149,23 @@ def test_a_report_keeps_what_it_does_not_renew(tmp_path):
     for seconds in (3.0, 1.0):
         figures = {OURS: measured(OURS, seconds), PEER: measured(PEER, 2.0)}
         entries = [entry.to_dict() for entry in figures.values()]
-        write_report({"bars": [bar.judge(figures)], "measurements": entries}, tmp_path)
+        write_report({"bars": [bar.judge(figures)], "measurements": entries}, tmp_path, tmp_path)
     text = page.read_text()
     assert text.startswith("# Mine\n\nbefore\n") and "\nafter\n" in text and "old" not in text
-    assert "**0.50**" in text and "**1.50**" not in text and text.count("<!-- measurements -->") == 1
+    assert "**0.50**" in text and "**1.50**" not in text
+    assert (tmp_path / "NOTES.md").read_text().count("<!-- measurements -->") == 1
     content = json.loads((tmp_path / "performance.json").read_text())
     assert len(content["bars"]) == 1 and len(content["measurements"]) == 2
     assert (tmp_path / "performance.png").stat().st_size > 1000
+
+
+def test_the_committed_tables_are_those_of_the_committed_figures(tmp_path):
+    page, notes = DOCS / "performance.md", HERE / "NOTES.md"
+    for path in (page, notes, HERE / "performance.json"):
+        shutil.copy(path, tmp_path)
+    write_report({}, tmp_path, tmp_path)
+    assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in (page, notes))
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_a_gpu_has_tables_of_its_own_and_ratios_to_the_peer_of_each_kind(tmp_path):
@@ -164,7 +176,7 @@ def test_a_gpu_has_tables_of_its_own_and_ratios_to_the_peer_of_each_kind(tmp_pat
     for seconds in (3.0, 1.0):
         entries = [measured(ours, seconds), measured(theirs, 2.0), measured(alone, 4.0)]
         gpu = {"machine": machine, "measurements": [{**entry.to_dict(), "peak_bytes": 2**30} for entry in entries]}
-        write_report({"gpu": gpu}, tmp_path)
+        write_report({"gpu": gpu}, tmp_path, tmp_path)
     text = (tmp_path / "performance.md").read_text()
     assert "| sam-detr-r50-smca | 1.00 s (**0.50**) |" in text and "| sam-detr-pp-r50 | 4.00 s |" in text
     assert "| sam-detr-r50-smca | 1,024 MiB (**1.00**) |" in text and "3.00 s" not in text
@@ -182,7 +194,7 @@ def test_without_a_gpu_the_gpus_preset_says_so(monkeypatch):
 def test_the_script_measures_in_turn_and_says_what_failed(tmp_path):
     """Two workers with the loss alone, the smallest work there is; one of them cannot do it."""
     grid = "--models sam-detr-tiny dab-detr-r50 --tasks loss --threads 1 --rounds 3".split()
-    command = [sys.executable, SCRIPT, *grid, "--output_dir", tmp_path]
+    command = [sys.executable, SCRIPT, *grid, "--output_dir", tmp_path, "--notes_dir", tmp_path]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     ours, peer = json.loads((tmp_path / "performance.json").read_text())["measurements"]
