@@ -1,6 +1,7 @@
 """One pass of a model, forward and backward, held against stored numbers at the bars that parity has to meet."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from transformers_samdetr import SamDetrForObjectDetection, SamDetrImageProcesso
 from transformers_samdetr.conversion import convert_state_dict
 from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
 
+PARITY = Path(__file__).parents[2] / "shared" / "parity"
+"""The numbers of the authors' code, where they are at hand."""
 SMALL_GRADIENT = 1e-4
 """Gradients below this share of the largest are rounding, such as those of biases in front of a softmax."""
 

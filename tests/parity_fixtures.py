@@ -3,7 +3,7 @@
     python -m tests.parity_fixtures
 
 makes the files of `tests/fixtures/parity` anew, and does so only where the authors' numbers are at hand and are met
-(`test_parity.py`). `test_parity_fixtures.py` compares, on any machine.
+(`model/test_parity.py`). `model/test_parity_fixtures.py` compares, on any machine.
 
 Weights follow from a tensor's name and shape alone, images and objects from a seed; so a file holds results only.
 """
@@ -23,8 +23,7 @@ from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDe
 from transformers_samdetr.conversion import config_from_checkpoint, convert_state_dict
 
 from .original_shapes import VARIANTS, variant_args, variant_shapes
-from .parity import gradient_norms, layers_of, original_gradient_norms
-from .test_parity import PARITY
+from .parity import PARITY, gradient_norms, layers_of, original_gradient_norms
 
 FOLDER = Path(__file__).parent / "fixtures" / "parity"
 TARGET_SIZES = [[480, 640], [333, 500]]
@@ -198,7 +197,7 @@ def read(name: str) -> dict:
 
 
 def main() -> int:
-    if not PARITY.is_dir() or pytest.main(["-q", str(Path(__file__).with_name("test_parity.py"))]) != 0:
+    if not PARITY.is_dir() or pytest.main(["-q", str(Path(__file__).parent / "model" / "test_parity.py")]) != 0:
         print(f"The authors' numbers, {PARITY}, are not at hand or not met: nothing was written.", file=sys.stderr)
         return 1
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from transformers_samdetr.attention import gaussian_bias
-from transformers_samdetr.box_ops import center_to_corners
-from transformers_samdetr.position_encoding import embed_points
-from transformers_samdetr.region_features import extract_region_features
+from transformers_samdetr.geometry import box_to_pixel_corners, center_to_corners, embed_points
+from transformers_samdetr.operations import region_align
 from transformers_samdetr.semantics_aligner import sample_points
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +65,7 @@ def test_the_diagrams_show_what_the_model_computes(scene):
     height, width = made.features.shape[:2]
     box, offsets = torch.tensor(scene["BOX"]), torch.tensor(scene["OFFSETS"])
     maps, valid_size = torch.from_numpy(made.features)[None], torch.tensor([[float(width), float(height)]])
-    regions = extract_region_features([maps], box[None, None], valid_size, 7)[0][0, 0]
+    regions = region_align(maps, box_to_pixel_corners(box[None, None], valid_size), 7)[0, 0]
     assert np.abs(regions.numpy() - made.regions).max() < 1e-5
     sampled = sample_points(regions.permute(2, 0, 1)[None], offsets[None])[0]
     assert np.abs(sampled.numpy() - made.sampled).max() < 1e-5

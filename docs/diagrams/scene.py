@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torchvision.ops import roi_align
 
-from transformers_samdetr.position_encoding import embed_points
+from transformers_samdetr.geometry import embed_points
 
 WIDTH, HEIGHT, STRIDE = 480, 352, 16
 """Of the picture, and of a cell of the map, in pixels."""

@@ -15,12 +15,12 @@ from transformers.image_processing_utils import BaseImageProcessor
 from benchmarks.performance_page import table
 from transformers_samdetr.attention import SamDetrAttention, SamDetrSharedKeyAttention
 from transformers_samdetr.backbone import FeatureLevel
-from transformers_samdetr.box_ops import box_to_pixel_corners
 from transformers_samdetr.data import DetectionCollator, DetectionDataset
+from transformers_samdetr.geometry import box_to_pixel_corners
 from transformers_samdetr.matcher import match
 from transformers_samdetr.modeling_sam_detr import SamDetrForObjectDetection
+from transformers_samdetr.operations import region_align
 from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
-from transformers_samdetr.region_features import extract_region_features
 from transformers_samdetr.targets import prepare_targets
 
 
@@ -359,8 +359,9 @@ def _recorded_queries(model: SamDetrForObjectDetection) -> Iterator[list[Tensor]
 
 def _regions(level: FeatureLevel, boxes: Tensor, size: int) -> Tensor:
     """`(B, T, size², C)`: features of a level within `(B, T, 4)` boxes, by RoIAlign as in the aligner."""
-    feature_map = level.features.unflatten(1, level.size)
-    return extract_region_features([feature_map], boxes, level.valid_size, size)[0].flatten(2, 3)
+    feature_map = level.features.unflatten(1, level.size).float()
+    corners = box_to_pixel_corners(boxes, level.valid_size)
+    return region_align(feature_map, corners, size).flatten(2, 3)
 
 
 def _similarities(

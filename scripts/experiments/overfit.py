@@ -15,8 +15,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from transformers_samdetr.data import DetectionCollator, DetectionData, DetectionDataset
-from transformers_samdetr.frozen_batch_norm import is_frozen_batch_norm
 from transformers_samdetr.modeling_sam_detr import SamDetrForObjectDetection
+from transformers_samdetr.operations import is_frozen_batch_norm, reference_operations
 from transformers_samdetr.training import Recipe, Trainer, TrainingHook, load_model_and_processor
 from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
 
@@ -39,7 +39,7 @@ def set_norm_statistics(model: SamDetrForObjectDetection, pixel_values: Tensor) 
     was_training = model.training
     model.eval()
     try:
-        with torch.enable_grad():  # without gradients convolutions would apply the norms themselves
+        with torch.no_grad(), reference_operations():  # otherwise convolutions apply the norms
             extractor(pixel_values)
     finally:
         model.train(was_training)

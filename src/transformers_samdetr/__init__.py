@@ -31,6 +31,8 @@ if TYPE_CHECKING or not _starts_command():
         SamDetrObjectDetectionOutput,
         SamDetrObjectDetectionPipeline,
         SamDetrPreTrainedModel,
+        SemanticsAligner,
+        reference_operations,
     )
 
 __all__ = [
@@ -43,4 +45,6 @@ __all__ = [
     "SamDetrObjectDetectionOutput",
     "SamDetrObjectDetectionPipeline",
     "SamDetrPreTrainedModel",
+    "SemanticsAligner",
+    "reference_operations",
 ]

@@ -1,6 +1,6 @@
-"""Dense attention of SAM-DETR: DETR's own, the decoder's self-attention, and cross-attention with shared keys.
+"""Dense attention: DETR's own, the decoder's self-attention, and cross-attention with shared keys; and small layers.
 
-Attention masks are additive, `(B or 1, 1 or M, 1 or Q, S)`: 0 where a key may be attended.
+Attention masks are additive, `(B or 1, 1 or M, 1 or Q, S)`: 0 where a key may be attended. See docs/model.md.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_sam_detr import SamDetrConfig
-from .position_encoding import held_once
+from .operations import shared_key_attention
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -22,7 +22,7 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass
 class AxisBias:
-    """A bias on attention logits that is the sum of an x and a y part, so that it need not be held for every pixel.
+    """A bias of attention logits, the sum of an x and a y part, so that it need not be kept for every pixel.
 
     Attributes:
         along_x: `(B, M, Q, W)`.
@@ -74,62 +74,16 @@ def eager_attention(
 
     Args:
         query: `(B, M, Q, D)`.
-        key: `(B, M, S, D)`, or `(B, 1, S, D)` where all heads share their keys: then the M·Q queries of an image are
-            one matrix product instead of M, and the keys are never repeated.
-        value: `(B, M, S, D_v)`.
+        key, value: `(B, M, S, D)`.
 
     Returns:
-        `(B, Q, M, D_v)` and the weights `(B, M, Q, S)`.
+        `(B, Q, M, D)` and the weights `(B, M, Q, S)`.
     """
-    if key.shape[1] == 1 != query.shape[1]:
-        logits = query.flatten(1, 2) @ key.squeeze(1).transpose(1, 2)  # (B, M·Q, S)
-        logits = logits.unflatten(1, query.shape[1:3])
-    else:
-        logits = query @ key.transpose(2, 3)
-    logits = logits * scaling
+    logits = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         logits = logits + attention_mask
     weights = nn.functional.dropout(logits.softmax(-1), p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-MOST_PIECES, WEIGHTS_A_PIECE = 8, 2**18
-"""Parts of the queries in `attend_in_pieces`, and about how many weights each has at least: few enough parts for large
-products, and none too large for a cache."""
-
-
-def attend_in_pieces(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, bias: AxisBias | None
-) -> Tensor:
-    """Attention with shared keys on a CPU: some queries at a time, so that no large map of weights is held whole.
-
-    Measured on one core, 300 queries of 8 heads over 100 x 134 pixels with a Gaussian: 0.9 s where
-    `scaled_dot_product_attention`, which has to repeat the keys for every head, takes 2.4 s.
-
-    Args:
-        module: names the dropout of the weights, and whether it is in training.
-        query: `(B, M, Q, C)`, scaled.
-        key: `(B, S, C)`.
-        value: `(B, M, S, D)`.
-        mask: `(B, 1, 1, S)`, additive.
-        bias: added to the logits too.
-
-    Returns:
-        `(B, Q, M·D)`.
-    """
-    mask, keys, outputs = mask.squeeze(1), key.transpose(1, 2), []  # (B, 1, S), (B, C, S)
-    num_pieces = min(max(query[..., 0].numel() * key.shape[1] // WEIGHTS_A_PIECE, 1), MOST_PIECES)
-    parts = query.chunk(num_pieces, dim=2)
-    biases = [None] * len(parts) if bias is None else bias.chunk(num_pieces)
-    for part, part_bias in zip(parts, biases, strict=True):
-        shift = mask if part_bias is None else part_bias.dense().flatten(1, 2) + mask  # (B, M·q or 1, S)
-        if part.dtype in (torch.bfloat16, torch.float16):  # products alone are rounded, neither shift nor softmax
-            logits = (part.flatten(1, 2) @ keys).float() + shift
-        else:
-            logits = torch.baddbmm(shift, part.flatten(1, 2), keys)  # (B, M·q, S)
-        weights = nn.functional.dropout(logits.softmax(-1), p=module.attention_dropout, training=module.training)
-        outputs.append(weights.unflatten(1, part.shape[1:3]).to(value.dtype) @ value)  # (B, M, q, D)
-    return torch.cat(outputs, dim=2).transpose(1, 2).flatten(2)
 
 
 def attend(
@@ -142,8 +96,6 @@ def attend(
     """
     implementation = module.config._attn_implementation
     interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
-    if interface is not eager_attention:
-        key = key.expand(-1, query.shape[1], -1, -1)
     if attention_mask is not None:
         attention_mask = attention_mask.to(query.dtype)
     dropout = module.attention_dropout if module.training else 0.0
@@ -156,6 +108,14 @@ def attend(
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """`(B, S, M·D)` to `(B, M, S, D)`."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at 0: its output does, whatever comes in."""
+
+    def initialize(self):
+        init.zeros_(self.weight)
+        init.zeros_(self.bias)
 
 
 class PackedLinear(nn.Linear):
@@ -199,7 +159,7 @@ class SamDetrAttention(nn.Module):
 
 
 class SamDetrQuerySelfAttention(nn.Module):
-    """Self-attention among queries: content and position are projected apart, then added (SPEC: decoder, step 1)."""
+    """Self-attention among queries: content and position are projected apart, then added."""
 
     is_causal = False
 
@@ -228,7 +188,7 @@ class SamDetrQuerySelfAttention(nn.Module):
 
 
 class SamDetrSharedKeyAttention(nn.Module):
-    """Cross-attention of aligned queries: M queries of C channels each, the same keys for all heads (SPEC: step 3)."""
+    """Cross-attention of aligned queries: M queries of C channels each, the same keys for all heads (equation 1)."""
 
     is_causal = False
 
@@ -266,15 +226,10 @@ class SamDetrSharedKeyAttention(nn.Module):
             `(B, Q, C)`, and the weights `(B, M, Q, S)` where the attention implementation keeps them.
         """
         query = self.q_content_proj(aligned_queries) + self.q_position_proj(aligned_positions)
-        query = query.transpose(1, 2)  # (B, M, Q, C)
-        key = self.k_content_proj(features) + self.k_position_proj(held_once(feature_positions))
+        key = self.k_content_proj(features) + self.k_position_proj(feature_positions)  # (B, S, C)
         value = split_heads(self.v_proj(features), self.num_heads)
-        if self.config._attn_implementation == "sdpa" and query.device.type == "cpu":
-            pieces = attend_in_pieces(self, query * self.scaling, key, value, attention_mask, attention_bias)
-            return self.o_proj(pieces), None
-        if attention_bias is not None:
-            attention_mask = attention_bias.dense() + attention_mask
-        output, weights = attend(self, query, key[:, None], value, attention_mask, **kwargs)
+        query = query.transpose(1, 2)  # (B, M, Q, C)
+        output, weights = shared_key_attention(self, query, key, value, attention_mask, attention_bias)
         return self.o_proj(output), weights
 
 

@@ -11,8 +11,10 @@ from .image_processing_sam_detr import (
     SamDetrObjectDetectionPipeline,
 )
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
+from .operations import reference_operations
 from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
 from .pretrained_model import SamDetrPreTrainedModel
+from .semantics_aligner import SemanticsAligner
 
 # pipeline() looks the class up by name, and warns of an unsupported model where it is not listed
 MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault("sam_detr", "SamDetrForObjectDetection")
@@ -37,4 +39,6 @@ __all__ = [
     "SamDetrObjectDetectionOutput",
     "SamDetrObjectDetectionPipeline",
     "SamDetrPreTrainedModel",
+    "SemanticsAligner",
+    "reference_operations",
 ]

@@ -10,20 +10,12 @@ from transformers import AutoBackbone
 from transformers import initialization as init
 
 from .configuration_sam_detr import SamDetrConfig
-from .frozen_batch_norm import (
-    FoldedConv2d,
-    authors_order,
-    folded_norms,
-    freeze_batch_norms,
-    is_frozen_batch_norm,
-    norms_together,
-)
-from .padding_masks import extract_features, group_norm, keep_padding_out
-from .position_encoding import embed_maps, held_once
-from .resnet_in_strips import save_memory
+from .geometry import embed_map
+from .operations import extract_features, freeze_batch_norms, is_frozen_batch_norm, resize_mask
+from .padding_masks import extract_masked_features, group_norm, hook_masks
 
 EARLY_STRIDE = 4
-"""Backbone stages up to this stride are not trained (SPEC: the stem and the first stage of a ResNet)."""
+"""Backbone stages up to this stride are not trained: the stem and the first stage of a ResNet."""
 RESNET = "ResNetBackbone"
 """Transformers' own; known by its name, for an import would load it for those who never use it."""
 
@@ -96,7 +88,7 @@ class SamDetrBackbone(nn.Module):
     """The feature extractor, its batch norms frozen, and one projection a level.
 
     Batch norms become buffers: statistics and scales stay as they are loaded. Stages up to stride 4, of a ResNet the
-    stem and the first stage, are not trained either (SPEC: backbone and positions, 1).
+    stem and the first stage, are not trained either.
     """
 
     def __init__(self, config: SamDetrConfig):
@@ -109,15 +101,10 @@ class SamDetrBackbone(nn.Module):
             SamDetrInputProjection(config, channels) for channels in self.feature_extractor.channels
         )
         # with mask_padding, the stride of each level
-        self.strides = keep_padding_out(self.feature_extractor) if config.mask_padding else None
+        self.strides = hook_masks(self.feature_extractor) if config.mask_padding else None
         self.level_embeddings = None
         if config.num_feature_levels > 1:
             self.level_embeddings = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
-        # an attribute, for torch.compile does not enter a cached property
-        convolutions = (module for module in self.feature_extractor.modules() if isinstance(module, nn.Conv2d))
-        self.stem_is_folded = isinstance(next(convolutions, None), FoldedConv2d)
-        self.folded_norms = folded_norms(self.feature_extractor)
-        save_memory(self.feature_extractor, in_strips=not config.mask_padding)  # masks are those of whole maps
         self._reset_batch_norms()
         self.unfreeze()
 
@@ -171,49 +158,27 @@ class SamDetrBackbone(nn.Module):
         Returns:
             The feature levels, finest first.
         """
-        # channels last: what convolutions are fastest with, and what flattening to rows of channels needs no copy of;
-        # a folded stem brings them about itself
-        if not authors_order(self) and not self.stem_is_folded:
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        with norms_together(self.folded_norms, pixel_values.device):
-            feature_maps, masks = self._extract(pixel_values, pixel_mask)
+        feature_maps, masks = self._extract(pixel_values, pixel_mask)
         # the authors' code normalises padding too
         norm_masks = [None] * len(masks) if self.strides is None else masks
         levels = []
         for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):
             mask, size = masks[index], tuple(feature_map.shape[-2:])
             features = projection(feature_map, norm_masks[index]).flatten(2).transpose(1, 2)  # (B, H·W, C)
-            positions = held_once(embed_maps(mask, self.d_model).flatten(1, 2))
+            positions = embed_map(mask, self.d_model).flatten(1, 2)
             if self.level_embeddings is not None:
                 positions = positions + self.level_embeddings[index]
             ratio = valid_ratio(mask)
-            positions = positions.to(features.dtype).expand(mask.shape[0], -1, -1)
-            levels.append(FeatureLevel(features, positions, mask, ratio, valid_size(ratio, size), size))
+            levels.append(
+                FeatureLevel(features, positions.to(features.dtype), mask, ratio, valid_size(ratio, size), size)
+            )
         return levels
 
     def _extract(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Feature maps `(B, channels, H, W)` and their masks `(B, H, W)`, finest first."""
         if self.strides is None:
-            feature_maps = self.feature_extractor(pixel_values).feature_maps
-            return feature_maps, [_resized_mask(pixel_mask, feature_map) for feature_map in feature_maps]
+            feature_maps = extract_features(self.feature_extractor, pixel_values)
+            return feature_maps, [resize_mask(pixel_mask, feature_map.shape[-2:]) for feature_map in feature_maps]
         pixel_mask = pixel_mask.bool()
-        feature_maps = extract_features(self.feature_extractor, pixel_values, pixel_mask)
+        feature_maps = extract_masked_features(self.feature_extractor, pixel_values, pixel_mask)
         return feature_maps, [pixel_mask[:, ::stride, ::stride] for stride in self.strides]
-
-
-def _resized_mask(pixel_mask: Tensor, feature_map: Tensor) -> Tensor:
-    """The `(B, H, W)` mask of a feature map, by nearest-neighbour interpolation."""
-    if torch.compiler.is_exporting():  # other runtimes find another neighbour where a place is a whole number
-        rows, columns = (
-            _nearest(length, made, pixel_mask.device)
-            for length, made in zip(pixel_mask.shape[-2:], feature_map.shape[-2:], strict=True)
-        )
-        return pixel_mask[:, rows][:, :, columns] > 0.5
-    return nn.functional.interpolate(pixel_mask[:, None].float(), size=feature_map.shape[-2:])[:, 0] > 0.5
-
-
-def _nearest(length: int, made: int, device: torch.device) -> Tensor:
-    """Which of `length` positions each of `made` takes, in the arithmetic of PyTorch's interpolation."""
-    old, new = (torch.full((), number, dtype=torch.float32, device=device) for number in (length, made))
-    places = torch.arange(made, dtype=torch.float32, device=device) * (old / new)
-    return torch.minimum(places.floor(), old - 1).long()

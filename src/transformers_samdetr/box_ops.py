@@ -1,65 +1,11 @@
-"""Box formats, overlap, and the logit space in which boxes are refined."""
+"""Moved to `geometry`; this name goes when nothing imports it."""
 
-import torch
-from torch import Tensor
+from .geometry import (
+    BOX_EPSILON,
+    box_to_pixel_corners,
+    center_to_corners,
+    generalized_iou,
+    inverse_sigmoid,
+)
 
-BOX_EPSILON = 1e-5
-"""How far from 0 and 1 a coordinate is kept before its logit is taken."""
-
-
-def inverse_sigmoid(x: Tensor, eps: float = BOX_EPSILON) -> Tensor:
-    """The logit of `x`, with `x` and `1 - x` kept at least `eps`.
-
-    >>> inverse_sigmoid(torch.tensor([0.5, 0.0])).round(decimals=3)
-    tensor([  0.0000, -11.5130])
-    """
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
-
-
-def center_to_corners(boxes: Tensor) -> Tensor:
-    """`(..., 4)` boxes (center x, center y, width, height) to (x1, y1, x2, y2), in the same unit.
-
-    >>> center_to_corners(torch.tensor([0.5, 0.5, 0.5, 1.0]))
-    tensor([0.2500, 0.0000, 0.7500, 1.0000])
-    """
-    center, size = boxes.split(2, dim=-1)
-    return torch.cat([center - size / 2, center + size / 2], dim=-1)
-
-
-def box_to_pixel_corners(boxes: Tensor, valid_size: Tensor) -> Tensor:
-    """Corner boxes in pixels of a map whose valid part is `valid_size`.
-
-    Args:
-        boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
-        valid_size: `(B, 2)`, width and height of each valid image, in pixels of the map.
-    """
-    scale = valid_size.repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
-    return center_to_corners(boxes * scale)
-
-
-def generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Generalised intersection over union of boxes pair by pair, by broadcasting.
-
-    Args:
-        boxes: `(..., 4)` corner boxes (x1, y1, x2, y2), in any unit.
-        others: corner boxes in the same unit, of a shape that broadcasts with `boxes`.
-
-    Returns:
-        The GIoU in [-1, 1] of each pair; `boxes[:, None], others[None]` give all pairs. 0 where both boxes are empty
-        and their hull has no area.
-
-    >>> generalized_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [2, 0, 4, 2]]))
-    tensor([1.0000, 0.3333, 0.0000])
-    """
-    # each coordinate contiguous: all pairs then run over rows of memory
-    x1, y1, x2, y2 = boxes.movedim(-1, 0).contiguous().unbind()
-    u1, v1, u2, v2 = others.movedim(-1, 0).contiguous().unbind()
-    inner_width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
-    inner_height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
-    intersection = inner_width * inner_height
-    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
-    hull = (torch.maximum(x2, u2) - torch.minimum(x1, u1)) * (torch.maximum(y2, v2) - torch.minimum(y1, v1))
-    # two points would be 0/0; anything that has an area divides by that area alone
-    tiny = torch.finfo(union.dtype).tiny
-    return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+__all__ = ["BOX_EPSILON", "box_to_pixel_corners", "center_to_corners", "generalized_iou", "inverse_sigmoid"]

@@ -15,14 +15,14 @@ from .attention import (
     SamDetrMLP,
     SamDetrQuerySelfAttention,
     SamDetrSharedKeyAttention,
+    ZeroLinear,
     additive_mask,
 )
 from .backbone import FeatureLevel
-from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
-from .position_encoding import embed_points
-from .pretrained_model import SamDetrPreTrainedModel, ZeroLinear
-from .semantics_aligner import SemanticsAligner
+from .geometry import embed_points, inverse_sigmoid
+from .pretrained_model import SamDetrPreTrainedModel
+from .semantics_aligner import make_aligner
 
 
 @dataclass
@@ -66,7 +66,7 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         self.has_aligner = config.query_resampling != "none"
         if self.has_aligner:
             self.self_attn = SamDetrQuerySelfAttention(config)
-            self.aligner = SemanticsAligner(config)
+            self.aligner = make_aligner(config)
             self.cross_attn = SamDetrSharedKeyAttention(config)
         else:
             self.self_attn = SamDetrAttention(config, config.decoder_attention_heads)
@@ -112,9 +112,9 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
 
         salient_points = None
         if self.has_aligner:
-            aligned = self.aligner(queries, anchors, level)
+            aligned = self.aligner(queries, anchors, level.features.unflatten(1, level.size), level.valid_size)
             salient_points = aligned.salient_points
-            attended, _ = self.cross_attn(
+            attended, _ = self.cross_attn(  # equation 1
                 aligned.content,
                 aligned.positions,
                 level.features,

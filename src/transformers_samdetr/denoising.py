@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
+from .geometry import inverse_sigmoid
 from .targets import Targets
 
 

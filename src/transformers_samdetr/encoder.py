@@ -1,19 +1,151 @@
-"""The transformer encoder: dense over one feature level, deformable over several."""
+"""The transformer encoder: dense attention over one feature level, deformable over several (docs/model.md)."""
 
+import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.integrations import use_kernel_forward_from_hub
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import SamDetrAttention, SamDetrFeedForward, additive_mask
+from .attention import SamDetrAttention, SamDetrFeedForward, ZeroLinear, additive_mask
 from .backbone import FeatureLevel
 from .configuration_sam_detr import SamDetrConfig
-from .deformable_attention import LevelGeometry, SamDetrDeformableAttention
+from .operations import sample_levels
 from .pretrained_model import SamDetrPreTrainedModel
+
+
+class LevelGeometry(NamedTuple):
+    """Sizes of L feature levels that lie one after another, on the host and on the device, for all layers alike.
+
+    Attributes:
+        sizes: (height, width) of each.
+        shapes: `(L, 2)` int64, the same.
+        starts: `(L,)` int64, where each begins.
+        widths_and_heights: `(L, 2)` float32.
+    """
+
+    sizes: list[tuple[int, int]]
+    shapes: Tensor
+    starts: Tensor
+    widths_and_heights: Tensor
+
+    @classmethod
+    def of(cls, sizes: list[tuple[int, int]], device: torch.device) -> "LevelGeometry":
+        """Numbers are filled in on the device, so that nothing waits for a copy."""
+        numbers = [torch.full((), n, dtype=torch.int64, device=device) for size in sizes for n in size]
+        shapes = torch.stack(numbers).view(-1, 2)
+        lengths = shapes.prod(-1)
+        return cls(sizes, shapes, lengths.cumsum(0) - lengths, shapes.flip(-1).float())
+
+
+@use_kernel_forward_from_hub("MultiScaleDeformableAttention")
+class MultiScaleDeformableAttention(nn.Module):
+    """`operations.sample_levels` under the name and with the arguments of Transformers' deformable detectors.
+
+    So `from_pretrained(..., use_kernels=True)` replaces it by their CUDA kernel where `kernels` is installed.
+    """
+
+    def forward(
+        self,
+        value: Tensor,
+        value_spatial_shapes: Tensor,
+        value_spatial_shapes_list: list[tuple[int, int]],
+        level_start_index: Tensor,
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+        im2col_step: int,
+    ) -> Tensor:
+        """
+        Args:
+            value, sampling_locations, attention_weights: as in `sample_levels`.
+            value_spatial_shapes: `(L, 2)` int64, height and width of each level, for the kernel.
+            value_spatial_shapes_list: the same on the host.
+            level_start_index: `(L,)` int64, where each level begins in `value`, for the kernel.
+            im2col_step: images that the kernel takes together.
+
+        Returns:
+            `(B, S_q, M·D)`.
+        """
+        return sample_levels(value, value_spatial_shapes_list, sampling_locations, attention_weights)
+
+
+class SamplingOffsets(nn.Linear):
+    """Offsets of all heads, levels and points, (x, y) in pixels of the level.
+
+    Head m starts looking along the m-th of M rays, point p at distance p + 1, wherever the query is.
+    """
+
+    def __init__(self, config: SamDetrConfig):
+        self.shape = (config.encoder_attention_heads, config.num_feature_levels, config.encoder_n_points, 2)
+        super().__init__(config.d_model, math.prod(self.shape))
+
+    def initialize(self):
+        num_heads, _, num_points, _ = self.shape
+        angles = torch.arange(num_heads, dtype=torch.float32) * (2 * math.pi / num_heads)
+        rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        rays = rays / rays.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1, num_points + 1, dtype=torch.float32)
+        offsets = rays[:, None, None] * distances[:, None]  # (M, 1, P, 2)
+        init.zeros_(self.weight)
+        init.copy_(self.bias, offsets.expand(self.shape).flatten())
+
+
+class SamDetrDeformableAttention(nn.Module):
+    """Each position attends a few sampled points of every level, around its own place."""
+
+    def __init__(self, config: SamDetrConfig):
+        super().__init__()
+        self.num_heads = config.encoder_attention_heads
+        self.num_levels = config.num_feature_levels
+        self.num_points = config.encoder_n_points
+        num_samples = self.num_heads * self.num_levels * self.num_points
+        self.sampling_offsets = SamplingOffsets(config)
+        self.attention_weights = ZeroLinear(config.d_model, num_samples)
+        self.value_proj = nn.Linear(config.d_model, config.d_model)
+        self.output_proj = nn.Linear(config.d_model, config.d_model)
+        self.sampling = MultiScaleDeformableAttention()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        positions: Tensor,
+        reference_points: Tensor,
+        mask: Tensor,
+        levels: LevelGeometry,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            hidden_states: `(B, S, C)`, all levels one after another.
+            positions: `(B, S, C)`, added to the queries alone.
+            reference_points: `(B, S, L, 2)`, (x, y) of each position on every level, 0 and 1 at the outer pixel edges.
+            mask: `(B, S)`, True on valid positions; the others have value 0.
+            levels: of the same S positions.
+
+        Returns:
+            `(B, S, C)` and the attention weights `(B, S, M, L, P)`.
+        """
+        value = self.value_proj(hidden_states).masked_fill(~mask[..., None], 0).unflatten(-1, (self.num_heads, -1))
+        queries = hidden_states + positions
+        offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
+        weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        weights = weights.unflatten(-1, (self.num_levels, self.num_points))
+        locations = reference_points[:, :, None, :, None] + offsets / levels.widths_and_heights[:, None]
+        output = self.sampling(
+            value.to(locations.dtype),  # locations are float32, and a kernel takes one dtype
+            levels.shapes,
+            levels.sizes,
+            levels.starts,
+            locations,
+            weights.to(locations.dtype),
+            im2col_step=value.shape[0],  # in a program, len() would fix it
+        )
+        return self.output_proj(output.to(value.dtype)), weights
 
 
 class SamDetrEncoderLayer(GradientCheckpointingLayer):

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from .box_ops import center_to_corners, generalized_iou
 from .configuration_sam_detr import SamDetrConfig
+from .geometry import center_to_corners, generalized_iou
 from .matcher import match
+from .operations import without_autocast
 from .targets import Targets
 
 
@@ -107,7 +108,7 @@ def sam_detr_loss(
         The loss, and `loss_ce`, `loss_bbox`, `loss_giou` of the last layer, `…_0`, `…_1`, … of the layers before it,
         and the same names after `dn_` for the denoising queries.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         # a loss that adds half-precision terms of thousands of negatives would lose the small ones
         dtype = torch.promote_types(logits.dtype, torch.float32)
         num_boxes = average_num_boxes(targets)

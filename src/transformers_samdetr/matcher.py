@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.utils import is_scipy_available
 
-from .box_ops import center_to_corners, generalized_iou
 from .configuration_sam_detr import SamDetrConfig
+from .geometry import center_to_corners, generalized_iou
 from .targets import Targets
 
 if is_scipy_available():  # inference needs no matching

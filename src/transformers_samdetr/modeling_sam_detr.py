@@ -14,15 +14,18 @@ from transformers.utils.generic import can_return_tuple
 from .attention import additive_mask
 from .backbone import SamDetrBackbone
 from .backbone_weights import download_timm_weights, load_into, read_state_dict
-from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
 from .decoder import SamDetrDecoder
 from .denoising import DenoisingQueries, make_denoising_queries
 from .encoder import SamDetrEncoder, split_levels
+from .geometry import inverse_sigmoid
 from .loss import sam_detr_loss
 from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
 from .pretrained_model import SamDetrPreTrainedModel
+from .routes import ROUTED
 from .targets import prepare_targets
+
+assert ROUTED, "importing `routes` is what makes operations faster than their references"
 
 
 class SamDetrClassHead(nn.Linear):
@@ -79,7 +82,8 @@ class SamDetrModel(SamDetrPreTrainedModel):
         for parameter in self.frozen_parameters().values():
             parameter.requires_grad_(False)
         self.post_init()
-        if config.use_pretrained_backbone and self.device.type != "meta":  # on meta, a checkpoint is about to be loaded
+        is_loading = self.device == torch.device("meta")  # a checkpoint follows
+        if config.use_pretrained_backbone and not is_loading:
             self.load_backbone_weights(download_timm_weights(config))
 
     def initialize(self):

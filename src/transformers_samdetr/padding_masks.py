@@ -19,9 +19,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from transformers.utils.output_capturing import CompileableContextVar
 
 from .configuration_errors import SamDetrConfigError
-from .frozen_batch_norm import FoldedBatchNorm2d, FoldedConv2d
+from .operations import FrozenConv2d, FrozenNorm2d, extract_features
 
-POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, FoldedBatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
+POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, FrozenNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
 CONTAINERS = (
     FeatureListNet,
     EfficientNetFeatures,
@@ -38,8 +38,8 @@ BRANCH = "downsample"
 _PIXEL_MASK = CompileableContextVar("pixel_mask")  # each thread its own, as data-parallel replicas need it
 
 
-def keep_padding_out(extractor: nn.Module) -> list[int]:
-    """Prepares a backbone for `extract_features`, which it is to be called through from now on.
+def hook_masks(extractor: nn.Module) -> list[int]:
+    """Prepares a backbone, in place, for `extract_masked_features`, through which it is to be called from now on.
 
     Returns:
         The stride of each of its feature maps.
@@ -65,7 +65,7 @@ def _prepare(module: nn.Module, name: str, stride: int) -> int:
             made = _prepare(child, f"{name}.{child_name}".lstrip("."), stride if child_name == BRANCH else out)
             out = out if child_name == BRANCH else made
         return out
-    if not (_is_centered(module) or halves_by_mean(module)):
+    if not (_is_centered(module) or is_resnet_d_pooling(module)):
         place = f"layer {name!r} of the backbone" if name else "the backbone as a whole"
         kind = str(module).partition("\n")[0].rstrip("(")  # of a block its type alone
         raise SamDetrConfigError(
@@ -79,7 +79,7 @@ def _prepare(module: nn.Module, name: str, stride: int) -> int:
     return stride * to_2tuple(module.stride)[0]
 
 
-def halves_by_mean(module: nn.Module) -> bool:
+def is_resnet_d_pooling(module: nn.Module) -> bool:
     """Whether a layer is the pooling of ResNet-D's downsampling: means over what there is of 2 x 2 positions."""
     if type(module) is not nn.AvgPool2d:
         return False
@@ -94,7 +94,7 @@ def halves_by_mean(module: nn.Module) -> bool:
 
 def _is_centered(module: nn.Module) -> bool:
     """Whether a layer makes ⌈h / stride⌉ rows of h, from zeros or, in max pooling, nothing beyond the border."""
-    if type(module) not in (nn.Conv2d, FoldedConv2d, Conv2dSame, nn.MaxPool2d):
+    if type(module) not in (nn.Conv2d, FrozenConv2d, Conv2dSame, nn.MaxPool2d):
         return False
     kernel, dilation, stride = (to_2tuple(getattr(module, name)) for name in ("kernel_size", "dilation", "stride"))
     spans = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
@@ -109,8 +109,8 @@ def _is_centered(module: nn.Module) -> bool:
     )
 
 
-def extract_features(extractor: nn.Module, pixel_values: Tensor, pixel_mask: Tensor) -> list[Tensor]:
-    """The feature maps of a backbone that `keep_padding_out` has prepared; what they hold in padding means nothing.
+def extract_masked_features(extractor: nn.Module, pixel_values: Tensor, pixel_mask: Tensor) -> list[Tensor]:
+    """The feature maps of a backbone that `hook_masks` has prepared; what they hold in padding means nothing.
 
     Args:
         pixel_values: `(B, channels, height, width)`, whatever stands in the padding.
@@ -121,7 +121,7 @@ def extract_features(extractor: nn.Module, pixel_values: Tensor, pixel_mask: Ten
     pixel_values = torch.where(pixel_mask, pixel_values, 0.0)
     token = _PIXEL_MASK.set(pixel_mask)
     try:
-        return extractor(pixel_values).feature_maps
+        return extract_features(extractor, pixel_values)
     finally:
         _PIXEL_MASK.reset(token)
 

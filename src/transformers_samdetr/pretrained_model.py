@@ -71,11 +71,3 @@ class SamDetrPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         if hasattr(module, "initialize"):
             module.initialize()
-
-
-class ZeroLinear(nn.Linear):
-    """A linear layer that starts at 0, whatever comes in."""
-
-    def initialize(self):
-        init.zeros_(self.weight)
-        init.zeros_(self.bias)

@@ -1,4 +1,8 @@
-"""The Semantics Aligner: new queries re-sampled from the features they will be matched with (paper section 4.2)."""
+"""The Semantics Aligner: new queries re-sampled from the features they will be matched with (paper section 4.2).
+
+`SemanticsAligner` is the paper's. It takes and returns plain tensors, and serves any decoder that has reference boxes
+(docs/aligner.md). Below it stand what the paper's ablations put in its place.
+"""
 
 from dataclasses import dataclass
 
@@ -6,14 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AxisBias, SamDetrMLP, gaussian_bias
-from .backbone import FeatureLevel
-from .box_ops import inverse_sigmoid
 from .configuration_sam_detr import SamDetrConfig
-from .position_encoding import embed_points
-from .region_features import extract_region_features, suits_gpu_kernels
-
-FEWER_PIXELS = 2
-"""So many times fewer pixels than bins of regions make a map worth reducing before RoIAlign."""
+from .geometry import box_to_pixel_corners, embed_points, inverse_sigmoid
+from .operations import align_and_reduce, at_least_float32, region_align, sample_regions
 
 
 @dataclass
@@ -24,13 +23,145 @@ class AlignedQueries:
         content: `(B, Q, M, C)`, one embedding for each head.
         positions: `(B, Q, M, C)`, the sine embeddings of the places they come from.
         salient_points: `(B, Q, P, 2)`, (x, y) normalised by the valid image; None with pooling.
-        attention_bias: SMCA's Gaussian, or None.
+        attention_bias: SMCA's Gaussian, to be added to the attention logits; or None.
     """
 
     content: Tensor
     positions: Tensor
-    salient_points: Tensor | None
-    attention_bias: AxisBias | None
+    salient_points: Tensor | None = None
+    attention_bias: AxisBias | None = None
+
+
+class Reweighting(nn.Module):
+    """The feature reweighting that all aligners share: new queries are multiplied by a sigmoid of the previous ones.
+
+    Args:
+        d_model: C, channels of queries and features.
+        num_heads: M, heads of the cross-attention; each gets an embedding of C channels.
+        feature_reweighting: False leaves new queries as they are (paper Table 3).
+        ends_at_valid: each image's features end where its valid part ends, as if there were no padding.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, feature_reweighting: bool = True, ends_at_valid: bool = False):
+        super().__init__()
+        self.d_model, self.num_heads, self.ends_at_valid = d_model, num_heads, ends_at_valid
+        self.content_reweighting = self.position_reweighting = None
+        if feature_reweighting:
+            self.content_reweighting = nn.Linear(d_model, num_heads * d_model)
+            self.position_reweighting = nn.Linear(d_model, num_heads * d_model)
+
+    def reweight(self, content: Tensor, positions: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, Q, P, C)` content and positions to `(B, Q, M, C)` each, by `(B, Q, C)` previous queries."""
+        content, positions = (self.for_heads(x).to(queries.dtype) for x in (content, positions))
+        if self.content_reweighting is None:
+            return content, positions
+        heads = (self.num_heads, self.d_model)
+        content = content * self.content_reweighting(queries).sigmoid().unflatten(-1, heads)  # equation 7
+        positions = positions * self.position_reweighting(queries).sigmoid().unflatten(-1, heads)  # equation 8
+        return content, positions
+
+    def for_heads(self, x: Tensor) -> Tensor:
+        """`(B, Q, P, …)` to `(B, Q, M, …)`: head m takes point ⌊m P / M⌋."""
+        return x if x.shape[2] == self.num_heads else x.repeat_interleave(self.num_heads // x.shape[2], dim=2)
+
+    def to_pixels(
+        self, feature_map: Tensor, boxes: Tensor, valid_size: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What RoIAlign takes: the map in float32 at least, and boxes in its pixels, without gradient.
+
+        Returns:
+            The map, corner boxes `(B, Q, 4)`, the `(B, 2)` valid size of the map, and the same again or, where maps do
+            not end at their valid part, None.
+        """
+        if valid_size is None:
+            height, width = (boxes.new_full((len(boxes), 1), length) for length in feature_map.shape[1:3])
+            valid_size = torch.cat([width, height], dim=1)
+        # rounded, a batch takes to the last bit as many samples as its pictures alone
+        valid_size = valid_size.round() if self.ends_at_valid else valid_size
+        feature_map = at_least_float32(feature_map)
+        corners = box_to_pixel_corners(boxes.detach().to(valid_size.dtype), valid_size).to(feature_map.dtype)
+        ends = valid_size.to(corners.dtype) if self.ends_at_valid else None
+        return feature_map, corners, valid_size, ends
+
+
+class SemanticsAligner(Reweighting):
+    """Region features of each reference box → salient points → queries sampled there, reweighted by the previous ones.
+
+    Args:
+        num_points: P, salient points of each query, a divisor of the heads; each serves M / P heads.
+        roi_size: height and width of the region features.
+        smca: also predicts a Gaussian around each point, a prior for the cross-attention (paper section 4.5.1).
+        others: see [`Reweighting`].
+    """
+
+    def __init__(
+        self,
+        d_model: int = 256,
+        num_heads: int = 8,
+        num_points: int = 8,
+        roi_size: int = 7,
+        smca: bool = False,
+        **others,
+    ):
+        super().__init__(d_model, num_heads, **others)
+        self.num_points, self.roi_size, self.smca = num_points, roi_size, smca
+        self.region_reduction = nn.Conv2d(d_model, d_model // 4, kernel_size=1)
+        outputs = num_points * (4 if smca else 2)
+        # a zero last weight, as box heads have, would keep SMCA's scales at 0 for ever: they enter squared
+        self.keypoint_head = SamDetrMLP([d_model // 4 * roi_size**2, d_model, 2 * d_model, 2 * d_model, outputs])
+
+    def forward(
+        self, queries: Tensor, reference_boxes: Tensor, feature_map: Tensor, valid_size: Tensor | None = None
+    ) -> AlignedQueries:
+        """
+        Args:
+            queries: `(B, Q, C)`, the previous queries, which reweight the new ones.
+            reference_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
+            feature_map: `(B, H, W, C)`, the encoded features that the new queries are to be matched with.
+            valid_size: `(B, 2)`, width and height of the part of each map that is not padding, in its pixels; by
+                default all of it.
+        """
+        feature_map, corners, valid_size, ends = self.to_pixels(feature_map, reference_boxes, valid_size)
+        reduction = self.region_reduction.weight.flatten(1)
+        regions, reduced = align_and_reduce(feature_map, reduction, corners, self.roi_size, ends)  # equation 2
+        offsets, scales = self.search(reduced, queries)  # equation 4
+        points = self.place(offsets, reference_boxes)
+        content = self.sample(regions, offsets, feature_map, points, valid_size)  # equations 3 and 5
+        positions = embed_points(points, self.d_model)  # equation 6
+        content, positions = self.reweight(content, positions, queries)  # equations 7 and 8
+        bias = None
+        if self.smca:
+            centers = self.for_heads(points * valid_size[:, None, None])
+            bias = gaussian_bias(centers, self.for_heads(scales), *feature_map.shape[1:3])
+        return AlignedQueries(content, positions, points, bias)
+
+    def search(self, reduced: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4).
+
+        Args:
+            reduced: `(B, Q, roi, roi, C/4)`, the regions after `region_reduction`, but for its bias.
+            queries: give the precision.
+        """
+        reduced = reduced.flatten(2, 3).transpose(2, 3).contiguous()  # once: (B, Q, C/4, roi²), as the head reads it
+        reduced = (reduced + self.region_reduction.bias[:, None]).relu().to(queries.dtype)
+        outputs = self.keypoint_head(reduced.flatten(2)).unflatten(-1, (-1, self.num_points, 2))
+        outputs = at_least_float32(outputs)
+        return self.bound(outputs[:, :, 0]), outputs[:, :, 1] if self.smca else None
+
+    def bound(self, offsets: Tensor) -> Tensor:
+        """Offsets within [-1, 1], the edges of the box."""
+        return offsets.tanh()
+
+    def place(self, offsets: Tensor, boxes: Tensor) -> Tensor:
+        """Salient points `(B, Q, P, 2)` in the valid image, within their boxes."""
+        center, size = boxes[:, :, None].split(2, dim=-1)
+        return center + size / 2 * offsets
+
+    def sample(
+        self, regions: Tensor, offsets: Tensor, feature_map: Tensor, points: Tensor, valid_size: Tensor
+    ) -> Tensor:
+        """Features at the salient points, `(B, Q, P, C)`: those of the region (equations 3 and 5)."""
+        return sample_regions(regions, offsets)
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -48,147 +179,66 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return sampled[:, :, 0].transpose(1, 2)
 
 
-def bilinear_weights(places: Tensor, length: int) -> Tensor:
-    """How much each of `length` pixels counts at `(…)` places, -1 and 1 being the outer pixel edges: `(…, length)`.
+class ImageSearchAligner(SemanticsAligner):
+    """Salient points anywhere in the image instead of within their boxes (paper Table 4)."""
 
-    As products with regions these are `grid_sample` with zeros beyond the edges, its gradient on pixel centers, where
-    salient points start, included; on a CPU its own backward runs channel by channel.
-    """
-    places = ((places + 1) * length - 1) / 2
-    first = places.detach().floor()
-    share = (places - first)[..., None]
-    distance = torch.arange(length, device=places.device, dtype=places.dtype) - first[..., None]
-    return torch.where(distance == 0, 1 - share, torch.where(distance == 1, share, 0.0))
+    def bound(self, offsets: Tensor) -> Tensor:
+        """Offsets of any size."""
+        return offsets
 
+    def place(self, offsets: Tensor, boxes: Tensor) -> Tensor:
+        """Salient points `(B, Q, P, 2)`, moved from the centers of their boxes in logit space."""
+        return (inverse_sigmoid(boxes[:, :, None, :2]) + offsets).sigmoid()
 
-class SemanticsAligner(nn.Module):
-    """Region features of each reference box → salient points → aligned queries, reweighted by the previous queries."""
-
-    def __init__(self, config: SamDetrConfig):
-        super().__init__()
-        self.resampling = config.query_resampling
-        self.mask_padding = config.mask_padding
-        self.search_in_image = config.keypoint_search_range == "image"
-        self.num_heads = config.decoder_attention_heads
-        self.num_points = config.num_keypoints
-        self.roi_size = config.roi_size
-        self.smca = config.smca
-        self.d_model = d_model = config.d_model
-        if self.resampling == "keypoints":
-            self.region_reduction = nn.Conv2d(d_model, d_model // 4, kernel_size=1)
-            outputs = self.num_points * (4 if self.smca else 2)
-            # a zero last weight, as box heads have, would keep SMCA's scales at 0 for ever: they enter squared
-            self.keypoint_head = SamDetrMLP(
-                [d_model // 4 * self.roi_size**2, d_model, 2 * d_model, 2 * d_model, outputs]
-            )
-        self.content_reweighting = self.position_reweighting = None
-        if config.feature_reweighting:
-            self.content_reweighting = nn.Linear(d_model, self.num_heads * d_model)
-            self.position_reweighting = nn.Linear(d_model, self.num_heads * d_model)
-
-    def forward(self, queries: Tensor, reference_boxes: Tensor, level: FeatureLevel) -> AlignedQueries:
-        """
-        Args:
-            queries: `(B, Q, C)`, the previous queries, which reweight the new ones.
-            reference_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
-            level: the encoded feature level to match with.
-        """
-        feature_map = level.features.unflatten(1, level.size)  # (B, H, W, C)
-        valid_size = level.valid_size
-        if self.mask_padding:
-            valid_size = valid_size.round()  # to the last bit what it is alone: the number of samples hangs on it
-            if self.search_in_image:
-                feature_map = torch.where(level.mask[..., None], feature_map, 0.0)  # points there find what is outside
-        maps = [feature_map]
-        if self._reduces_map(feature_map, queries.shape[1]):
-            maps.append(self._reduce(feature_map))
-        regions, *reduced = (
-            regions.flatten(2, 3)  # (B, Q, roi², C or C/4)
-            for regions in extract_region_features(
-                maps, reference_boxes, valid_size, self.roi_size, ends_at_valid=self.mask_padding
-            )
-        )
-
-        salient_points = attention_bias = None
-        if self.resampling == "keypoints":
-            reduced = reduced[0] if reduced else self._reduce(regions.to(queries.dtype))
-            offsets, scales = self._predict_keypoints(reduced, queries)
-            salient_points = self._place(offsets, reference_boxes)
-            if self.search_in_image:
-                content = self._sample_image(feature_map.to(regions.dtype), salient_points, level.valid_ratio)
-            else:
-                content = self._sample_regions(regions, offsets)
-            places = salient_points
-            if self.smca:
-                centers, scales = self._for_heads(salient_points * valid_size[:, None, None]), self._for_heads(scales)
-                attention_bias = gaussian_bias(centers, scales, *level.size)
-        else:
-            content = regions.mean(2, keepdim=True) if self.resampling == "average" else regions.amax(2, keepdim=True)
-            places = reference_boxes[..., None, :2]
-
-        content = self._for_heads(content).to(queries.dtype)
-        positions = self._for_heads(embed_points(places, self.d_model)).to(queries.dtype)
-        if self.content_reweighting is not None:
-            content = content * self._weights(self.content_reweighting, queries)  # equation 7
-            positions = positions * self._weights(self.position_reweighting, queries)  # equation 8
-        return AlignedQueries(content, positions, salient_points, attention_bias)
-
-    def _reduces_map(self, feature_map: Tensor, num_queries: int) -> bool:
-        """Whether `region_reduction` comes before RoIAlign, with which it can change places, both being linear.
-
-        On a CPU that is faster where a map has far fewer pixels than its regions together. Elsewhere RoIAlign of C/4
-        more channels costs more than the product.
-        """
-        if self.resampling != "keypoints" or feature_map.device.type != "cpu" or torch.compiler.is_compiling():
-            return False
+    def sample(
+        self, regions: Tensor, offsets: Tensor, feature_map: Tensor, points: Tensor, valid_size: Tensor
+    ) -> Tensor:
+        """Features at the salient points, `(B, Q, P, C)`: those of the map, since a region covers its box alone."""
         height, width = feature_map.shape[1:3]
-        return FEWER_PIXELS * height * width <= num_queries * self.roi_size**2
+        if self.ends_at_valid:
+            is_valid = torch.arange(height, device=points.device)[:, None] < valid_size[:, None, None, 1]
+            is_valid = is_valid & (torch.arange(width, device=points.device) < valid_size[:, None, None, 0])
+            feature_map = torch.where(is_valid[..., None], feature_map, 0.0)
+        ratio = torch.stack([valid_size[:, 0] / width, valid_size[:, 1] / height], dim=-1)[:, None, None]
+        grid = 2 * points * ratio - 1
+        maps = feature_map.to(regions.dtype).permute(0, 3, 1, 2)
+        return sample_points(maps, grid.flatten(1, 2)).unflatten(1, points.shape[1:3])
 
-    def _reduce(self, x: Tensor) -> Tensor:
-        """The 1x1 convolution of `(…, C)` maps or regions without its bias, `(…, C/4)`."""
-        return nn.functional.linear(x, self.region_reduction.weight.flatten(1))
 
-    def _predict_keypoints(self, reduced: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offsets of the salient points and, with SMCA, two scales of each, `(B, Q, P, 2)` float32 each (equation 4).
+class PooledAligner(Reweighting):
+    """One pooled vector of each region serves all heads, at the center of its box (paper Table 3).
 
-        Offsets are -1 and 1 at the edges of the box or, where points are searched in the image, of any size.
+    Args:
+        pooling: `"average"` or `"max"`.
+        roi_size: height and width of the region features.
+        others: see [`Reweighting`].
+    """
 
-        Args:
-            reduced: `(B, Q, roi², C/4)`, the regions after `region_reduction`, but for its bias.
-            queries: give the precision.
-        """
-        reduced = reduced.transpose(2, 3).contiguous()  # once, and not in each pass of what follows
-        reduced = (reduced + self.region_reduction.bias[:, None]).relu().to(queries.dtype)
-        outputs = self.keypoint_head(reduced.flatten(2))  # (B, Q, C/4·roi²), channel-major
-        outputs = outputs.unflatten(-1, (-1, self.num_points, 2))
-        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        offsets = outputs[:, :, 0] if self.search_in_image else outputs[:, :, 0].tanh()
-        return offsets, outputs[:, :, 1] if self.smca else None
+    def __init__(self, d_model: int, num_heads: int, pooling: str, roi_size: int = 7, **others):
+        super().__init__(d_model, num_heads, **others)
+        self.pooling, self.roi_size = pooling, roi_size
 
-    def _place(self, offsets: Tensor, boxes: Tensor) -> Tensor:
-        """Salient points in the valid image, within their boxes or, searched in the image, anywhere."""
-        center, size = boxes[:, :, None].split(2, dim=-1)
-        if self.search_in_image:
-            return (inverse_sigmoid(center) + offsets).sigmoid()
-        return center + size / 2 * offsets
+    def forward(
+        self, queries: Tensor, reference_boxes: Tensor, feature_map: Tensor, valid_size: Tensor | None = None
+    ) -> AlignedQueries:
+        """See [`SemanticsAligner.forward`]."""
+        feature_map, corners, _, ends = self.to_pixels(feature_map, reference_boxes, valid_size)
+        regions = region_align(feature_map, corners, self.roi_size, ends).flatten(2, 3)
+        content = regions.mean(2, keepdim=True) if self.pooling == "average" else regions.amax(2, keepdim=True)
+        positions = embed_points(reference_boxes[..., None, :2], self.d_model)
+        return AlignedQueries(*self.reweight(content, positions, queries))
 
-    def _sample_image(self, feature_map: Tensor, salient_points: Tensor, valid_ratio: Tensor) -> Tensor:
-        """Features of salient points anywhere in the image, `(B, Q, P, C)`: a region covers its box alone."""
-        grid = 2 * salient_points * valid_ratio[:, None, None] - 1
-        return sample_points(feature_map.permute(0, 3, 1, 2), grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
 
-    def _sample_regions(self, regions: Tensor, offsets: Tensor) -> Tensor:
-        """Features of salient points, `(B, Q, P, C)`, from their boxes' `(B, Q, roi², C)` regions (equation 5)."""
-        if suits_gpu_kernels(regions):  # one kernel instead of twenty
-            maps = regions.unflatten(2, (self.roi_size, -1)).permute(0, 1, 4, 2, 3)
-            return sample_points(maps.flatten(0, 1), offsets.flatten(0, 1)).unflatten(0, regions.shape[:2])
-        x, y = bilinear_weights(offsets, self.roi_size).unbind(-2)  # (B, Q, P, roi) each
-        weights = (y[..., :, None] * x[..., None, :]).flatten(-2)  # (B, Q, P, roi²)
-        return weights.to(regions.dtype) @ regions
-
-    def _for_heads(self, x: Tensor) -> Tensor:
-        """`(B, Q, P, …)` to `(B, Q, M, …)`: head m takes point ⌊m P / M⌋."""
-        return x if x.shape[2] == self.num_heads else x.repeat_interleave(self.num_heads // x.shape[2], dim=2)
-
-    def _weights(self, projection: nn.Linear, queries: Tensor) -> Tensor:
-        return projection(queries).sigmoid().unflatten(-1, (self.num_heads, self.d_model))
+def make_aligner(config: SamDetrConfig) -> SemanticsAligner | PooledAligner:
+    """The aligner that the configuration names."""
+    fields = {
+        "d_model": config.d_model,
+        "num_heads": config.decoder_attention_heads,
+        "roi_size": config.roi_size,
+        "feature_reweighting": config.feature_reweighting,
+        "ends_at_valid": config.mask_padding,
+    }
+    if config.query_resampling != "keypoints":
+        return PooledAligner(pooling=config.query_resampling, **fields)
+    aligner = ImageSearchAligner if config.keypoint_search_range == "image" else SemanticsAligner
+    return aligner(num_points=config.num_keypoints, smca=config.smca, **fields)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.overfit import set_norm_statistics
-from transformers_samdetr.frozen_batch_norm import is_frozen_batch_norm
+from transformers_samdetr.operations import is_frozen_batch_norm
 
 from ..models import tiny_model
 

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import roi_align
 
 from experiments.matched_queries import predictions_by_layer, region_similarity
-from transformers_samdetr.box_ops import center_to_corners
+from transformers_samdetr.geometry import center_to_corners
 from transformers_samdetr.matcher import match
 from transformers_samdetr.targets import prepare_targets
 

@@ -170,7 +170,7 @@ def test_upload_takes_the_model_and_nothing_else(saved, monkeypatch, tmp_path):
     there = [
         "config.json",
         "model.safetensors",
-        "box_ops.py",
+        "geometry.py",
         "README.md",
         "model.onnx",
         "log.jsonl",

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[2]
-REFERENCE, OURS = "tests/transformers_suite/reference.py", "tests/test_modeling_common.py"
+REFERENCE, OURS = "tests/transformers_suite/reference.py", "tests/model/test_modeling_common.py"
 Outcomes = dict[str, tuple[str, str]]
 """Outcome and reason by the name of the test."""
 

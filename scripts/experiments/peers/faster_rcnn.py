@@ -11,7 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
-from transformers_samdetr.box_ops import center_to_corners
+from transformers_samdetr.geometry import center_to_corners
 
 from .shared import PeerConfig, SharedExtractor
 

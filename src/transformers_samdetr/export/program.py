@@ -9,10 +9,9 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..frozen_batch_norm import FoldedConv2d
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..padding_masks import halves_by_mean
-from ..position_encoding import remember_wavelengths
+from ..operations import FrozenConv2d, resize_mask, sine_wavelengths
+from ..padding_masks import is_resnet_d_pooling
 from ..post_processing import best_detections
 
 SMALLEST_SIDE = 33
@@ -91,14 +90,14 @@ def prepare(model: nn.Module) -> nn.Module:
     Each frozen batch norm is written into the weights that apply it, once instead of in every forward.
     """
     for module in model.modules():
-        if type(module) is FoldedConv2d:
+        if type(module) is FrozenConv2d:
             weight, bias = module.folded()
             module.__class__ = nn.Conv2d  # with the hooks that it has, which mask_padding needs
             module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
             del module._norm
         elif type(module) is Conv2dSame and module.stride == (2, 2) and module.dilation == (1, 1):
             module.__class__ = OpenConv2d
-        elif halves_by_mean(module):
+        elif is_resnet_d_pooling(module):
             module.__class__ = OpenAvgPool2d
     return model
 
@@ -120,6 +119,30 @@ def example_inputs(
     return {"pixel_values": pixels, "pixel_mask": mask, "target_sizes": torch.tensor(sizes)}
 
 
+def constant_wavelengths(num_features: int, like: Tensor) -> Tensor:
+    """`operations.sine_wavelengths` as numbers in the program.
+
+    Other runtimes round powers otherwise, and where `embed_map` divides by 1e-6 the last bit is a quarter of a radian.
+    """
+    wavelengths = sine_wavelengths.reference(num_features, torch.empty(0, device="cpu"))
+    return torch.tensor(wavelengths.tolist(), device=like.device)
+
+
+def resize_mask_by_index(pixel_mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """`operations.resize_mask`; other runtimes find another neighbour where a place is a whole number."""
+    rows, columns = (
+        _nearest(length, made, pixel_mask.device) for length, made in zip(pixel_mask.shape[-2:], size, strict=True)
+    )
+    return pixel_mask[:, rows][:, :, columns] > 0.5
+
+
+def _nearest(length: int, made: int, device: torch.device) -> Tensor:
+    """Which of `length` positions each of `made` takes, in the arithmetic of PyTorch's interpolation."""
+    old, new = (torch.full((), number, dtype=torch.float32, device=device) for number in (length, made))
+    places = torch.arange(made, dtype=torch.float32, device=device) * (old / new)
+    return torch.minimum(places.floor(), old - 1).long()
+
+
 @torch.no_grad()
 def capture(detector: ExportableDetector) -> ExportedProgram:
     """Traces the detector, on whatever device it is, with batch, height and width left open."""
@@ -127,14 +150,14 @@ def capture(detector: ExportableDetector) -> ExportedProgram:
     inputs = example_inputs(config.num_channels)
     if detector.top_k is None:
         del inputs["target_sizes"]
-    remember_wavelengths(config.d_model)
     batch, height, width = Dim("batch"), Dim("height", min=SMALLEST_SIDE), Dim("width", min=SMALLEST_SIDE)
     shapes = {
         "pixel_values": {0: batch, 2: height, 3: width},
         "pixel_mask": {0: batch, 1: height, 2: width},
         "target_sizes": {0: batch},
     }
-    with without_stack_traces():
+    constants, masks = sine_wavelengths.computed_by(constant_wavelengths), resize_mask.computed_by(resize_mask_by_index)
+    with constants, masks, without_stack_traces():
         return torch.export.export(
             detector,
             (),

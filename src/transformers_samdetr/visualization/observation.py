@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..box_ops import center_to_corners
 from ..configuration_sam_detr import SamDetrConfig
+from ..geometry import center_to_corners
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..outputs import SamDetrObjectDetectionOutput
 from ..pictures import picture_to_array

@@ -16,9 +16,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..box_ops import center_to_corners
 from ..configuration_sam_detr import SamDetrConfig
 from ..denoising import DenoisingQueries, make_denoising_queries
+from ..geometry import center_to_corners
 from ..matcher import match
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..outputs import SamDetrObjectDetectionOutput

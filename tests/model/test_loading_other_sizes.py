@@ -7,7 +7,7 @@ import torch
 
 from transformers_samdetr import SamDetrForObjectDetection
 
-from .models import targets, tiny_model
+from ..models import targets, tiny_model
 
 PRIOR_BIAS = -math.log(99)
 

@@ -9,14 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, attention, backbone, resnet_in_strips
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, fast_cpu, fast_cuda
 from transformers_samdetr.attention import SamDetrSharedKeyAttention
 from transformers_samdetr.backbone import SamDetrBackbone
-from transformers_samdetr.bilinear_bags import sample_bags
-from transformers_samdetr.deformable_attention import sample_grids
-from transformers_samdetr.position_encoding import embed_map
+from transformers_samdetr.fast_resnet import features_in_strips
 
-from .models import MULTI_SCALE, TINY, Operations, fake_gpu, tiny_model
+from ..models import MULTI_SCALE, TINY, Operations, fake_gpu, tiny_model
 
 
 class Largest(TorchDispatchMode):
@@ -49,10 +47,9 @@ class LargestMap(Largest):
 
 
 @pytest.mark.parametrize("smca", [False, True])
-def test_no_large_attention_map_is_held_whole(smca, monkeypatch):
-    """96 queries of 8 heads over 24 x 32 pixels: the map of weights alone would have 96 · 8 · 768 numbers."""
-    monkeypatch.setattr(attention, "WEIGHTS_A_PIECE", 2**15)  # a map of this size is not worth more than two
-    model = tiny_model(**{**TINY, "num_queries": 96, "smca": smca})
+def test_no_large_attention_map_is_held_whole(smca):
+    """300 queries of 8 heads over 24 x 32 pixels: the map of weights alone would have 300 · 8 · 768 numbers."""
+    model = tiny_model(**{**TINY, "num_queries": 300, "smca": smca})
     cross_attention = next(m for m in model.modules() if isinstance(m, SamDetrSharedKeyAttention))
     sizes = []
 
@@ -65,7 +62,7 @@ def test_no_large_attention_map_is_held_whole(smca, monkeypatch):
     with torch.no_grad():
         model(torch.randn(1, 3, 768, 1024))
     handle.remove()
-    assert 0 < sizes[0] <= 96 * 8 * 768 / 4, sizes
+    assert 0 < sizes[0] <= 300 * 8 * 768 / 4, sizes
 
 
 def test_frozen_norms_and_region_kernels_cost_nothing():
@@ -87,9 +84,9 @@ def test_sampling_writes_no_sample():
     locations, weights = torch.rand(batch, positions, 8, 3, 4, 2), torch.rand(batch, positions, 8, 3, 4)
     with torch.no_grad():
         with Largest() as bags:
-            sample_bags(value, sizes, locations, weights)
+            fast_cpu.sample_levels(value, sizes, locations, weights)
         with Largest() as grids:
-            sample_grids(value, sizes, locations, weights)
+            fast_cuda.sample_by_grid(value, sizes, locations, weights)
     assert bags.elements < grids.elements / 4, (bags.elements, grids.elements)
 
 
@@ -104,13 +101,12 @@ def test_multiply_adds_of_the_transformer(fields, bound):
     assert counts["Global"] - extractor <= bound, counts["Global"] - extractor
 
 
-def test_no_map_of_the_backbone_is_larger_than_a_strip(monkeypatch):
+def test_no_map_of_the_backbone_is_larger_than_a_strip():
     """At 256 x 256 the map at stride 4 has 256 · 64 · 64 numbers; the one at stride 8, which is kept, half of that."""
-    monkeypatch.setattr(resnet_in_strips, "STRIP", 200_000)
     model, pixels = SamDetrBackbone(SamDetrConfig.from_preset("sam-detr-r50")).eval(), torch.randn(1, 3, 256, 256)
     maps = LargestMap()
     with torch.no_grad(), maps:
-        model(pixels, pixels[:, 0])
+        features_in_strips(model.feature_extractor, pixels, numbers_a_strip=200_000, add_in_place=True)
     assert maps.elements == 512 * 32 * 32
 
 
@@ -129,45 +125,3 @@ def test_a_gpu_is_given_few_operations(preset, bound):
             model(pixels, mask)
     count = sum(name not in FREE for name in given.names)
     assert count <= bound, count
-
-
-POSITIONS = [{}, MULTI_SCALE]
-
-
-def rows_of_positions(model, pixel_mask) -> list[int]:
-    """How many pictures' positions each decoder layer projects for a batch of two."""
-    rows = []
-    hooks = [
-        layer.cross_attn.k_position_proj.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
-        for layer in model.model.decoder.layers
-    ]
-    model(torch.rand(2, 3, 64, 64), pixel_mask)
-    for hook in hooks:
-        hook.remove()
-    return rows
-
-
-@pytest.mark.parametrize("fields", POSITIONS)
-def test_positions_that_all_pictures_share_are_projected_once(fields):
-    model = tiny_model(**{**TINY, **fields})
-    padded = torch.ones(2, 64, 64, dtype=torch.long)
-    assert set(rows_of_positions(model, padded)) == {1}
-    padded[1, 32:] = 0
-    assert set(rows_of_positions(model, padded)) == {2}
-
-
-@pytest.mark.parametrize("fields", POSITIONS)
-def test_shared_positions_change_neither_outputs_nor_gradients(fields, monkeypatch):
-    model, pixels = tiny_model(**{**TINY, **fields}).eval(), torch.rand(2, 3, 64, 64)
-    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.4, 0.5, 0.2, 0.3]])}] * 2
-    results = []
-    for shares in (True, False):
-        if not shares:
-            monkeypatch.setattr(backbone, "embed_maps", embed_map)
-        model.zero_grad()
-        outputs = model(pixels, labels=labels)
-        outputs.loss.backward()
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        results.append({"loss": outputs.loss.detach(), "boxes": outputs.pred_boxes.detach(), **gradients})
-    assert any("k_position_proj" in name for name in results[0])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)

@@ -36,7 +36,7 @@ from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
 from transformers_samdetr.denoising import make_denoising_queries
 from transformers_samdetr.targets import prepare_targets
 
-from .models import TINY, VARIANTS, targets
+from ..models import TINY, VARIANTS, targets
 
 ALPHA, GAMMA, PRIOR = 0.25, 2, 0.01
 THERE = -ALPHA * (1 - PRIOR) ** GAMMA * math.log(PRIOR)

@@ -1,12 +1,12 @@
 """The numbers of the authors' code, through the converter: they lie beside the repository, in `../shared/parity`.
 
-`python -m pytest tests/test_parity.py -s` prints how far each case is off. `test_parity_fixtures.py` runs everywhere.
+`python -m pytest tests/model/test_parity.py -s` prints how far each case is off.
+`test_parity_fixtures.py` runs everywhere.
 """
 
 import importlib.util
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +15,9 @@ import torch
 from transformers_samdetr import SamDetrForObjectDetection
 from transformers_samdetr.conversion import config_from_checkpoint, convert_state_dict
 
-from .models import DEVICES
-from .parity import check_detections, deviation, original_gradient_norms
+from ..models import DEVICES
+from ..parity import PARITY, check_detections, deviation, original_gradient_norms
 
-PARITY = Path(__file__).parents[2] / "shared" / "parity"
 CASES = ("r50_e12.pad", "r50_e12.odd", "r50_smca_e12.pad", "r50_dc5_e12.one", "r50_ms_e12.pad", "r50_ms_smca_e12.odd")
 
 pytestmark = pytest.mark.skipif(

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from transformers_samdetr import SamDetrConfig, semantics_aligner
+from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.attention import SamDetrSharedKeyAttention, gaussian_bias
-from transformers_samdetr.backbone import FeatureLevel, valid_size
-from transformers_samdetr.deformable_attention import sample_levels
+from transformers_samdetr.fast_cuda import sample_regions_by_grid
 from transformers_samdetr.loss import sam_detr_loss
-from transformers_samdetr.semantics_aligner import SemanticsAligner
+from transformers_samdetr.operations import sample_levels, sample_regions
+from transformers_samdetr.semantics_aligner import make_aligner
 from transformers_samdetr.targets import prepare_targets
 
-from .models import TINY, targets
+from ..models import TINY, targets
 
 
 def small_config(**fields):
@@ -23,18 +23,15 @@ def small_config(**fields):
 def check_aligner(**fields):
     torch.manual_seed(0)
     config = small_config(encoder_attention_heads=2, decoder_attention_heads=2, num_keypoints=2, **fields)
-    aligner = SemanticsAligner(config).double()
-    mask = torch.ones(1, 4, 5, dtype=torch.bool)
+    aligner, valid_size = make_aligner(config).double(), torch.tensor([[5.0, 3.0]], dtype=torch.float64)
 
     def run(features, queries, boxes):
-        ratio = torch.tensor([[1.0, 0.75]], dtype=torch.float64)
-        level = FeatureLevel(features, features, mask, ratio, valid_size(ratio, (4, 5)), (4, 5))
-        aligned = aligner(queries, boxes, level)
-        # the sine embeddings of the points carry no gradient, by SPEC
+        aligned = aligner(queries, boxes, features, valid_size)
+        # the sine embeddings of the points carry no gradient
         bias = () if aligned.attention_bias is None else (aligned.attention_bias.dense(),)
         return tuple(each for each in (aligned.content, aligned.salient_points, *bias) if each.dtype == torch.float64)
 
-    features = torch.randn(1, 20, 8, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(1, 4, 5, 8, dtype=torch.float64, requires_grad=True)
     queries = torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True)
     boxes = torch.rand(1, 3, 4, dtype=torch.float64) * 0.4 + 0.3  # without gradient: RoIAlign gives them none
     assert gradcheck(run, (features, queries, boxes), atol=1e-5, rtol=1e-3)
@@ -49,11 +46,10 @@ def test_aligner_with_smca():
     check_aligner(smca=True)
 
 
-def test_a_gpus_sampling_of_regions_is_that_of_a_cpu(monkeypatch):
+def test_aligner_that_samples_regions_as_a_gpu_does():
     expected = check_aligner(smca=True)
-    monkeypatch.setattr(semantics_aligner, "bilinear_weights", None)
-    monkeypatch.setattr(semantics_aligner, "suits_gpu_kernels", lambda regions: True)
-    torch.testing.assert_close(check_aligner(smca=True), expected, rtol=0, atol=1e-12)
+    with sample_regions.computed_by(sample_regions_by_grid):
+        torch.testing.assert_close(check_aligner(smca=True), expected, rtol=0, atol=1e-12)
 
 
 def test_aligner_searching_the_image():

@@ -18,12 +18,12 @@ from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDe
 from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
 from transformers_samdetr.prediction import Detector
 
-from .models import MULTI_SCALE, NEEDS_GPU, VARIANTS, targets, tiny_model
-from .training_runs import pictures
+from ..models import MULTI_SCALE, NEEDS_GPU, VARIANTS, targets, tiny_model
+from ..training_runs import pictures
 
 pytestmark = list(NEEDS_GPU)
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SMCA_DN = {**MULTI_SCALE, "smca": True, "num_denoising_groups": 2}
 
 

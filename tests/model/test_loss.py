@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from transformers_samdetr import SamDetrConfig
-from transformers_samdetr.box_ops import center_to_corners, generalized_iou
+from transformers_samdetr.geometry import center_to_corners, generalized_iou
 from transformers_samdetr.loss import focal_loss, sam_detr_loss
 from transformers_samdetr.matcher import match
 from transformers_samdetr.targets import prepare_targets
 
-from .models import TINY, targets, tiny_model
+from ..models import TINY, targets, tiny_model
 
 CONFIG = SamDetrConfig(**TINY)
 

@@ -10,9 +10,9 @@ import torch
 
 from transformers_samdetr.attention import AxisBias
 
-from . import parity_fixtures as fixtures
-from .models import DEVICES
-from .parity import check_detections, deviation
+from .. import parity_fixtures as fixtures
+from ..models import DEVICES
+from ..parity import check_detections, deviation
 
 
 @pytest.mark.parametrize("name", fixtures.CASES)

@@ -9,7 +9,7 @@ from transformers.testing_utils import torch_device
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor, SamDetrModel
 
-from .transformers_suite.detection import DetectionModelCase, DetectionModelTester, tiny_resnet
+from ..transformers_suite.detection import DetectionModelCase, DetectionModelTester, tiny_resnet
 
 
 def tiny_config(**overrides) -> SamDetrConfig:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from .models import MULTI_SCALE, tiny_model
+from ..models import MULTI_SCALE, tiny_model
 
 SMALL = {"encoder_layers": 1, "decoder_layers": 1, "smca": True}
 variants = pytest.mark.parametrize("fields", [SMALL, {**SMALL, **MULTI_SCALE}], ids=["single", "multi-scale"])

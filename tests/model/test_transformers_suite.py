@@ -2,7 +2,7 @@
 
 import pytest
 
-from .transformers_suite import counts, find_source
+from ..transformers_suite import counts, find_source
 
 find_source()  # skips this file, with its reason, where there are none
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrModel
-from transformers_samdetr.padding_masks import extract_features, group_norm, keep_padding_out
+from transformers_samdetr.geometry import box_to_pixel_corners
+from transformers_samdetr.operations import align_and_reduce, region_align
+from transformers_samdetr.padding_masks import extract_masked_features, group_norm, hook_masks
 from transformers_samdetr.presets import PRESETS
-from transformers_samdetr.region_features import extract_region_features
 
-from .models import targets, tiny_model
-from .parity_fixtures import CONFIGURED, TINY, rule_tensor
+from ..models import targets, tiny_model
+from ..parity_fixtures import CONFIGURED, TINY, rule_tensor
 
 SIZES = ((96, 64), (70, 121), (133, 94), (33, 47))
 """Heights and widths in pixels: multiples of 32, even, odd, one more or less than a multiple of 32; none fills the
@@ -109,7 +110,7 @@ def test_batch_equals_alone(name, weights):
         ("padding_masks._align_same_padding", lambda x, mask: x, small_preset("sam-detr-tiny")),
         ("padding_masks._repeat_edge", lambda x, mask: x, SINGLE),
         ("backbone.group_norm", lambda x, mask, norm: norm(x), SINGLE),
-        ("semantics_aligner.extract_region_features", lambda *a, ends_at_valid: extract_region_features(*a), MULTI),
+        ("semantics_aligner.align_and_reduce", lambda *arguments: align_and_reduce(*arguments[:4]), MULTI),
     ],
     ids=["SAME padding", "mean pooling", "group norm", "regions"],
 )
@@ -238,7 +239,7 @@ def test_transformers_backbones_are_refused():
 )
 def test_layers_whose_border_would_be_another_are_refused(layer):
     with pytest.raises(ValueError, match="layer '1' of the backbone, "):
-        keep_padding_out(torch.nn.Sequential(torch.nn.ReLU(), layer))
+        hook_masks(torch.nn.Sequential(torch.nn.ReLU(), layer))
 
 
 def test_the_field_is_saved_and_an_option_of_loading(tmp_path):
@@ -260,7 +261,7 @@ def test_the_extractor_by_itself_takes_whole_pictures():
     masking, plain = (model.model.backbone.feature_extractor for model in masking_and_plain(SINGLE))
     images, pixels, mask = batch(SIZES[:2])
     with pytest.raises(RuntimeError):
-        extract_features(masking, pixels, mask[:, :50] == 1)
+        extract_masked_features(masking, pixels, mask[:, :50] == 1)
     for image in images:
         torch.testing.assert_close(masking(image).feature_maps, plain(image).feature_maps, rtol=0, atol=0)
 
@@ -280,8 +281,9 @@ def test_group_norm_of_valid_positions():
 def test_regions_of_a_map_that_ends_at_its_valid_part():
     boxes = torch.rand(2, 30, 4, generator=torch.Generator().manual_seed(0))  # some reach beyond the picture
     maps, valid = torch.randn(2, 9, 12, 3), torch.tensor([[12.0, 5.0], [7.0, 9.0]])
-    together = extract_region_features([maps], boxes, valid, 4, ends_at_valid=True)[0]
+    corners = box_to_pixel_corners(boxes, valid)
+    together = region_align(maps, corners, 4, valid)
     for index, (width, height) in enumerate(valid.int().tolist()):
         one = slice(index, index + 1)
-        alone = extract_region_features([maps[one, :height, :width]], boxes[one], valid[one], 4)[0]
+        alone = region_align(maps[one, :height, :width], corners[one], 4)
         torch.testing.assert_close(together[one], alone)

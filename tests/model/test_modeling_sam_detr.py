@@ -9,10 +9,10 @@ from transformers import AutoBackbone
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.backbone import SamDetrBackbone
-from transformers_samdetr.frozen_batch_norm import freeze_batch_norms
 from transformers_samdetr.modeling_sam_detr import SamDetrClassHead
+from transformers_samdetr.operations import freeze_batch_norms
 
-from .models import MULTI_SCALE, VARIANTS, targets, tiny_model
+from ..models import MULTI_SCALE, VARIANTS, targets, tiny_model
 
 variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 

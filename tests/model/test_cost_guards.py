@@ -12,7 +12,7 @@ from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDe
 from transformers_samdetr.loss import sam_detr_loss
 from transformers_samdetr.targets import prepare_targets
 
-from .models import TINY, targets, tiny_model
+from ..models import TINY, targets, tiny_model
 
 
 class Count(TorchDispatchMode):

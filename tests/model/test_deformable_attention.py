@@ -5,9 +5,9 @@ import torch
 from transformers.models.deformable_detr import modeling_deformable_detr
 from transformers.utils import is_kernels_available
 
-from transformers_samdetr.deformable_attention import MultiScaleDeformableAttention
+from transformers_samdetr.encoder import MultiScaleDeformableAttention
 
-from .models import MULTI_SCALE, VARIANTS, Operations, fake_gpu, tiny_model
+from ..models import MULTI_SCALE, VARIANTS, Operations, fake_gpu, tiny_model
 
 
 def test_transformers_module_gives_the_same_numbers(monkeypatch):

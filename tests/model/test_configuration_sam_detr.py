@@ -6,7 +6,7 @@ from transformers_samdetr import SamDetrConfig, SamDetrModel
 from transformers_samdetr.configuration_errors import SamDetrConfigError
 from transformers_samdetr.presets import PRESETS
 
-from .models import TINY
+from ..models import TINY
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,0 +1,144 @@
+"""Frozen backbones: norms folded into convolutions, and inference of a timm ResNet without its large maps.
+
+A frozen batch norm is one scale and one shift a channel, so `norm(conv(x))` is a convolution with scaled weights and a
+bias: two passes over each feature map less, forward and backward (ResNet-50 at 800 x 1066 on one core: 1.60 s as it
+was, 1.06 s folded and with channels last).
+
+A ResNet's first maps, at stride 2 and 4, are ten times as large as those that are kept. At inference they are made for
+some rows of the picture at a time, up to the first map at stride 8. And on a CPU the last convolution of each block, a
+matrix product, adds to the shortcut where it lies, instead of writing a second map to be added (SAM-DETR-R50 at
+800 x 1066: at most 72 MiB beside the weights instead of 147 MiB; outputs differ by rounding alone).
+"""
+
+from collections.abc import Callable
+
+import torch
+from timm.models._features import FeatureListNet
+from timm.models.resnet import Bottleneck
+from torch import Tensor, nn
+
+from .operations import FrozenConv2d, FrozenNorm2d
+
+
+def folded_convolution(conv: FrozenConv2d, x: Tensor) -> Tensor:
+    """`operations.frozen_convolution` and the norm after it."""
+    return conv._conv_forward(x, *conv.folded())
+
+
+def already_applied(norm: FrozenNorm2d, x: Tensor) -> Tensor:
+    """`operations.frozen_norm` after `folded_convolution`."""
+    return x
+
+
+def features_channels_last(extractor: nn.Module, pixel_values: Tensor) -> list[Tensor]:
+    """`operations.extract_features` in the layout in which convolutions are fastest."""
+    return extractor(pixel_values.contiguous(memory_format=torch.channels_last)).feature_maps
+
+
+def features_in_strips(
+    extractor: nn.Module, pixel_values: Tensor, numbers_a_strip: int, add_in_place: bool
+) -> list[Tensor]:
+    """`operations.extract_features` without gradients; other networks than `has_plain_start` take their own way.
+
+    Args:
+        extractor, pixel_values: of the operation.
+        numbers_a_strip: of the largest map in a strip; more strips compute more rows twice, for neighbours share some.
+        add_in_place: whether blocks overwrite the output of the block before.
+    """
+    net = getattr(extractor, "_backbone", extractor)  # timm's model within Transformers' wrapper
+    if not has_plain_start(net):
+        return features_channels_last(extractor, pixel_values)
+    run = _add_in_place if add_in_place else nn.Module.__call__
+    names = list(net)
+    second = names.index("layer2")
+
+    def early(x: Tensor) -> Tensor:
+        for name in ("conv1", "bn1", "act1", "maxpool"):
+            x = net[name](x)
+        for block in [*net["layer1"], net["layer2"][0]]:
+            x = run(block, x)
+        return x
+
+    x = pixel_values.contiguous(memory_format=torch.channels_last)
+    # the stem and its pooling see 3 + 1 · 2 rows beside the center, a 3 x 3 convolution at stride 4 sees 4
+    reach = 5 + 4 * (len(net["layer1"]) + 1)
+    numbers = len(x) * net["conv1"].out_channels * 4 * -(-x.shape[3] // 2)  # at stride 2, for a row at stride 8
+    height = max(1, numbers_a_strip // numbers)
+    if any(part._forward_pre_hooks for part in net["layer1"].modules()):  # they read whole maps, as masks are
+        height = x.shape[2]
+    x = in_strips(early, x, 8, reach, height)
+    maps = []
+    for name in names[second:]:
+        for block in net[name][name == "layer2" :]:  # one by one: a stage would hold its input to its end
+            x = run(block, x)
+        if name in net.return_layers:
+            maps.append(x)
+    return maps
+
+
+def in_strips(layers: Callable[[Tensor], Tensor], x: Tensor, stride: int, reach: int, height: int) -> Tensor:
+    """`layers(x)`, some rows at a time.
+
+    Args:
+        layers: padded so that row r of their output is centered at row r · stride of their input.
+        x: `(B, C, H, W)`.
+        stride: of the rows.
+        reach: how many rows above and below its center an output reads.
+        height: rows of a strip of the output.
+
+    Returns:
+        `(B, C_out, ⌈H / stride⌉, W_out)`.
+    """
+    rows = -(-x.shape[2] // stride)
+    if height >= rows:
+        return layers(x)
+    early = -(-reach // stride)  # rows of the output to leave out, for they read beyond the strip
+    output = None
+    for start in range(0, rows, height):
+        end, first = min(start + height, rows), max(start - early, 0)
+        strip = layers(x[:, :, first * stride : (end - 1) * stride + reach + 1])
+        if output is None:
+            output = strip.new_empty(len(x), rows, strip.shape[3], strip.shape[1]).permute(0, 3, 1, 2)
+        output[:, :, start:end] = strip[:, :, start - first : end - first]
+        del strip
+    return output
+
+
+def _add_in_place(block: Bottleneck, x: Tensor) -> Tensor:
+    """timm's block, which overwrites its input, the output of the block before."""
+    inner = block.act1(block.bn1(block.conv1(x)))
+    inner = block.act2(block.bn2(block.conv2(inner)))
+    output = x if block.downsample is None else block.downsample(x)
+    output = output.contiguous(memory_format=torch.channels_last)  # as it is already, but for rare sizes
+    weight, shift = block.conv3.folded()
+    rows = output.permute(0, 2, 3, 1).flatten(0, 2)  # (B·H·W, C), a view
+    rows += shift.to(rows.dtype)
+    rows.addmm_(inner.permute(0, 2, 3, 1).flatten(0, 2), weight.flatten(1).t().to(rows.dtype))
+    return block.act3(output)
+
+
+def has_plain_start(net: nn.Module) -> bool:
+    """Whether it is the ResNet of the paper, as timm makes it, and nobody asks for features of stride 2 or 4."""
+    start = ["conv1", "bn1", "act1", "maxpool", "layer1", "layer2"]
+    if type(net) is not FeatureListNet or list(net)[:6] != start or set(start[:5]) & set(net.return_layers):
+        return False
+    stem, norm, pool = net["conv1"], net["bn1"], net["maxpool"]
+    stages = [net[name] for name in list(net)[4:]]
+    early = [*net["layer1"], *net["layer2"]]
+    return (
+        (type(stem), type(norm), type(pool)) == (FrozenConv2d, FrozenNorm2d, nn.MaxPool2d)
+        and (stem.kernel_size, stem.stride, stem.padding) == ((7, 7), (2, 2), (3, 3))
+        and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode) == (3, 2, 1, False)
+        and all(_is_plain_block(block) for stage in stages for block in stage)
+        and all(stage[0].downsample is not None for stage in stages)  # so that no map that is returned is overwritten
+        and early[len(net["layer1"])].conv2.stride == (2, 2)
+        and all(block.conv2.dilation == (1, 1) for block in early)
+    )
+
+
+def _is_plain_block(block: nn.Module) -> bool:
+    """Whether it is a bottleneck of frozen convolutions without attention, dropped paths or blurring."""
+    if type(block) is not Bottleneck or type(block.conv3) is not FrozenConv2d or block.conv2.kernel_size != (3, 3):
+        return False
+    others = (block.se, block.drop_path, block.aa, block.drop_block)
+    return all(part is None or isinstance(part, nn.Identity) for part in others)

@@ -1,0 +1,408 @@
+"""What the model computes that can be computed in several ways: for each operation its contract and plain PyTorch.
+
+The function below `@operation` is the reference. It is right on every device, in training and inference, under autocast
+and determinism, compiled and exported. `routes` sends calls to faster ways with the same results; without that module,
+or within [`reference_operations`], references run.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import update_wrapper
+from typing import Any
+
+import torch
+from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from timm.models._features import FeatureListNet
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+
+class Operation:
+    """A function that has a reference and may have faster ways.
+
+    Attributes:
+        reference: the plain way.
+        route: takes the arguments of the reference and returns another way for them, or None.
+    """
+
+    references_only = False
+
+    def __init__(self, reference: Callable):
+        update_wrapper(self, reference)
+        self.reference = reference
+        self.route: Callable[..., Callable | None] = lambda *args: None
+
+    def __call__(self, *args: Any) -> Any:
+        way = None if Operation.references_only else self.route(*args)
+        return self.reference(*args) if way is None else way(*args)
+
+    def routed(self, route: Callable[..., Callable | None]) -> Callable[..., Callable | None]:
+        """Decorator: `route` decides from now on."""
+        self.route = route
+        return route
+
+    @contextmanager
+    def computed_by(self, way: Callable) -> Iterator[None]:
+        """Every call runs `way` while this lasts."""
+        route, self.route = self.route, lambda *args: way
+        try:
+            yield
+        finally:
+            self.route = route
+
+
+operation = Operation
+"""Decorator of a reference."""
+
+
+@contextmanager
+def reference_operations() -> Iterator[None]:
+    """Runs every operation by its reference while this lasts, in all threads: plain PyTorch, slower, to compare with.
+
+    ```python
+    >>> import torch
+    >>> from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, reference_operations
+
+    >>> model = SamDetrForObjectDetection(SamDetrConfig.from_preset("sam-detr-tiny")).eval()
+    >>> pixels = torch.randn(1, 3, 96, 96)
+    >>> with torch.no_grad(), reference_operations():
+    ...     plain = model(pixels).pred_boxes
+
+    ```"""
+    before, Operation.references_only = Operation.references_only, True
+    try:
+        yield
+    finally:
+        Operation.references_only = before
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x`, in float32 where it has half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """Context in which autocast rounds nothing on the device of `x`."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+# Region align: equation 2 of the paper
+
+
+def sample_places(
+    starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None, samples: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where the samples of each bin of a region lie along one axis, and how much each counts.
+
+    A bin takes the mean of n equally spaced samples, n being its length rounded up; without length, it is 0. A sample
+    in the outer one-pixel band takes the edge's value, and beyond it 0.
+
+    Args:
+        starts, ends: `(…)`, in pixels; 0 and `length` are the outer edges of the line.
+        size: number of bins.
+        length: number of pixels.
+        valid_length: where the line ends instead, in pixels, of a shape that broadcasts with `starts`.
+        samples: places of each bin, used or not; by default as many as the longest bin needs, which has to be read from
+            the device.
+
+    Returns:
+        `(…, size, samples)` both: places, moved onto the line and counted from the center of its first pixel, and
+        weights. NaN starts and ends give NaN places.
+    """
+    starts, ends = starts - 0.5, ends - 0.5
+    bin_length = ((ends - starts) / size)[..., None, None]
+    count = bin_length.ceil()
+    step = 1 / count.clamp(min=1)
+    end = length if valid_length is None else valid_length[..., None, None]
+    samples = max(1, int(count.nan_to_num(0).max())) if samples is None else samples
+    sample = torch.arange(samples, dtype=starts.dtype, device=starts.device)
+    bins = torch.arange(size, dtype=starts.dtype, device=starts.device)[:, None]
+    places = starts[..., None, None] + (bins + (sample + 0.5) * step) * bin_length
+    share = ((sample < count) & (places >= -1) & (places <= end)) * step
+    return places.clamp(max=end - 1).clamp(min=0), share
+
+
+def bin_weights(starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None) -> Tensor:
+    """How much each pixel of a line counts in each bin: `(…, size, length)`; arguments as in `sample_places`."""
+    places, share = sample_places(starts, ends, size, length, valid_length, samples=-(-length // size) + 1)
+    pixels = torch.arange(length, dtype=starts.dtype, device=starts.device)
+    distance = (places[..., None] - pixels).abs()
+    return ((1 - distance).clamp(min=0) * share[..., None]).sum(-2)
+
+
+@operation
+def region_align(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Tensor:
+    """RoIAlign of every box, with half-pixel alignment and as many samples as a bin has pixels (equation 2).
+
+    The samples of a region form a grid, and bilinear interpolation is a product of an x and a y part. So a region is
+    `y_weights · features · x_weightsᵀ`, with weights that depend on the box alone.
+
+    Args:
+        feature_map: `(B, H, W, C)`, float32 or float64.
+        corners: `(B, Q, 4)` boxes x1, y1, x2, y2 in pixels of the map, of its dtype and without gradient. NaN boxes
+            give NaN or 0, depending on the way.
+        size: height and width of the regions.
+        valid_size: `(B, 2)`, width and height at which the map of each image ends; by default none ends early.
+
+    Returns:
+        `(B, Q, size, size, C)`, rows before columns.
+    """
+    height, width = feature_map.shape[1:3]
+    valid_width, valid_height = (None, None) if valid_size is None else valid_size[..., None].unbind(1)  # (B, 1) each
+    x_weights = bin_weights(corners[..., 0], corners[..., 2], size, width, valid_width)  # (B, Q, size, W)
+    y_weights = bin_weights(corners[..., 1], corners[..., 3], size, height, valid_height)  # (B, Q, size, H)
+    with without_autocast(corners):
+        rows = y_weights.flatten(1, 2) @ feature_map.flatten(2)  # (B, Q·size, W·C)
+        rows = rows.unflatten(1, (-1, size)).unflatten(3, feature_map.shape[2:])  # (B, Q, size, W, C)
+        return x_weights[:, :, None] @ rows
+
+
+@operation
+def align_and_reduce(
+    feature_map: Tensor, weight: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`region_align`, and a 1x1 convolution of its regions to fewer channels.
+
+    Both are linear, so that they may change places: where a map has far fewer pixels than its regions together.
+
+    Args:
+        weight: `(C', C)`.
+        feature_map, corners, size, valid_size: as in `region_align`.
+
+    Returns:
+        `(B, Q, size, size, C)` and `(B, Q, size, size, C')`.
+    """
+    regions = region_align(feature_map, corners, size, valid_size)
+    return regions, nn.functional.linear(regions.to(weight.dtype), weight)
+
+
+# Points within regions: equation 5
+
+
+def bilinear_weights(places: Tensor, length: int) -> Tensor:
+    """How much each of `length` pixels counts at `(…)` places, -1 and 1 being the outer pixel edges: `(…, length)`."""
+    places = ((places + 1) * length - 1) / 2
+    first = places.detach().floor()
+    share = (places - first)[..., None]
+    distance = torch.arange(length, device=places.device, dtype=places.dtype) - first[..., None]
+    return torch.where(distance == 0, 1 - share, torch.where(distance == 1, share, 0.0))
+
+
+@operation
+def sample_regions(regions: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples of each region at its own points, 0 beyond its edges (equation 5).
+
+    Args:
+        regions: `(B, Q, size, size, C)`.
+        points: `(B, Q, P, 2)`, (x, y) with -1 and 1 at the outer edges of the region.
+
+    Returns:
+        `(B, Q, P, C)`.
+    """
+    x, y = bilinear_weights(points, regions.shape[2]).unbind(-2)  # (B, Q, P, size) each
+    weights = (y[..., :, None] * x[..., None, :]).flatten(-2)  # (B, Q, P, size²)
+    return weights.to(regions.dtype) @ regions.flatten(2, 3)
+
+
+# Points on several maps: the deformable encoder
+
+
+@operation
+def sample_levels(
+    value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Weighted sum of bilinear samples from every feature level (Deformable DETR, section 4.1).
+
+    Args:
+        value: `(B, S, M, D)`, the levels one after another, S = ΣH·W.
+        level_sizes: (height, width) of each of the L levels.
+        locations: `(B, S_q, M, L, P, 2)`, (x, y) with 0 and 1 at the outer pixel edges; outside the map a sample is 0.
+            Float32 at least: half precision cannot tell neighbouring pixels apart.
+        attention_weights: `(B, S_q, M, L, P)`, which sum to 1 over L and P.
+
+    Returns:
+        `(B, S_q, M·D)`, of the dtype of `value`. A NaN location makes its own sum NaN, and no other.
+    """
+    batch_size, _, num_heads, channels = value.shape
+    block = torch.arange(batch_size * num_heads, device=value.device).view(batch_size, 1, num_heads, 1)
+    maps = value.to(locations.dtype).transpose(1, 2).flatten(0, 1)  # (B·M, S, D)
+    output = 0.0
+    for level, (level_map, (height, width)) in enumerate(
+        zip(maps.split([h * w for h, w in level_sizes], dim=1), level_sizes, strict=True)
+    ):
+        # within a border of zeros, each pixel and its right, lower and lower right neighbours side by side
+        bordered = nn.functional.pad(level_map.unflatten(1, (height, width)), (0, 0, 1, 1, 1, 1))
+        upper, lower = bordered[:, :-1], bordered[:, 1:]
+        patches = torch.cat([upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]], dim=-1)
+        x, y = locations[:, :, :, level].unbind(-1)  # (B, S_q, M, P) each
+        x, y = (x * width - 0.5).clamp(-1, width), (y * height - 0.5).clamp(-1, height)
+        left, top = x.floor().clamp(max=width - 1), y.floor().clamp(max=height - 1)
+        corner = (top.nan_to_num(0).long() + 1) * (width + 1) + left.nan_to_num(0).long() + 1
+        rows = nn.functional.embedding(block * ((height + 1) * (width + 1)) + corner, patches.flatten(0, 2))
+        x, y, weights = x - left, y - top, attention_weights[:, :, :, level]
+        weights = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], dim=-1) * weights[..., None]
+        samples = rows.unflatten(-1, (4, channels)).flatten(-3, -2)  # (B, S_q, M, P·4, D)
+        output = output + weights.flatten(-2)[..., None, :] @ samples
+    return output.flatten(2).to(value.dtype)
+
+
+# Cross-attention with shared keys: equation 1
+
+
+@operation
+def shared_key_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, bias: Any = None
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax attention whose heads have their own queries and values, and one set of keys (equation 1).
+
+    The M·Q queries of an image are one matrix product with the keys, which are never repeated.
+
+    Args:
+        module: has `scaling`, `attention_dropout`, `training`, and a `config` that names the attention implementation.
+        query: `(B, M, Q, C)`.
+        key: `(B, S, C)`.
+        value: `(B, M, S, D)`.
+        mask: `(B, 1, 1, S)`, added to the logits.
+        bias: an `attention.AxisBias`, added to the logits as well.
+
+    Returns:
+        `(B, Q, M·D)`, the heads side by side, and the weights `(B, M, Q, S)`, or None where they are not kept.
+    """
+    logits = (query.flatten(1, 2) @ key.transpose(1, 2)).unflatten(1, query.shape[1:3]) * module.scaling
+    logits = logits + (mask if bias is None else bias.dense() + mask).to(query.dtype)
+    weights = nn.functional.dropout(logits.softmax(-1), module.attention_dropout, module.training)
+    return (weights @ value).transpose(1, 2).flatten(2), weights
+
+
+# Sine embeddings
+
+TEMPERATURE = 10000
+
+
+@operation
+def sine_wavelengths(num_features: int, like: Tensor) -> Tensor:
+    """`(num_features,)` float32 on the device of `like`, each twice, growing from 1 to nearly 10000."""
+    pair = torch.arange(num_features, dtype=torch.float32, device=like.device) // 2
+    return TEMPERATURE ** (2 * pair / num_features)
+
+
+# The frozen backbone
+
+
+@operation
+def extract_features(extractor: nn.Module, pixel_values: Tensor) -> list[Tensor]:
+    """The feature maps `(B, channels, H, W)` of a Transformers backbone, finest first.
+
+    Args:
+        extractor: a backbone.
+        pixel_values: `(B, channels, height, width)`, normalised pixels.
+    """
+    return extractor(pixel_values).feature_maps
+
+
+@operation
+def resize_mask(pixel_mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The `(B, H, W)` bool mask of a feature map of this size, by nearest-neighbour interpolation."""
+    return nn.functional.interpolate(pixel_mask[:, None].float(), size=size)[:, 0] > 0.5
+
+
+class FrozenNorm2d(nn.Module):
+    """A frozen batch norm, one scale and one shift a channel, under the names of the batch norm that it replaces."""
+
+    def __init__(self, norm: FrozenBatchNorm2d | FrozenBatchNormAct2d):
+        super().__init__()
+        self.eps = norm.eps
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self.drop = getattr(norm, "drop", nn.Identity())
+        self.act = getattr(norm, "act", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(frozen_norm(self, x)))
+
+
+class FrozenConv2d(nn.Conv2d):
+    """The convolution before a frozen batch norm, so that both may be computed as one."""
+
+    def __init__(self, conv: nn.Conv2d, norm: FrozenNorm2d):
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        super().__init__(*shape, conv.groups, bias=False, device="meta")
+        self.weight = conv.weight
+        self._norm = (norm,)  # in a tuple: the block owns it, and its state stays under its own name
+
+    @property
+    def norm(self) -> FrozenNorm2d:
+        return self._norm[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return frozen_convolution(self, x)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight `(C_out, C_in / groups, h, w)` and bias `(C_out,)` that stand for convolution and norm together."""
+        scale, shift = scale_and_shift(self.norm)
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
+
+
+@operation
+def scale_and_shift(norm: FrozenNorm2d) -> tuple[Tensor, Tensor]:
+    """What a frozen norm multiplies with and adds, `(C,)` each."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+@operation
+def frozen_convolution(conv: FrozenConv2d, x: Tensor) -> Tensor:
+    """The convolution alone; a way that applies the norm as well belongs to one of `frozen_norm` that does not."""
+    return nn.Conv2d.forward(conv, x)
+
+
+@operation
+def frozen_norm(norm: FrozenNorm2d, x: Tensor) -> Tensor:
+    """`(B, C, H, W)`, scaled and shifted."""
+    scale, shift = (numbers.view(1, -1, 1, 1) for numbers in scale_and_shift(norm))
+    return x * scale + shift
+
+
+_RESNET = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+PAIRS: dict[type, tuple[tuple[str, str], ...]] = {
+    FeatureListNet: (_RESNET[0],),  # the stem of an unwrapped ResNet
+    BasicBlock: _RESNET,
+    Bottleneck: _RESNET,
+    DepthwiseSeparableConv: (("conv_dw", "bn1"), ("conv_pw", "bn2")),
+    InvertedResidual: (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+}
+"""Blocks whose forward hands the output of a convolution to a norm and to nothing else."""
+
+
+def freeze_batch_norms(module: nn.Module) -> nn.Module:
+    """Freezes every batch norm, in place, and pairs those whose convolution is known with it.
+
+    timm's conversion keeps the activation inside its `BatchNormAct2d`, and its arithmetic is the authors'. Names of
+    parameters and buffers stay.
+    """
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.weight.is_meta and not norm.running_mean.is_meta:
+            # accelerate's init_empty_weights: parameters are on meta, buffers are not, and these become buffers
+            norm._parameters.update({name: nn.Parameter(torch.ones(norm.num_features)) for name in norm._parameters})
+    module = freeze_batch_norm_2d(module)
+    for block in list(module.modules()):
+        pairs = PAIRS.get(type(block), ())
+        if isinstance(block, nn.Sequential):
+            children = list(dict(block.named_children()))
+            pairs = tuple(zip(children, children[1:], strict=False))
+        for conv_name, norm_name in pairs:
+            conv, norm = getattr(block, conv_name, None), getattr(block, norm_name, None)
+            is_plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
+            if is_plain and isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
+                frozen = FrozenNorm2d(norm)
+                setattr(block, conv_name, FrozenConv2d(conv, frozen))
+                setattr(block, norm_name, frozen)
+    return module
+
+
+def is_frozen_batch_norm(module: nn.Module) -> bool:
+    """Whether `module` is a batch norm that `freeze_batch_norms` froze, paired with a convolution or not."""
+    return isinstance(module, (FrozenBatchNorm2d, FrozenBatchNormAct2d, FrozenNorm2d))

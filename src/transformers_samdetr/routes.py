@@ -1,0 +1,171 @@
+"""Which way each operation runs: the one place that asks for device, compiler, gradient mode and determinism.
+
+| operation | eager on a CPU | eager on a GPU | deterministic on a GPU | compiled | exported |
+|---|---|---|---|---|---|
+| `region_align` | bags | torchvision's kernel | reference, in parts | reference | reference |
+| `align_and_reduce` of a small map | map reduced | reference | reference | reference | reference |
+| `sample_regions` | reference | grid | reference | reference | reference |
+| `sample_levels` | bags | grid | reference | grid | reference |
+| `shared_key_attention`, "sdpa" | pieces | fused kernel | fused kernel | fused kernel; on a CPU reference | likewise |
+| `sine_wavelengths` | reference | kept | kept | reference | reference |
+| `frozen_convolution`, `frozen_norm` | folded | folded | folded | folded | folded |
+| `extract_features` in training | channels last | norms prepared | norms prepared | channels last | channels last |
+| `extract_features` at inference | in strips, in place | in strips | in strips | channels last | channels last |
+
+Gradients in evaluation mode are computed by references as far as the backbone goes: see `_is_folded`. A CPU's ways are
+deterministic. A way is removed by its line below, a file of them by their lines.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .fast_cpu import align_reduced, align_regions, attend_in_pieces
+from .fast_cpu import sample_levels as sample_by_bags
+from .fast_cuda import align_regions as align_by_kernel
+from .fast_cuda import (
+    align_regions_in_parts,
+    attend_by_interface,
+    kept_wavelengths,
+    prepared_scale_and_shift,
+    sample_by_grid,
+    sample_regions_by_grid,
+    with_norms_prepared,
+)
+from .fast_resnet import already_applied, features_channels_last, features_in_strips, folded_convolution
+from .operations import (
+    FrozenConv2d,
+    FrozenNorm2d,
+    align_and_reduce,
+    extract_features,
+    frozen_convolution,
+    frozen_norm,
+    region_align,
+    sample_levels,
+    sample_regions,
+    scale_and_shift,
+    shared_key_attention,
+    sine_wavelengths,
+)
+
+FEWER_PIXELS = 2
+"""A map with so many times fewer pixels than its regions together is reduced before them."""
+STRIP_ON_CPU, STRIP_ON_GPU = 5 * 2**20, 64 * 2**20
+"""Numbers of the largest map in a strip. A GPU takes as long for a strip that is too small to fill it as for a larger
+one; its strips have 256 MiB."""
+
+Way = Callable | None
+
+
+def _is_eager(device: torch.device, kind: str) -> bool:
+    return device.type == kind and not torch.compiler.is_compiling()
+
+
+def _suits_gpu_kernels(x: Tensor) -> bool:
+    """Whether kernels may run that add up gradients in any order."""
+    return _is_eager(x.device, "cuda") and not torch.are_deterministic_algorithms_enabled()
+
+
+@region_align.routed
+def _(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Way:
+    if _is_eager(corners.device, "cpu"):
+        return align_regions
+    if _suits_gpu_kernels(corners) and valid_size is None:
+        return align_by_kernel
+    return None if torch.compiler.is_compiling() else align_regions_in_parts
+
+
+@align_and_reduce.routed
+def _(feature_map: Tensor, weight: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Way:
+    height, width = feature_map.shape[1:3]
+    is_small = FEWER_PIXELS * height * width <= corners.shape[1] * size**2
+    return align_reduced if _is_eager(corners.device, "cpu") and is_small else None
+
+
+@sample_regions.routed
+def _(regions: Tensor, points: Tensor) -> Way:
+    return sample_regions_by_grid if _suits_gpu_kernels(regions) else None
+
+
+@sample_levels.routed
+def _(value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor) -> Way:
+    if torch.compiler.is_exporting():
+        return None
+    if _is_eager(value.device, "cpu"):
+        return sample_by_bags
+    return None if torch.are_deterministic_algorithms_enabled() else sample_by_grid
+
+
+@shared_key_attention.routed
+def _(module: nn.Module, query: Tensor, *others: Tensor) -> Way:
+    implementation = module.config._attn_implementation
+    if implementation == "eager":
+        return None
+    if implementation == "sdpa" and query.device.type == "cpu":
+        return None if torch.compiler.is_compiling() else attend_in_pieces
+    return attend_by_interface
+
+
+@sine_wavelengths.routed
+def _(num_features: int, like: Tensor) -> Way:
+    if not _is_eager(like.device, "cuda") or type(like) is not Tensor:  # a fake tensor has no numbers to keep
+        return None
+    return None if torch.cuda.is_current_stream_capturing() else kept_wavelengths
+
+
+def _is_folded(norm: nn.Module) -> bool:
+    """Whether convolution and norm are computed as one: in training and inference.
+
+    Gradients in evaluation mode are what one compares with other implementations. Rounded otherwise, a ReLU or a
+    sampled place of the multi-scale encoder now and then falls on the other side of its kink, which moved gradient
+    norms by up to 1.6e-3.
+    """
+    return norm.training or not torch.is_grad_enabled()
+
+
+@frozen_convolution.routed
+def _(conv: FrozenConv2d, x: Tensor) -> Way:
+    return folded_convolution if _is_folded(conv.norm) else None
+
+
+@frozen_norm.routed
+def _(norm: FrozenNorm2d, x: Tensor) -> Way:
+    return already_applied if _is_folded(norm) else None
+
+
+@scale_and_shift.routed
+def _(norm: FrozenNorm2d) -> Way:
+    return prepared_scale_and_shift if _is_eager(norm.weight.device, "cuda") else None
+
+
+@extract_features.routed
+def _(extractor: nn.Module, pixel_values: Tensor) -> Way:
+    if not _is_folded(extractor):
+        return None
+    if torch.compiler.is_compiling():
+        return features_channels_last
+    on_gpu = pixel_values.is_cuda
+    if torch.is_grad_enabled():
+        way = features_channels_last
+    elif on_gpu:
+        way = partial(features_in_strips, numbers_a_strip=STRIP_ON_GPU, add_in_place=False)
+    else:
+        way = partial(features_in_strips, numbers_a_strip=STRIP_ON_CPU, add_in_place=True)
+    return partial(with_norms_prepared, way) if on_gpu else way
+
+
+ROUTED = (
+    region_align,
+    align_and_reduce,
+    sample_regions,
+    sample_levels,
+    shared_key_attention,
+    sine_wavelengths,
+    frozen_convolution,
+    frozen_norm,
+    scale_and_shift,
+    extract_features,
+)
+"""Every operation that has more than one way."""

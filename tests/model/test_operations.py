@@ -1,0 +1,471 @@
+"""Every way of an operation against its reference, outputs and gradients, and the references against PyTorch's own."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch.autograd import gradcheck
+from torchvision.ops import roi_align
+from transformers import AutoBackbone, TimmBackboneConfig
+
+from transformers_samdetr import SamDetrConfig, fast_cpu, fast_cuda, fast_resnet, operations, reference_operations
+from transformers_samdetr.attention import AxisBias, SamDetrSharedKeyAttention, additive_mask, gaussian_bias
+from transformers_samdetr.geometry import box_to_pixel_corners
+from transformers_samdetr.routes import ROUTED, STRIP_ON_CPU
+
+from ..models import MULTI_SCALE, TINY, VARIANTS, targets, tiny_model
+
+SIZES = [(7, 5), (4, 9), (1, 1)]
+LARGE = [(32, 40), (16, 20), (8, 10)]
+
+
+def random_boxes(batch_size: int, num_boxes: int, dtype=torch.float64) -> torch.Tensor:
+    """From specks to more than the whole image, some of them out of it, and some on its edges."""
+    centers = torch.rand(batch_size, num_boxes, 2, dtype=dtype) * 1.4 - 0.2
+    boxes = torch.cat([centers, torch.rand(batch_size, num_boxes, 2, dtype=dtype) ** 3], dim=-1)
+    edges = torch.tensor([[0.5, 0.5, 1, 1], [0.5, 0.5, 0, 0], [0, 0, 0.3, 0.3], [1, 1, 0.3, 0.3]], dtype=dtype)
+    return torch.cat([boxes, edges.expand(batch_size, -1, -1)], dim=1)
+
+
+def regions_case(shape: tuple[int, int], size: int, ends: bool = False) -> tuple:
+    height, width = shape
+    feature_map = torch.randn(2, height, width, 6, dtype=torch.float64, requires_grad=True)
+    valid_size = torch.tensor([[width, height], [max(width - 2, 1), max(height - 1, 1)]], dtype=torch.float64)
+    return feature_map, box_to_pixel_corners(random_boxes(2, 50), valid_size), size, valid_size if ends else None
+
+
+def reduced_case(case) -> tuple:
+    feature_map, *others = case()
+    return feature_map, torch.randn(3, 6, dtype=torch.float64, requires_grad=True), *others
+
+
+def levels_case(sizes=SIZES, batch_size: int = 2, spread: float = 1.6, num_queries: int = 6) -> tuple:
+    """With the spread of 1.6 a third of the samples lie off the maps."""
+    positions = sum(height * width for height, width in sizes)
+    value = torch.randn(batch_size, positions, 2, 3, dtype=torch.float64)
+    locations = (torch.rand(batch_size, num_queries, 2, 3, 4, 2, dtype=torch.float64) - 0.5) * spread + 0.5
+    locations[0, 0, 0, 0] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-50.0, 0.5], [0.5, 1e6]])
+    weights = torch.rand(batch_size, num_queries, 2, 3, 4, dtype=torch.float64)
+    return value.requires_grad_(), sizes, locations.requires_grad_(), weights.requires_grad_()
+
+
+def points_case() -> tuple:
+    """At random, across the edges, and on pixel centers, where salient points start and bilinear sampling has kinks."""
+    points = torch.rand(3, 4, 10, 2, dtype=torch.float64) * 2.6 - 1.3
+    points[0] = 0
+    points[1, 0, :7, 0] = (2 * torch.arange(7, dtype=torch.float64) + 1) / 7 - 1
+    return torch.randn(3, 4, 7, 7, 5, dtype=torch.float64, requires_grad=True), points.requires_grad_()
+
+
+def attention_case(num_queries: int, height: int, width: int, biased: bool) -> tuple:
+    module = SamDetrSharedKeyAttention(SamDetrConfig(**TINY)).double().eval()
+    module.config._attn_implementation = "sdpa"
+    shapes = [(2, 8, num_queries, 16), (2, height * width, 16), (2, 8, height * width, 4)]
+    query, key, value = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    allowed = torch.ones(2, 1, 1, height * width, dtype=torch.bool)
+    allowed[1, ..., 13:] = False
+    bias = None
+    if biased:
+        centers = torch.rand(2, num_queries, 8, 2, dtype=torch.float64) * torch.tensor([width, height])
+        bias = gaussian_bias(centers, torch.rand(2, num_queries, 8, 2, dtype=torch.float64), height, width)
+        bias = AxisBias(bias.along_x.requires_grad_(), bias.along_y.requires_grad_())
+    return module, query, key, value, additive_mask(allowed, torch.float64), bias
+
+
+REGIONS = {
+    f"{shape}, {size} bins, ends early {ends}": partial(regions_case, shape, size, ends)
+    for shape in ((5, 9), (1, 1), (30, 41))
+    for size in (1, 7)
+    for ends in (False, True)
+}
+WHOLE_REGIONS = {name: case for name, case in REGIONS.items() if name.endswith("False")}
+REDUCED = {name: partial(reduced_case, case) for name, case in REGIONS.items()}
+LEVELS = {"small": levels_case, "large": partial(levels_case, LARGE, num_queries=500)}
+ATTENTION = {
+    f"{num_queries} queries, biased {biased}": partial(attention_case, num_queries, *size, biased)
+    for num_queries, size in ((1, (4, 5)), (24, (4, 5)), (60, (32, 40)))  # the last one is in four pieces
+    for biased in (False, True)
+}
+WAYS = [
+    (operations.region_align, fast_cpu.align_regions, REGIONS),
+    (operations.region_align, fast_cuda.align_regions, WHOLE_REGIONS),
+    (operations.region_align, fast_cuda.align_regions_in_parts, REGIONS),
+    (operations.align_and_reduce, fast_cpu.align_reduced, REDUCED),
+    (operations.sample_regions, fast_cuda.sample_regions_by_grid, {"": points_case}),
+    (operations.sample_levels, fast_cpu.sample_levels, LEVELS),
+    (operations.sample_levels, fast_cuda.sample_by_grid, LEVELS),
+    (operations.shared_key_attention, fast_cpu.attend_in_pieces, ATTENTION),
+    (operations.shared_key_attention, fast_cuda.attend_by_interface, ATTENTION),
+]
+"""Operation, way, and arguments by name; those of backbones have tests of their own below."""
+
+
+@pytest.mark.parametrize(
+    ("operation", "way", "case"),
+    [
+        pytest.param(operation, way, case, id=f"{operation.__name__}-{way.__module__.split('.')[-1]}-{name}")
+        for operation, way, cases in WAYS
+        for name, case in cases.items()
+    ],
+)
+def test_way_equals_reference(operation, way, case):
+    torch.manual_seed(0)
+    arguments = case()
+    tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+    tensors += [x for bias in arguments if isinstance(bias, AxisBias) for x in (bias.along_x, bias.along_y)]
+    leaves, results = [x for x in tensors if x.requires_grad], []
+    for function in (operation.reference, way):
+        output = function(*arguments)
+        if isinstance(output, tuple):
+            output = torch.cat([part.flatten() for part in output[: 1 + (operation is operations.align_and_reduce)]])
+        torch.manual_seed(1)
+        direction = torch.randn(output.shape, dtype=output.dtype)
+        results.append([output, *torch.autograd.grad(output, leaves, direction)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_parts_of_a_large_map_are_several(monkeypatch):
+    arguments = regions_case((30, 41), 7)
+    whole = fast_cuda.align_regions_in_parts(*arguments)
+    monkeypatch.setattr(fast_cuda, "CHUNK", 20_000)
+    torch.testing.assert_close(fast_cuda.align_regions_in_parts(*arguments), whole)
+
+
+@pytest.mark.parametrize("case", WHOLE_REGIONS.values(), ids=WHOLE_REGIONS)
+def test_regions_are_those_of_torchvision(case):
+    torch.manual_seed(0)
+    feature_map, corners, size, _ = case()
+    ours = operations.region_align.reference(feature_map, corners, size)
+    theirs = roi_align(feature_map.permute(0, 3, 1, 2), list(corners), size, sampling_ratio=-1, aligned=True)
+    theirs = theirs.unflatten(0, corners.shape[:2]).permute(0, 1, 3, 4, 2)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", [operations.region_align.reference, fast_cpu.align_regions])
+def test_nan_boxes_have_nan_regions(way):
+    feature_map, corners = torch.randn(1, 6, 8, 4), torch.tensor([1.0, 1, 4, 5]).repeat(1, 3, 1)
+    corners[0, 1, 0] = torch.nan
+    assert way(feature_map, corners, 7).isnan().flatten(2).any(-1).tolist() == [[False, True, False]]
+    assert way(feature_map, corners * torch.nan, 7).isnan().any()
+
+
+def test_bags_hold_no_more_than_their_boxes_cover():
+    """A small box in a large map costs what it would in a small one."""
+    corners = torch.tensor([[[100.0, 100, 107, 107]] * 20])
+    regions = fast_cpu.align_regions(torch.zeros(1, 200, 200, 2, requires_grad=True), corners, 7)
+    parts = regions.grad_fn.next_functions[0][0].parts
+    assert sum(part.index.numel() for part in parts) <= 20 * 49 * 3 * 3
+
+
+@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_cpu.sample_levels])
+def test_a_nan_location_makes_its_own_sum_nan(way):
+    value, sizes, locations, weights = (x.detach() if isinstance(x, torch.Tensor) else x for x in levels_case())
+    locations[0, 1, 0, 1, 2, 0] = torch.nan
+    found = way(value, sizes, locations, weights).isnan()
+    assert found[0, 1, :3].all() and found.sum() == 3
+
+
+@pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
+@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_cpu.sample_levels])
+def test_gradients_of_each_input_of_levels_alone(way, needs):
+    torch.manual_seed(0)
+    value, sizes, locations, weights = levels_case(batch_size=1, spread=0.7)
+    tensors = [x.detach().requires_grad_(need) for x, need in zip((value, locations, weights), needs, strict=True)]
+    assert gradcheck(lambda v, x, w: way(v, sizes, x, w), tensors)
+
+
+def test_no_sample_reads_another_map():
+    """Each map, head and image by itself: what stands in the others must not matter, nor become a gradient there."""
+    value, sizes, locations, weights = (
+        x.detach() if isinstance(x, torch.Tensor) else x for x in levels_case(spread=6.0)
+    )
+    for level, start in enumerate((0, 35, 71)):
+        alone = torch.zeros_like(weights)
+        alone[0, :, 1, level] = weights[0, :, 1, level]
+        poisoned = torch.full_like(value, 1e300)
+        end = start + sizes[level][0] * sizes[level][1]
+        poisoned[0, start:end, 1] = value[0, start:end, 1]
+        found = operations.sample_levels(poisoned, sizes, locations, alone).unflatten(-1, (2, 3))[0, :, 1]
+        wanted = operations.sample_levels(value, sizes, locations, alone).unflatten(-1, (2, 3))[0, :, 1]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_cpu.sample_levels, fast_cuda.sample_by_grid])
+def test_half_precision_values_keep_their_places(way):
+    value, sizes, locations, weights = (x.detach().float() if isinstance(x, torch.Tensor) else x for x in levels_case())
+    half = way(value.bfloat16(), sizes, locations, weights)
+    assert half.dtype == torch.bfloat16
+    wanted = way(value.bfloat16().float(), sizes, locations, weights)
+    torch.testing.assert_close(half.float(), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_the_table_of_levels_holds_the_maps_among_zeros():
+    value = levels_case()[0].detach().abs() + 1
+    table = fast_cpu.tabulate(value, SIZES)
+    assert (table != 0).sum() == value.numel()
+    assert table.shape[2] == sum(height + 3 for height, _ in SIZES) * 10 + 2
+
+
+def test_autocast_does_not_coarsen_regions():
+    feature_map, corners, size, _ = (x.detach().float() if isinstance(x, torch.Tensor) else x for x in WHOLE())
+    for way in (operations.region_align.reference, fast_cpu.align_regions, fast_cuda.align_regions):
+        plain = way(feature_map, corners, size)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(way(feature_map, corners, size), plain)
+
+
+WHOLE = partial(regions_case, (6, 8), 7)
+
+
+def half_attention(bias: AxisBias | None, arguments: tuple) -> torch.Tensor:
+    module, query, key, value, mask, _ = arguments
+    half = (x.detach().bfloat16() for x in (query, key, value))
+    return fast_cpu.attend_in_pieces(module, *half, mask.float(), bias)[0].float()
+
+
+def test_pieces_in_half_precision_round_products_alone():
+    torch.manual_seed(0)
+    *arguments, bias = attention_case(60, 32, 40, biased=True)
+    bias = AxisBias(bias.along_x.detach().float(), bias.along_y.detach().float())
+    rounded = half_attention(bias, (*arguments, None))
+    exact = fast_cpu.attend_in_pieces(*arguments, AxisBias(bias.along_x.double(), bias.along_y.double()))[0].float()
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.03 * exact.abs().max().item())
+    # a bias of a thousand for all keys alike: rounded to half precision it would drown what is left of a Gaussian
+    shifted = half_attention(AxisBias(bias.along_x - 1000, bias.along_y), (*arguments, None))
+    torch.testing.assert_close(shifted, rounded, rtol=0, atol=0.03 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize("way", [operations.shared_key_attention.reference, fast_cpu.attend_in_pieces])
+def test_dropout_of_attention_weights_in_training_alone(way):
+    module, *arguments = attention_case(24, 4, 5, biased=False)
+    module.attention_dropout = 0.5
+    calm = way(module, *arguments)[0]
+    assert torch.equal(way(module, *arguments)[0], calm)
+    assert not torch.equal(way(module.train(), *arguments)[0], calm)
+
+
+# Frozen backbones
+
+
+def randomise_norms(model: torch.nn.Module, low: float = 0.5, high: float = 1.5) -> torch.nn.Module:
+    """Statistics off their start values."""
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            for buffer in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+                buffer.uniform_(low, high)
+    return model
+
+
+def plain_and_frozen(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The same double-precision features, of timm's frozen norms and of ours."""
+    torch.manual_seed(0)
+    model = randomise_norms(timm.create_model(name, features_only=True, out_indices=[4]).double())
+    frozen = operations.freeze_batch_norms(copy.deepcopy(model))
+    return freeze_batch_norm_2d(model).eval(), frozen.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("resnet18", 1),
+        ("resnet26d", 0.95),
+        ("efficientnet_lite0", 0.95),
+        ("tf_efficientnet_lite0", 0.8),
+        ("resnetv2_50", 0),
+    ],
+)
+def test_folding_changes_nothing(name, share):
+    plain, folded = plain_and_frozen(name)
+    assert plain.state_dict().keys() == folded.state_dict().keys()
+    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in folded.named_parameters()]
+    is_norm = [hasattr(module, "running_var") for module in plain.modules()]
+    assert sum(isinstance(m, operations.FrozenNorm2d) for m in folded.modules()) >= share * sum(is_norm)
+    pixels = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pixels), folded(pixels), rtol=1e-9, atol=1e-9)
+    folded.train()
+    for one, other in zip(plain(pixels), folded(pixels), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        one.square().mean().backward()
+        other.square().mean().backward()
+    for (key, one), other in zip(plain.named_parameters(), folded.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-9, msg=key)
+
+
+def test_a_copy_folds_its_own_norm():
+    _, folded = plain_and_frozen("resnet18")
+    twin = copy.deepcopy(folded)
+    pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    before = folded(pixels)[0]
+    for module in twin.modules():
+        if isinstance(module, operations.FrozenConv2d):
+            module.norm.weight.zero_()
+            assert any(module.norm is other for other in twin.modules())
+    assert torch.equal(folded(pixels)[0], before) and not torch.equal(twin(pixels)[0], before)
+
+
+def test_gradients_in_evaluation_mode_are_the_authors_to_the_last_bit():
+    plain, frozen = (model.float() for model in plain_and_frozen("resnet26d"))
+    pixels = torch.randn(1, 3, 64, 64)
+    results = []
+    for model in (plain, frozen):
+        (output,) = model(pixels)
+        output.square().mean().backward()
+        results.append([output, *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    with torch.no_grad():
+        assert not torch.equal(frozen(pixels)[0], results[0][0])  # folded, and so rounded otherwise
+        with reference_operations():
+            assert torch.equal(frozen(pixels)[0], results[0][0])
+
+
+def test_all_norms_at_once_are_what_each_is_alone():
+    _, frozen = plain_and_frozen("resnet26d")
+    norms = [module for module in frozen.modules() if isinstance(module, operations.FrozenNorm2d)]
+    together = fast_cuda.scales_and_shifts(norms)
+    assert len(together) == len(norms) > 20
+    for norm in norms:
+        expected = operations.scale_and_shift.reference(norm)
+        assert all(torch.equal(*pair) for pair in zip(together[norm], expected, strict=True))
+
+
+def test_prepared_norms_are_kept_for_one_pass_and_thread_alone():
+    """The same tensors within; others after it, of another norm, in another thread."""
+    extractor = plain_and_frozen("resnet18")[1]
+    norm = next(module for module in extractor.modules() if isinstance(module, operations.FrozenNorm2d))
+    look_up, other = fast_cuda.prepared_scale_and_shift, operations.FrozenNorm2d(norm)
+
+    def check(extractor, pixels):
+        assert look_up(norm)[0] is look_up(norm)[0]
+        assert look_up(other)[0] is not look_up(other)[0]
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(look_up, norm).result()[0] is not look_up(norm)[0]
+        return "maps"
+
+    assert fast_cuda.with_norms_prepared(check, extractor, None) == "maps"
+    assert look_up(norm)[0] is not look_up(norm)[0]
+
+
+def features(name: str, **options) -> torch.nn.Module:
+    """A Transformers backbone in double precision, with outputs of about 1."""
+    torch.manual_seed(0)
+    model = AutoBackbone.from_config(TimmBackboneConfig(backbone=name, **options)).double().eval()
+    return operations.freeze_batch_norms(randomise_norms(model, high=1.0))
+
+
+@pytest.mark.parametrize("size", [(97, 70), (161, 33), (8, 8)])
+@pytest.mark.parametrize("options", [{"out_indices": (2, 3, 4)}, {"out_indices": (4,), "output_stride": 16}])
+def test_strips_change_nothing(options, size):
+    model, pixels = features("resnet26", **options), torch.randn(2, 3, *size, dtype=torch.float64)
+    given = pixels.clone()
+    assert fast_resnet.has_plain_start(model._backbone)
+    with torch.no_grad():
+        expected = operations.extract_features.reference(model, pixels)
+        for strip in (1, 30_000, STRIP_ON_CPU):
+            for in_place in (False, True):
+                found = fast_resnet.features_in_strips(model, pixels, strip, in_place)
+                torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-9)
+    assert torch.equal(pixels, given)
+
+
+def test_a_strip_has_as_many_rows_as_it_may():
+    """On a device without numbers: eight rows at stride 8, two at a time or all at once."""
+    model = features("resnet50", out_indices=(4,)).to("meta")
+    stems = []
+    model._backbone["conv1"].register_forward_hook(lambda *_: stems.append(1))
+    with torch.no_grad():
+        for rows, expected in ((2, 4), (8, 1)):
+            stems.clear()
+            pixels = torch.zeros(1, 3, 64, 64, dtype=torch.float64, device="meta")
+            (found,) = fast_resnet.features_in_strips(model, pixels, rows * 64 * 4 * 32, False)
+            assert len(stems) == expected and found.shape == (1, 2048, 2, 2)
+
+
+def test_every_row_of_a_strip_is_where_one_pass_has_it():
+    layers = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 5, 2, 2), torch.nn.Conv2d(3, 4, 3, 2, 1)).double()
+    x = torch.randn(1, 2, 45, 13, dtype=torch.float64)
+    for height in (1, 2, 5, 12, 99):
+        found = fast_resnet.in_strips(layers, x, stride=4, reach=4, height=height)
+        torch.testing.assert_close(found, layers(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet50", {"out_indices": (1, 2, 3, 4)}),  # the map at stride 4 is asked for
+        ("resnet50d", {"out_indices": (4,)}),  # three convolutions in its stem, pooling in its shortcuts
+        ("resnet18", {"out_indices": (4,)}),  # other blocks
+        ("resnet50", {"out_indices": (4,), "output_stride": 8}),  # stays at stride 8, without a stage at 16
+        ("seresnet50", {"out_indices": (4,)}),
+        ("tf_efficientnet_lite0", {"out_indices": (4,)}),
+    ],
+)
+def test_other_networks_keep_their_way(name, options):
+    model, pixels = features(name, **options), torch.randn(1, 3, 65, 95, dtype=torch.float64)
+    with torch.no_grad():
+        expected = operations.extract_features.reference(model, pixels)
+        found = fast_resnet.features_in_strips(model, pixels, 30_000, True)
+    torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-9)
+    if options.get("output_stride") != 8:
+        assert not fast_resnet.has_plain_start(model._backbone)
+
+
+# Routes
+
+
+def test_kept_wavelengths_are_the_references():
+    like = torch.empty(0)
+    assert torch.equal(fast_cuda.kept_wavelengths(16, like), operations.sine_wavelengths.reference(16, like))
+    assert fast_cuda.kept_wavelengths(16, like) is fast_cuda.kept_wavelengths(16, like)
+
+
+def test_references_alone_run_within_reference_operations(monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a way was asked for")
+
+    model = tiny_model(**{**MULTI_SCALE, "smca": True}).train()
+    for operation in ROUTED:
+        monkeypatch.setattr(operation, "route", refuse)
+    with reference_operations(), reference_operations():
+        model(torch.randn(1, 3, 64, 64), labels=targets(2)).loss.backward()
+    with pytest.raises(AssertionError, match="a way was asked for"):
+        model(torch.randn(1, 3, 64, 64))
+
+
+def test_a_way_that_is_set_for_a_while_is_forgotten():
+    regions, points = (x.detach() for x in points_case())
+    with ExitStack() as stack:
+        stack.enter_context(operations.sample_regions.computed_by(lambda *args: "another"))
+        assert operations.sample_regions(regions, points) == "another"
+    torch.testing.assert_close(
+        operations.sample_regions(regions, points), operations.sample_regions.reference(regions, points)
+    )
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_the_whole_model_by_references(fields):
+    """Outputs, loss and gradients, in double precision and off the kinks on which the multi-scale encoder starts."""
+    model = tiny_model(**fields).double().train()
+    for name, bias in model.named_parameters():
+        if name.endswith("sampling_offsets.bias"):
+            torch.nn.init.normal_(bias, std=2)
+    pixels, mask = torch.randn(2, 3, 64, 96, dtype=torch.float64), torch.ones(2, 64, 96, dtype=torch.int64)
+    mask[1, 40:] = 0
+    labels = [{**label, "boxes": label["boxes"].double()} for label in targets(3, 1)]
+    results = []
+    for plainly in (True, False):
+        model.zero_grad()
+        torch.manual_seed(1)
+        with reference_operations() if plainly else ExitStack():
+            outputs = model(pixels, mask, labels=labels)
+            outputs.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append({"loss": outputs.loss, "boxes": outputs.pred_boxes, **gradients})
+    largest = max(x.abs().max().item() for x in results[0].values())
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9 * largest)
