@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ pytest.importorskip("gradio", reason="Gradio, of the extra `demo`, is not instal
 
 from transformers_samdetr.commands import demo as demo_command  # noqa: E402
 from transformers_samdetr.demo import UploadLimits, session  # noqa: E402
-from transformers_samdetr.demo.page import build_page  # noqa: E402
+from transformers_samdetr.demo.page import build_page, serve  # noqa: E402
 from transformers_samdetr.demo.session import (  # noqa: E402
     KEPT_SECONDS,
     Choice,
@@ -158,6 +159,16 @@ def test_only_what_can_be_shown_is_served(tmp_path):
         build_page([], UploadLimits())
     with pytest.raises((OSError, ValueError)):
         ServedModel(tmp_path / "nothing")
+
+
+def test_the_page_is_served(models):
+    address, page = serve(models[:1], UploadLimits(pictures=3), wait=False)
+    try:
+        text = urllib.request.urlopen(address, timeout=30).read().decode()
+        for words in ("Score threshold", "Max detections", "Merge duplicates (NMS)", "At most 3 pictures of 25 MB"):
+            assert words in text
+    finally:
+        page.close()
 
 
 def test_selection_of_nothing():

@@ -69,7 +69,7 @@ def address(place):
     port = free_port()
     script = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--model", MODEL or str(place / "with aligner")]
     script += ["--compare_with", str(place / "without"), "--port", str(port), "--device", "cpu"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path]), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -225,7 +225,7 @@ def test_a_folder(browser, place):
 def test_a_port_that_is_taken_is_named(address, place):
     port = address.rsplit(":", 1)[1]
     script = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--model", str(place / "without"), "--port", port]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path]), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and f"port={port} is not free on 127.0.0.1" in done.stderr
     assert "Traceback" not in done.stderr

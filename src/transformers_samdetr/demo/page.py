@@ -70,7 +70,7 @@ def serve(
     page.queue(max_size=limits.waiting, default_concurrency_limit=1)  # a model takes all cores
     # the fonts of the visitor's own system: nothing is fetched
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
-    theme = gr.themes.Base("blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
     try:
         _, address, _ = page.launch(
             server_name=host,
