@@ -3,6 +3,7 @@
 They are read element by element, so that a file of half a gigabyte with polygons takes the memory of its boxes.
 """
 
+import codecs
 import json
 import math
 import os
@@ -25,7 +26,10 @@ OTHER_FORMATS = {
     "items": "Datumaro's own format",
     "shapes": "a LabelMe file of one picture",
     "_via_img_metadata": "a VIA project",
-    "samples": "a FiftyOne data set",
+    "shape_attributes": "a VIA project",
+    "samples": "FiftyOne's own format",
+    "classes": "FiftyOne's own format",
+    "imgHeight": "a file of one picture",
     "features": "a GeoJSON file",
 }
 """What a JSON file with this key, and without COCO's, is."""
@@ -74,6 +78,7 @@ def _rank(path: str) -> int:
 def _why_not_coco(path: Path) -> str:
     """Why a JSON file cannot be COCO's, or `""` where it has the three keys somewhere."""
     missing, others, last, encoding = set(KEYS), set(), b"", "utf-8"
+    is_list = False
     with path.open("rb") as file:
         start = file.read(4)
         encoding = text_encoding(start)
@@ -81,9 +86,12 @@ def _why_not_coco(path: Path) -> str:
         while missing and (piece := file.read(PIECE)):
             text = (last + piece).decode(encoding, "replace") if encoding == "utf-16" else last + piece
             text = text.encode() if isinstance(text, str) else text
+            is_list = is_list or not last and text.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
             missing -= {key for key in missing if re.search(rb'"%s"\s*:' % key.encode(), text)}
             others |= {key for key in OTHER_FORMATS if b'"%s"' % key.encode() in text}
             last = piece[-64:]
+    if is_list:
+        return "is a list, as CreateML, Label Studio and BDD write it; export the set as COCO"
     if not missing:
         return ""
     if others:

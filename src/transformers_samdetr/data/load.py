@@ -35,6 +35,15 @@ PIECES = 64
 """In which a map-style set is streamed: what the shuffling of files needs, where there are none."""
 TRAIN = ("train", "training", "trainval")
 EVALUATION = ("validation", "val", "valid", "dev", "eval", "test", "testing")
+OTHER_FILES = {
+    ".csv": "a table",
+    ".tsv": "a table",
+    ".jsonl": "a jsonl file without metadata.jsonl's name",
+    ".tfrecord": "a TFRecord file",
+    ".records": "a TFRecord file",
+    ".record": "a TFRecord file",
+}
+"""Files with annotations of other formats."""
 MOST_REASONS = 8
 """Files of which an error says why they are no annotations."""
 HELD_OUT = 0.2
@@ -211,13 +220,15 @@ def _require_known_layout(path: Path, passed_over: list[str]) -> None:
         return
     if path.suffix in TABLES:
         return
+    files = SetFiles(path).files if path.is_dir() else {}
     held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing" if path.is_dir() else path.name
+    passed_over += [f"{name} is {OTHER_FILES[s]}" for name in files for s in OTHER_FILES if name.lower().endswith(s)]
     reasons = f" Passed over: {'; '.join(passed_over[:MOST_REASONS])}" if passed_over else ""
     more = f"; and {len(passed_over) - MOST_REASONS} more files" if len(passed_over) > MOST_REASONS else ""
     raise ValueError(
         f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
         "with images and labels, VOC's XML files, parquet or arrow files, metadata.jsonl beside pictures, or a "
-        f"folder of save_to_disk.{reasons}{more}{'.' if passed_over else ''}"
+        f"folder of save_to_disk.{reasons}{more}{'.' * bool(passed_over)} Export the set as COCO, YOLO or PASCAL VOC."
     )
 
 

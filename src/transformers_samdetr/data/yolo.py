@@ -5,6 +5,7 @@ corners of a polygon, a box with keypoints, or a box with its score, as the YAML
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,9 @@ def find_yolo(files: SetFiles, passed_over: list[str], given: str | None = None)
         return None
     if not named and not in_labels:
         passed_over.append(f"{labels[0]}: a label file, but no {NAME_FILES[0]} or data.yaml names the classes")
+        return None
+    if not named and re.match(r"[A-Za-z]+[ \t]", read_text(files.path(labels[0]))):
+        passed_over.append(f"{labels[0]} begins with a word, as KITTI's label files do")
         return None
     if not named:
         raise ValueError(
