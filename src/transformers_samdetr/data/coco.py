@@ -116,7 +116,8 @@ class CocoFile:
         boxes: `(4 T,)`, x, y, width, height in pixels.
         areas: `(T,)` in square pixels, NaN where there is none.
         crowds: `(T,)`.
-        ids: `T` ids of annotations as they stand there.
+        ids: `(T,)`, annotation ids, 0 where they are no integers.
+        other_ids: what stands there then, by place.
         notes: what was decided while reading.
     """
 
@@ -134,7 +135,7 @@ class CocoFile:
         self.category_ids: dict[Any, int] = {}
         self.image_of, self.category_of = array("q"), array("q")
         self.boxes, self.areas, self.crowds = array("d"), array("d"), array("b")
-        self.ids: list[Any] = []
+        self.ids, self.other_ids = array("q"), {}
         self.notes: list[str] = []
         self._of_polygons = 0
         reader = JsonReader(path)
@@ -209,7 +210,11 @@ class CocoFile:
         self.crowds.append(0 if crowd is None or crowd == 0 else crowd_of(crowd, self._where(row)))
         self.image_of.append(self.image_ids.setdefault(image_id, len(self.image_ids)))
         self.category_of.append(self.category_ids.setdefault(category_id, len(self.category_ids)))
-        self.ids.append(row.get("id"))
+        identity = as_id(row.get("id"))
+        if not isinstance(identity, int):
+            self.other_ids[len(self.ids)] = row.get("id")
+            identity = 0
+        self.ids.append(identity)
 
     def _where(self, row: Mapping[str, Any]) -> str:
         return f"{self.path}: annotation {shown(row.get('id'))} of image {shown(row.get('image_id'))}"
@@ -217,7 +222,7 @@ class CocoFile:
     def where(self, place: int) -> str:
         """What errors call an annotation."""
         image_id = next(key for key, number in self.image_ids.items() if number == self.image_of[place])
-        return self._where({"id": self.ids[place], "image_id": image_id})
+        return self._where({"id": self.other_ids.get(place, self.ids[place]), "image_id": image_id})
 
 
 def _append(numbers: array, values: list) -> bool:
@@ -235,11 +240,11 @@ def as_id(value: Any) -> int | str | None:
     >>> as_id(7), as_id(7.0), as_id("a"), as_id(True)
     (7, 7, 'a', None)
     """
-    if isinstance(value, str):
-        return value
     if isinstance(value, float) and value.is_integer():  # pandas makes floats of a column with gaps
         value = int(value)
-    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+    if type(value) is int and -(2**63) <= value < 2**63 or isinstance(value, str):
+        return value
+    return None
 
 
 def polygon_box(segmentation: Any) -> list[float] | None:
@@ -344,13 +349,12 @@ def _pictures(
     pictures.crowds = array("b", np.array(content.crowds, dtype=np.int8)[order].tobytes())
     names = list(content.category_ids)
     pictures.categories = [names[number] for number in np.array(content.category_of, dtype=np.int64)[order].tolist()]
-    ids = [as_id(identity) for identity in content.ids]
-    known_ids = np.array([isinstance(identity, int) for identity in ids], dtype=bool)
-    own = np.array([identity if isinstance(identity, int) else 0 for identity in ids], dtype=np.int64)
-    positions = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
     # as everywhere without ids, objects of a picture in which one has none are numbered
-    numbered = np.bincount(objects, weights=~known_ids, minlength=len(rows))[objects[order]] > 0
-    pictures.ids = array("q", np.where(numbered, positions, own[order]).tobytes())
+    numbered = np.zeros(len(rows), dtype=bool)
+    numbered[objects[list(content.other_ids)]] = True
+    positions = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    ids = np.where(numbered[objects[order]], positions, np.array(content.ids, dtype=np.int64)[order])
+    pictures.ids = array("q", ids.tobytes())
     return pictures
 
 

@@ -31,6 +31,7 @@ BYTE_ORDER_MARKS = (
 )
 PIECE = 2**22
 """Bytes of a JSON file that are read at a time."""
+COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 LEFT_BEHIND = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 """Files and folders that operating systems add; names that begin with a dot are left out too."""
 DEEPEST = 10
@@ -133,7 +134,8 @@ class JsonReader:
 
     def value(self) -> Any:
         """The value that comes next."""
-        self.peek()
+        if not self._text.startswith("{", self._place):
+            self.peek()
         while True:
             try:
                 value, end = self._decode(self._text, self._place)
@@ -169,9 +171,13 @@ class JsonReader:
         if self.peek() != "]":
             while True:
                 yield self.value()
-                if self.peek() != ",":
+                comma = COMMA.match(self._text, self._place)
+                if comma and comma.end() < len(self._text):
+                    self._place = comma.end()
+                elif self.peek() == ",":
+                    self.take(",")
+                else:
                     break
-                self.take(",")
         self.take("]")
 
     def _fill(self) -> None:
