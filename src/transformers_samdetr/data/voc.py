@@ -200,9 +200,13 @@ def _read(path: str, files: SetFiles, find: _PictureOf) -> AnnotatedPicture:
     root = read_xml(file)
     names, boxes = [], []
     for number, entry in enumerate(root.iter("object"), 1):
-        name, box = (entry.findtext("name") or "").strip(), entry.find("bndbox")
+        name, box, polygon = (entry.findtext("name") or "").strip(), entry.find("bndbox"), entry.find("polygon")
         try:
-            corners = [float(box.findtext(corner)) for corner in CORNERS]
+            if box is None and polygon is not None:  # as Labelbox writes it, with x1, y1, x2, ...
+                sides = [[float(point.text) for point in polygon if point.tag.startswith(axis)] for axis in "xy"]
+                corners = [min(sides[0]), min(sides[1]), max(sides[0]), max(sides[1])]
+            else:
+                corners = [float(box.findtext(corner)) for corner in CORNERS]
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{file}: object {number} needs a bndbox with numbers for {', '.join(CORNERS)}."

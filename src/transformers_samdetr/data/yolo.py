@@ -4,6 +4,7 @@ A line of a label file is a class and four shares of the picture (center x, cent
 corners of a polygon, a box with keypoints, or a box with its score, as the YAML file or the numbers of all lines tell.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -264,9 +265,12 @@ def _pictures_of(files: SetFiles, layout: YoloLayout, notes: list[str]) -> dict[
             notes.append(f"{layout.source.name} names the test split {missing[0]!r}, which is not there")
             continue
         if missing:
+            wanted = "/".join(clean_parts(missing[0]))
+            near = difflib.get_close_matches(wanted, [path for path in files.folders if path], n=1)
             raise ValueError(
-                f"{layout.source} names {shown(missing[0], repr)} for {split}, which is not in {files.root}: correct "
-                "it, or take the line out (without an evaluation split a fifth of the pictures is held out)."
+                f"{layout.source} names {shown(missing[0], repr)} for {split}, which is not in {files.root}"
+                + "".join(f"; there is {path}" for path in near)
+                + ": correct it, or delete the line (without an evaluation split a fifth of the pictures is held out)."
             )
         result[split] = [image for path in resolved if path is not None for image in _images(path, files)]
     return result
@@ -304,7 +308,8 @@ def _images(path: str, files: SetFiles) -> list[str]:
     for line in read_text(files.path(path)).split("\n"):
         if not line.strip():
             continue
-        image = files.find(line.strip(), [folder, ""])
+        joined = re.search(r"\.(jpe?g|png|bmp)\w*[/\\]", line, re.IGNORECASE)  # two lines without a line end
+        image = None if joined else files.find(line.strip(), [folder, ""])
         if image is None:
             near = files.similar(line.strip())
             raise ValueError(
@@ -319,12 +324,9 @@ def _images(path: str, files: SetFiles) -> list[str]:
 def _label_places(image: str) -> list[str]:
     """Where a picture's labels may be."""
     *folders, name = os.path.splitext(image)[0].split("/")
-    places = []
-    for own in ("images", "jpegimages"):
-        at = [index for index, part in enumerate(folders) if part.lower() == own]
-        if at:
-            places.append("/".join([*folders[: at[-1]], "labels", *folders[at[-1] + 1 :], name + ".txt"]))
-    return [*places, "/".join([*folders, name + ".txt"])]
+    at = [i for i, part in enumerate(folders) if part.lower() in ("images", "image", "jpegimages")][-1:]
+    places = [[*folders[:i], labels, *folders[i + 1 :]] for i in at for labels in ("labels", "label")]
+    return ["/".join([*place, name + ".txt"]) for place in [*places, folders]]
 
 
 def _label_file(image: str, files: SetFiles) -> str | None:
