@@ -1,6 +1,6 @@
 """Measures how stable the matching is and how alike queries and their regions are, and renews docs/signs.md.
 
-    python scripts/signs.py                                            # tables and pictures from docs/signs/*.json
+    python scripts/signs.py                                            # tables and pictures from signs/*.json
     python scripts/signs.py --runs keypoints none --seeds 0 1 2        # trains on digit scenes and measures first
     python scripts/signs.py --log outputs/pp-r50/log.jsonl --published CSV --variant r50_ms_e12
     python scripts/signs.py --attention outputs/birds --data birds     # where a trained model looks
@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor
 from experiments.curves import compare_epoch, comparison_table
 from experiments.digit_signs import RUNS, run_signs
 from experiments.matched_queries import AttentionInBoxes, attention_in_set, attention_summary
-from experiments.signs_page import DIGITS_FILE, FOLDER, save_runs, write_page
+from experiments.signs_page import DIGITS_FILE, FOLDER, HERE, save_runs, write_page
 from transformers_samdetr import SamDetrForObjectDetection
 from transformers_samdetr.data.load import load_detection_data
 
@@ -57,7 +57,7 @@ def main() -> None:
     for seed in args.seeds:
         for name in args.runs:
             run = run_signs(name, seed, args.output_dir / f"{name} {seed}")
-            save_runs(args.docs / FOLDER / DIGITS_FILE, [run.to_dict()], ("name", "seed"))
+            save_runs(HERE / FOLDER / DIGITS_FILE, [run.to_dict()], ("name", "seed"))
     write_page(args.docs)
 
 

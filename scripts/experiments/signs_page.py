@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/signs.md, from the measurements that lie beside it as JSON."""
+"""The tables and pictures of docs/signs.md and NOTES_signs.md, from the measurements in `signs/*.json`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ from benchmarks.performance_page import table, write_section
 from .overfit import ENOUGH
 from .results import interval, paired_difference
 
-PAGE = "signs.md"
+HERE = Path(__file__).parent
+PAGE, NOTES = "signs.md", "NOTES_signs.md"
 FOLDER = "signs"
-"""Beside the page: the measurements and the pictures."""
+"""Of the pictures beside the page, and of the measurements beside the notes."""
 OVERFIT_FILE = "overfit.json"
 DIGITS_FILE = "digits.json"
 COLOURS = {"keypoints": "#0072B2", "keypoints-dn": "#009E73", "none": "#D55E00"}
@@ -40,23 +41,25 @@ def load_runs(path: Path) -> list[Run]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def write_page(docs: Path) -> None:
-    """Renews the tables in `signs.md` and the pictures beside it from the measurements in `signs/`.
+def write_page(docs: Path, notes: Path = HERE) -> None:
+    """Renews the tables of page and notes and the pictures; the text between them stays.
 
     Args:
-        docs: folder of the page, whose own text stays.
+        docs: has `signs.md`, the page; gets its pictures, in `signs/`.
+        notes: has `NOTES_signs.md`, and the measurements in `signs/`.
     """
-    page, folder = docs / PAGE, docs / FOLDER
-    overfit, digits = load_runs(folder / OVERFIT_FILE), load_runs(folder / DIGITS_FILE)
+    page, details, folder = docs / PAGE, notes / NOTES, docs / FOLDER
+    overfit, digits = load_runs(notes / FOLDER / OVERFIT_FILE), load_runs(notes / FOLDER / DIGITS_FILE)
     if overfit:
         write_section(page, "overfit", overfit_table(overfit))
     if any(run["name"] != "none" for run in digits):  # which is not matched for this comparison
-        write_section(page, "matching", f"{matching_table(digits)}\n\n{matching_difference(digits)}")
+        write_section(page, "matching", matching_difference(digits))
+        write_section(details, "matching", matching_table(digits))
         matching_figure(digits).savefig(folder / "matching.png", dpi=110)
     if digits:
-        write_section(page, "similarity", similarity_table(digits))
+        write_section(details, "similarity", similarity_table(digits))
         similarity_figure(digits).savefig(folder / "similarity.png", dpi=110)
-        write_section(page, "attention", attention_table(digits))
+        write_section(details, "attention", attention_table(digits))
         attention_figure(digits).savefig(folder / "attention.png", dpi=110)
         write_section(page, "cost", cost_table(digits))
 

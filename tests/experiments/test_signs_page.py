@@ -12,9 +12,9 @@ from PIL import Image
 from experiments.digit_signs import RUNS, SIGNS, run_signs
 from experiments.signs_page import (
     COLOURS,
-    DIGITS_FILE,
+    HERE,
     LABELS,
-    OVERFIT_FILE,
+    NOTES,
     attention_figure,
     attention_table,
     load_runs,
@@ -114,12 +114,12 @@ def test_attention_is_compared_with_the_area():
 
 def test_the_page_is_made_from_its_json_alone(tmp_path):
     """The same text to the byte, and the same pictures where the version of matplotlib is the same."""
-    (tmp_path / "signs").mkdir()
-    for name in (OVERFIT_FILE, DIGITS_FILE):
-        shutil.copy(DOCS / "signs" / name, tmp_path / "signs")
-    (tmp_path / "signs.md").write_text(DOCUMENT, encoding="utf-8")
-    write_page(tmp_path)
-    assert (tmp_path / "signs.md").read_text(encoding="utf-8") == DOCUMENT
+    shutil.copytree(HERE / "signs", tmp_path / "signs")
+    for path in (DOCS / "signs.md", HERE / NOTES):
+        shutil.copy(path, tmp_path)
+    write_page(tmp_path, tmp_path)
+    assert (tmp_path / "signs.md").read_text(encoding="utf-8") == DOCUMENT and len(DOCUMENT.splitlines()) <= 150
+    assert (tmp_path / NOTES).read_bytes() == (HERE / NOTES).read_bytes()
     for name in PICTURES:
         kept, made = DOCS / "signs" / name, tmp_path / "signs" / name
         assert f"(signs/{name})" in DOCUMENT

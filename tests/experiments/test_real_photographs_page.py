@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers_samdetr.presets import PRESET_IMAGE_SIZES, PRESETS
 from transformers_samdetr.training.recipes import TINY, Recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "real_photographs.md").read_text(encoding="utf-8")
 COMMANDS = [
     line
