@@ -115,12 +115,12 @@ def test_a_click_explains_the_box_below_it(models, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "bad.png cannot be read: it is empty"),
-        (b"not a picture", "bad.png cannot be read: unknown picture format"),
+        (b"", "bad.png is empty"),
+        (b"not a picture", "bad.png cannot be read: it is none of JPEG"),
         # Pillow would give it to another program
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-            "bad.png cannot be read: unknown picture format",
+            "bad.png cannot be read: it is none of JPEG",
         ),
         (b"\x89PNG\r\n\x1a\n damaged", "bad.png cannot be read"),
     ],
@@ -139,7 +139,7 @@ def test_limits(models, tmp_path):
         read_upload(large, UploadLimits(megapixels=0.05))
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20000, 20000)).save(bomb)  # 50 kB of file
-    with pytest.raises(UploadError, match="bomb.png has far more than 50 megapixels"):
+    with pytest.raises(UploadError, match="bomb.png cannot be read: .*400000000 pixels"):
         read_upload(bomb, UploadLimits())
     paths = [save_picture(tmp_path / f"{index}.png") for index in range(4)]
     pictures, notes = session.read_pictures([*paths, str(tmp_path / "notes.txt")], models[:1], UploadLimits(pictures=2))

@@ -8,18 +8,17 @@ import shutil
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..pictures import PICTURE_FORMATS, PICTURE_SUFFIXES, picture_to_array, upright
+from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, opened_picture, picture_to_array
 from ..prediction import NMS_THRESHOLD, Detector, choose_threshold
 from ..prediction.detector import enlargement
 from ..visualization.explain import Observation, attention_figure, figure_to_picture, find_best, observe, same_object
@@ -34,7 +33,7 @@ KEPT_SECONDS = 3600
 _keys = itertools.count()
 
 
-class UploadError(ValueError):
+class UploadError(UnreadablePictureError):
     """An upload that is refused; the message names the file and the reason."""
 
 
@@ -48,26 +47,21 @@ def read_upload(path: str | os.PathLike, limits: UploadLimits) -> Image.Image:
     size = path.stat().st_size
     if size > limits.megabytes * 1e6:
         raise UploadError(f"{path.name} has {size / 1e6:.1f} MB, at most {limits.megabytes} MB are allowed.")
+    if not size:
+        raise UploadError(f"{path.name} is empty.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
-            with Image.open(path, formats=PICTURE_FORMATS) as image:
-                if image.width * image.height > limits.megapixels * 1e6:
-                    raise UploadError(
-                        f"{path.name} has {image.width} x {image.height} pixels, "
-                        f"{image.width * image.height / 1e6:.0f} megapixels: at most {limits.megapixels:g} are allowed."
-                    )
-                return Image.fromarray(picture_to_array(upright(image)))
+        with opened_picture(path, path.name) as image:
+            megapixels = image.width * image.height / 1e6
+            if megapixels > limits.megapixels:
+                raise UploadError(
+                    f"{path.name} has {image.width} x {image.height} pixels, {megapixels:.0f} megapixels: at most "
+                    f"{limits.megapixels:g} are allowed."
+                )
+            return Image.fromarray(picture_to_array(image))
     except UploadError:
         raise
-    except Image.DecompressionBombError:  # Pillow raises it before the size can be read
-        raise UploadError(f"{path.name} has far more than {limits.megapixels:g} megapixels.") from None
-    except UnidentifiedImageError:
-        reason = "it is empty" if size == 0 else "unknown picture format"
-        raise UploadError(f"{path.name} cannot be read: {reason}.") from None
-    except Exception as error:  # decoders raise all kinds for broken files
-        reason = str(error).replace(str(path), path.name) or type(error).__name__
-        raise UploadError(f"{path.name} cannot be read: {reason}.") from error
+    except UnreadablePictureError as error:
+        raise UploadError(f"{path.name} cannot be read: {error.reason.replace(str(path), path.name)}.") from error
 
 
 @dataclass(frozen=True)
