@@ -275,6 +275,7 @@ class SetFiles:
         self.folders: set[str] = {""}
         self._list("", {os.path.realpath(root)}, 0)
         self._by_name: dict[str, list[str]] | None = None
+        self._by_path: dict[str, str] | None = None
 
     def _list(self, folder: str, above: set[str], depth: int) -> None:
         try:
@@ -309,12 +310,19 @@ class SetFiles:
         return sorted((p for p in self.files if p.startswith(start) and is_picture(p)), key=lambda p: p.split("/"))
 
     def folder(self, name: str) -> str | None:
-        """The folder of this path below the set's, in any case; None if there is none."""
-        parts = clean_parts(name)
-        wanted = "/".join(parts)
+        """The folder of this path below the set's, compared by `folded`; None if there is none."""
+        wanted = "/".join(clean_parts(name))
         if wanted in self.folders:
             return wanted
         return next((path for path in sorted(self.folders) if folded(path) == folded(wanted)), None)
+
+    def match(self, path: str) -> str | None:
+        """The file of this path below the set's folder, compared by `folded`; None if there is none."""
+        if path in self.files:
+            return path
+        if self._by_path is None:
+            self._by_path = {folded(own): own for own in self.files}
+        return self._by_path.get(folded(path))
 
     def find(self, name: str, folders: Iterable[str] = ("",)) -> str | None:
         """The file that a text calls `name`.

@@ -330,15 +330,7 @@ def _label_places(image: str) -> list[str]:
 
 
 def _label_file(image: str, files: SetFiles) -> str | None:
-    places = _label_places(image)
-    for place in places:
-        if place in files.files:
-            return place
-    for place in places:
-        folder = files.folder(place.rpartition("/")[0])  # such as Labels
-        if folder is not None and f"{folder}/{_name(place)}".strip("/") in files.files:
-            return f"{folder}/{_name(place)}".strip("/")
-    return None
+    return next((path for place in _label_places(image) if (path := files.match(place)) is not None), None)
 
 
 class _Lines:
