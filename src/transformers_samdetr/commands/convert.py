@@ -8,31 +8,32 @@ Which model it is, is read from the file; where an R50 file without stored argum
 
 import argparse
 
-from ..conversion import convert_checkpoint
-from ..hub import push_to_hub
-from ..model_card import ModelCard
+from .messages import CommandParser, add_message_arguments, existing_file, plain_messages
 
 
 def main(description: str | None = __doc__) -> None:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, metavar="FILE.pth")
-    parser.add_argument("--output_dir", required=True)
+    parser = CommandParser(description)
+    parser.add_argument("--checkpoint", required=True, type=existing_file, metavar="FILE.pth")
+    parser.add_argument("--output_dir", required=True, help="folder of the converted model")
     parser.add_argument(
         "--dilation", action=argparse.BooleanOptionalAction, help="DC5 (default: as stored in the file)"
     )
     parser.add_argument("--licence", help="of the weights, for the model card (default: not stated)")
     parser.add_argument("--push_to_hub", metavar="REPO", help="Hub repository, USER/NAME, to upload to")
     parser.add_argument("--private", action="store_true", help="make the Hub repository private")
+    add_message_arguments(parser)
     args = parser.parse_args()
-    card = ModelCard(licence=args.licence, repo_id=args.push_to_hub)
-    try:
+    with plain_messages(parser, args.verbose, args.debug):
+        from ..conversion import convert_checkpoint
+        from ..hub import push_to_hub
+        from ..model_card import ModelCard
+
+        card = ModelCard(licence=args.licence, repo_id=args.push_to_hub)
         model, card = convert_checkpoint(args.checkpoint, args.output_dir, args.dilation, card)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
-    print(f"{card.name or 'A model of no preset'}. {card.source}")
-    print(f"Written, loaded and compared: {args.output_dir} ({model.num_parameters():,} parameters)")
-    if args.push_to_hub:
-        print(f"Uploaded: {push_to_hub(args.output_dir, args.push_to_hub, private=args.private)}")
+        print(f"{card.name or 'A model of no preset'}. {card.source}")
+        print(f"Written, loaded and compared: {args.output_dir} ({model.num_parameters():,} parameters)")
+        if args.push_to_hub:
+            print(f"Uploaded: {push_to_hub(args.output_dir, args.push_to_hub, private=args.private)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""The options of scripts that say which data to read."""
+"""The options of commands that say which data to read."""
+
+from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from accelerate import PartialState
+from .messages import data_source
 
-from ..data.dataset_check import quick_check
-from ..data.load import DetectionData, load_detection_data
+if TYPE_CHECKING:
+    from ..data import DetectionData
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -13,6 +16,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) 
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
+        type=data_source,
         required=required,
         default=None if required else "digits",
         help="'digits', a folder (COCO, YOLO, VOC, parquet, save_to_disk), or a Hub name"
@@ -50,6 +54,8 @@ def data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     Raises:
         ValueError: as `load_detection_data`.
     """
+    from ..data import load_detection_data
+
     return load_detection_data(
         args.data,
         train_split=args.train_split,
@@ -69,6 +75,10 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     Raises:
         ValueError: the data cannot be read, or cannot be trained on as they are.
     """
+    from accelerate import PartialState
+
+    from ..data import quick_check
+
     state = PartialState()
     with state.local_main_process_first():  # so that one process fills the caches of the others
         data = data_from(args, seed)

@@ -1,11 +1,45 @@
-"""What commands print beside their results: errors in one line, and nothing of other libraries, unless asked for."""
+"""The parser of all commands, and what they print beside results: errors in one line, no bars or warnings of libraries.
+
+Arguments are checked before PyTorch and Transformers are imported, so that a mistyped one is answered at once.
+"""
 
 import argparse
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from ..presets import PRESETS
+
+PACKAGES_OF_TRAIN = ("accelerate", "datasets", "evaluate", "hotcoco", "jinja2", "matplotlib", "rich")
+"""What the extra `train` installs."""
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+CHECKPOINTS = "checkpoints/step-*/config.json"
+"""Below the output folder of a training run; each of these folders can be loaded as a model."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Prints a mistake as one line with the nearest valid word, in place of the usage of all options."""
+
+    def __init__(self, description: str | None, usage: str | None = None):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, usage=usage, formatter_class=formatter)
+
+    def error(self, message: str) -> NoReturn:
+        words, known = [], list(self._option_string_actions)
+        if message.startswith("unrecognized arguments: "):
+            words = [word.split("=")[0] for word in message.split()[2:] if word.startswith("--")]
+        elif choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            words, known = [choice[1]], [word.strip(" '") for word in choice[2].split(",")]
+        near = [match for word in words for match in get_close_matches(word, known, 1)]
+        hint = f". Did you mean {', '.join(near)}?" if near else "; --help lists all options" if words else ""
+        print(f"{self.prog}: error: {one_line(message)}{hint}", file=sys.stderr)
+        sys.exit(2)
 
 
 def add_message_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +60,101 @@ def plain_messages(parser: argparse.ArgumentParser, verbose: bool = False, debug
     with warnings.catch_warnings():
         if not (verbose or debug):
             warnings.simplefilter("ignore")
-            os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+            for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+                os.environ.setdefault(f"{library}_VERBOSITY", "error")
             from transformers.utils import logging  # here, so that --help does not wait for it
 
             logging.set_verbosity_error()
             logging.disable_progress_bar()
         try:
+            from .. import auto_classes  # noqa: F401  registers the classes with Transformers' Auto classes
+
             yield
         except (ImportError, OSError, ValueError) as error:
-            if debug:
+            package = getattr(error, "name", None) or ""
+            if debug or package.startswith(__package__.split(".")[0]):  # a fault of ours
                 raise
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = one_line(str(error)) or type(error).__name__
+            if isinstance(error, ModuleNotFoundError) and package.split(".")[0] in PACKAGES_OF_TRAIN:
+                text = f'the package {package} is not installed: pip install "transformers-samdetr[train]"'
             print(f"{parser.prog}: error: {text}", file=sys.stderr)
             sys.exit(2)
+
+
+def one_line(text: str) -> str:
+    """The text with all whitespace as single spaces."""
+    return " ".join(text.split())
+
+
+def existing_file(text: str) -> str:
+    """The type of arguments that name a file to read.
+
+    Raises:
+        argparse.ArgumentTypeError: there is none; names the nearest.
+    """
+    if Path(text).expanduser().is_file():
+        return text
+    near = nearest_path(Path(text).expanduser())
+    raise argparse.ArgumentTypeError(f"there is no file {text}" + (f"; did you mean {near}?" if near else ""))
+
+
+def saved_model(text: str) -> str:
+    """The type of arguments that name a saved model: a folder, or a name on the Hub, `USER/NAME`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither, or a folder without a model; names the nearest folder.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return str(path)
+        saved = sorted(path.glob(CHECKPOINTS), key=lambda file: file.stat().st_mtime)
+        hint = f"; training has saved {saved[-1].parent}" if saved else ", so it holds no saved model"
+        raise argparse.ArgumentTypeError(f"the folder {text} has no config.json{hint}")
+    return _hub_name(text, path, "model")
+
+
+def model_or_preset(text: str) -> str:
+    """As `saved_model`, or the name of a preset."""
+    if text in PRESETS:
+        return text
+    try:
+        return saved_model(text)
+    except argparse.ArgumentTypeError as error:
+        near = get_close_matches(text, PRESETS, 1)
+        presets = f"did you mean {near[0]}?" if near else f"presets are {', '.join(PRESETS)}"
+        raise argparse.ArgumentTypeError(f"{error}; {presets}") from None
+
+
+def data_source(text: str) -> str:
+    """The type of `--data`: `digits`, an existing path, or a name on the Hub.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a path and does not exist; names the nearest one.
+    """
+    path = Path(text).expanduser()
+    if text == "digits" or path.exists():
+        return text
+    if get_close_matches(text, ["digits"], 1, 0.8):
+        raise argparse.ArgumentTypeError(f"there is no data set {text!r}; did you mean digits?")
+    if "/" not in text and not nearest_path(path):
+        return text  # the Hub has sets without a user's name
+    return _hub_name(text, path, "data set")
+
+
+def nearest_path(path: Path) -> str | None:
+    """The entry of the same folder whose name is most like the path's, or None."""
+    parent = path.parent
+    names: Iterable[str] = (entry.name for entry in parent.iterdir()) if parent.is_dir() else ()
+    near = get_close_matches(path.name, [*names], 1, 0.7)
+    return str(parent / near[0]) if near else None
+
+
+def _hub_name(text: str, path: Path, kind: str) -> str:
+    """The text if it can be a name on the Hub, and no path that was mistyped."""
+    near = nearest_path(path)
+    if HUB_NAME.fullmatch(text) and not text.startswith(".") and not near and not Path(path.parts[0]).is_dir():
+        return text
+    what = "is a file, not the folder of a" if path.exists() else "is neither a folder nor a Hub name (USER/NAME) of a"
+    hint = f"; did you mean {near}?" if near and not path.exists() else ""
+    raise argparse.ArgumentTypeError(f"{text!r} {what} {kind}{hint}")

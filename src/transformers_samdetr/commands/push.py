@@ -7,21 +7,16 @@ Of a folder that training has written, the card states the AP of its log. What i
 `--dry_run` writes and checks without uploading.
 """
 
-import argparse
 import os
 import shutil
 from pathlib import Path
 
-from transformers import AutoImageProcessor
-
-from .. import SamDetrForObjectDetection
-from ..hub import push_to_hub, save_for_hub
-from ..model_card import WEIGHTS_FILE, ModelCard, logged_metrics, parse_metric
+from .messages import CommandParser, add_message_arguments, plain_messages, saved_model
 
 
 def main(description: str | None = __doc__) -> None:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a saved model")
+    parser = CommandParser(description)
+    parser.add_argument("--model", required=True, type=saved_model, help="folder of a saved model")
     parser.add_argument("--repo_id", required=True, help="Hub repository, USER/NAME")
     parser.add_argument("--output_dir", help="folder to upload from (default: the model's own)")
     parser.add_argument("--name", help="heading of the card (default: the repository's name)")
@@ -31,7 +26,6 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument(
         "--metric",
         action="append",
-        type=parse_metric,
         default=[],
         metavar="NAME=VALUE",
         help="for the card, once or more (default: the AP of training's log)",
@@ -39,32 +33,43 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--evaluation_data", help="what the metrics were measured on")
     parser.add_argument("--onnx", metavar="FILE", help="a file of samdetr-export to upload too")
     parser.add_argument("--licence", help="of the weights, such as apache-2.0")
-    parser.add_argument("--private", action="store_true")
-    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--private", action="store_true", help="make the Hub repository private")
+    parser.add_argument("--dry_run", action="store_true", help="write and check, but do not upload")
+    add_message_arguments(parser)
     args = parser.parse_args()
-    metrics, epoch = (dict(args.metric), None) if args.metric else logged_metrics(args.model)
-    card = ModelCard(
-        name=args.name or args.repo_id.split("/")[-1],
-        source=args.source,
-        training_data=args.training_data,
-        dataset_id=args.dataset_id,
-        metrics=metrics,
-        evaluation_data=args.evaluation_data or (epoch and f"the evaluation split of training, after epoch {epoch}"),
-        licence=args.licence,
-        repo_id=args.repo_id,
-    )
-    written = (Path(args.model) / WEIGHTS_FILE).stat().st_mtime_ns if epoch else 0
-    model = SamDetrForObjectDetection.from_pretrained(args.model)
-    folder = save_for_hub(model, AutoImageProcessor.from_pretrained(args.model), args.output_dir or args.model, card)
-    if epoch:  # weights keep their place in time beside the log, by which the next call finds the epoch
-        os.utime(folder / WEIGHTS_FILE, ns=(written, written))
-    if args.onnx and Path(args.onnx).resolve().parent != folder.resolve():
-        shutil.copy(args.onnx, folder)
-    print(f"Written and checked: {folder}")
-    if epoch:
-        print(f"The card states the AP of epoch {epoch} in {Path(args.model) / 'log.jsonl'}; --metric replaces it.")
-    if not args.dry_run:
-        print(f"Uploaded: {push_to_hub(folder, args.repo_id, private=args.private)}")
+    with plain_messages(parser, args.verbose, args.debug):
+        from transformers import AutoImageProcessor
+
+        from .. import SamDetrForObjectDetection
+        from ..hub import push_to_hub, save_for_hub
+        from ..model_card import WEIGHTS_FILE, ModelCard, logged_metrics, parse_metric
+
+        metrics, epoch = (dict(map(parse_metric, args.metric)), None) if args.metric else logged_metrics(args.model)
+        card = ModelCard(
+            name=args.name or args.repo_id.split("/")[-1],
+            source=args.source,
+            training_data=args.training_data,
+            dataset_id=args.dataset_id,
+            metrics=metrics,
+            evaluation_data=args.evaluation_data
+            or (epoch and f"the evaluation split of training, after epoch {epoch}"),
+            licence=args.licence,
+            repo_id=args.repo_id,
+        )
+        written = (Path(args.model) / WEIGHTS_FILE).stat().st_mtime_ns if epoch else 0
+        model = SamDetrForObjectDetection.from_pretrained(args.model)
+        folder = save_for_hub(
+            model, AutoImageProcessor.from_pretrained(args.model), args.output_dir or args.model, card
+        )
+        if epoch:  # weights keep their place in time beside the log, by which the next call finds the epoch
+            os.utime(folder / WEIGHTS_FILE, ns=(written, written))
+        if args.onnx and Path(args.onnx).resolve().parent != folder.resolve():
+            shutil.copy(args.onnx, folder)
+        print(f"Written and checked: {folder}")
+        if epoch:
+            print(f"The card states the AP of epoch {epoch} in {Path(args.model) / 'log.jsonl'}; --metric replaces it.")
+        if not args.dry_run:
+            print(f"Uploaded: {push_to_hub(folder, args.repo_id, private=args.private)}")
 
 
 if __name__ == "__main__":

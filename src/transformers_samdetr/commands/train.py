@@ -10,23 +10,29 @@ Every field of a recipe can be overridden; docs/recipes.md has all recipes.
 """
 
 import argparse
+import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from types import NoneType
 from typing import get_args, get_type_hints
 
-from ..training import RECIPES, Checkpointing, Recipe, Trainer, load_model_and_processor
-from ..training.interruption import (
-    LostProcess,
-    explain_lost_process,
-    how_to_go_on,
-    on_stop_signal,
-    stop_at_once_on_interrupt,
-)
-from ..training.process_group import PEER_TIMEOUT, start_processes
+from ..training import RECIPES, Recipe
 from .data_arguments import add_data_arguments, add_streaming_arguments, checked_data_from
+from .messages import CommandParser, add_message_arguments, model_or_preset, plain_messages
+
+PEER_TIMEOUT = 60.0
+"""As in `training.process_group`, which takes seconds to import."""
+GROUPS = {
+    "model": ("model", "model_overrides", "backbone_weights", "initial_boxes", "image_size", "freeze_backbone"),
+    "pictures": ("augmentation", "shuffle_buffer", "max_corrupt"),
+    "hardware": ("mixed_precision", "gradient_checkpointing", "compile", "workers", "evaluation_batch_size"),
+    "saving and logging": ("keep", "metric", "trackers", "log_steps", "name"),
+}
+"""Fields of `Recipe` in the groups of --help; the others are in the group of the schedule."""
 
 
 def optional(kind: type) -> Callable[[str], object]:
@@ -34,49 +40,92 @@ def optional(kind: type) -> Callable[[str], object]:
     return lambda word: None if word.lower() == "none" else kind(word)
 
 
-def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe]:
-    """The command's own arguments, and the recipe with its overrides."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser(description: str | None = __doc__) -> CommandParser:
+    parser = CommandParser(description, usage="%(prog)s --output_dir FOLDER [--data DATA] [--model MODEL] [options]")
     add_data_arguments(parser)
     add_streaming_arguments(parser)
-    parser.add_argument("--output_dir", required=True)
     parser.add_argument(
+        "--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE", help="see docs/recipes.md"
+    )
+    parser.add_argument("--output_dir", required=True, help="for the model, the log and the checkpoints")
+    add_message_arguments(parser)
+    groups = {title: parser.add_argument_group(title) for title in ("model", "schedule", *list(GROUPS)[1:])}
+    group_of = {name: groups[title] for title, names in GROUPS.items() for name in names}
+    hints = get_type_hints(Recipe)
+    for name, meaning in described_fields().items():
+        hint = hints[name]
+        kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
+        if name == "model":
+            kind = model_or_preset
+        elif NoneType in get_args(hint):
+            kind = optional(kind)
+        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        group = group_of.get(name, groups["schedule"])
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=meaning, **options)
+    saving = groups["saving and logging"]
+    saving.add_argument(
         "--resume",
         nargs="?",
         const="auto",
         help="a checkpoint's folder, or 'auto': the newest good one of --output_dir, or a fresh start without one",
     )
-    parser.add_argument("--save_every", type=int, default=500, help="optimizer steps between checkpoints; 0: epochs")
-    parser.add_argument("--keep_checkpoints", type=int, default=2, help="newest that are kept, beside the best")
-    parser.add_argument(
+    saving.add_argument("--save_every", type=int, default=500, help="optimizer steps between checkpoints; 0: epochs")
+    saving.add_argument("--keep_checkpoints", type=int, default=2, help="newest that are kept, beside the best")
+    groups["hardware"].add_argument(
         "--peer_timeout",
         type=float,
         default=PEER_TIMEOUT,
         help="seconds in training until a silent process counts as lost; default: %(default)g",
     )
-    parser.add_argument("--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE")
-    for name, hint in get_type_hints(Recipe).items():
-        kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
-        if NoneType in get_args(hint):
-            kind = optional(kind)
-        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
+    return parser
+
+
+def described_fields() -> dict[str, str]:
+    """The fields of `Recipe` and the first sentence about each in its docstring."""
+    text = inspect.getdoc(Recipe).split("Attributes:\n")[1]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
+    sentences = {name: re.split(r"(?<=[^.])\. |\.$", " ".join(entry.split()))[0] for name, entry in entries}
+    return {field.name: re.sub('[`"]', "", sentences[field.name]).replace("%", "%%") for field in fields(Recipe)}
+
+
+def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe]:
+    """The command's own arguments, and the recipe with its overrides; mistakes end the process."""
+    parser = build_parser(description)
     args = parser.parse_args()
     overrides = {field.name: getattr(args, field.name) for field in fields(Recipe) if hasattr(args, field.name)}
-    return args, replace(RECIPES[args.recipe], **overrides)
+    try:
+        recipe = replace(RECIPES[args.recipe], **overrides)
+    except ValueError as error:
+        parser.error(str(error))
+    folder = Path(args.output_dir)
+    if folder.is_file():
+        parser.error(f"--output_dir {folder} is a file: give a folder")
+    if args.resume is None and any(folder.glob("checkpoints/step-*")):
+        parser.error(f"{folder} holds checkpoints of an earlier run: add --resume, or give another --output_dir")
+    if args.resume not in (None, "auto") and not Path(args.resume).is_dir():
+        parser.error(f"--resume {args.resume} is no folder of a checkpoint: give one, or --resume alone for the newest")
+    args.parser = parser
+    return args, recipe
 
 
 def main(description: str | None = __doc__) -> None:
     args, recipe = parse(description)
-    state = start_processes()
-    if state.num_processes > 1:
-        state.print(f"{state.num_processes} processes train together, on {state.device.type}", flush=True)
-    with stop_at_once_on_interrupt(args.output_dir):
-        train(args, recipe)
+    with plain_messages(args.parser, args.verbose, args.debug):
+        from ..training.interruption import stop_at_once_on_interrupt
+        from ..training.process_group import start_processes
+
+        state = start_processes()
+        if state.num_processes > 1:
+            state.print(f"{state.num_processes} processes train together, on {state.device.type}", flush=True)
+        with stop_at_once_on_interrupt(args.output_dir):
+            train(args, recipe)
 
 
 def train(args: argparse.Namespace, recipe: Recipe) -> None:
     """What the arguments ask for; leaves the process with a code of its own where it was stopped."""
+    from ..training import Checkpointing, Trainer, load_model_and_processor
+    from ..training.interruption import LostProcess, explain_lost_process, how_to_go_on, on_stop_signal
+
     data = checked_data_from(args, seed=recipe.seed)
     model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
     saving = Checkpointing(data.fingerprint, args.save_every, args.keep_checkpoints)

@@ -2,8 +2,11 @@
 
 import pytest
 
+from transformers_samdetr.commands.train import PEER_TIMEOUT, described_fields
 from transformers_samdetr.commands.train import parse as parse_arguments
-from transformers_samdetr.training import RECIPES
+from transformers_samdetr.data import augment
+from transformers_samdetr.training import RECIPES, process_group
+from transformers_samdetr.training.recipes import AUGMENTATIONS
 
 
 @pytest.fixture
@@ -46,8 +49,14 @@ def test_none_turns_a_field_off(parse):
 
 
 def test_a_wrong_value_is_refused_with_what_is_possible(parse, capsys):
-    with pytest.raises(ValueError, match="schedule='linear' is not possible: choose one of 'step', 'cosine'"):
+    with pytest.raises(SystemExit):
         parse("--schedule", "linear")
+    assert "schedule='linear' is not possible: choose one of 'step', 'cosine'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         parse("--recipe", "none")
     assert "sam-detr-r50" in capsys.readouterr().err
+
+
+def test_every_field_is_described_and_constants_repeat_those_of_the_libraries():
+    assert all(described_fields().values())
+    assert PEER_TIMEOUT == process_group.PEER_TIMEOUT and AUGMENTATIONS == augment.AUGMENTATIONS

@@ -1,0 +1,219 @@
+"""The console commands and the scripts that call them: help, mistakes, what is missing, and how soon they answer."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from transformers_samdetr.commands import console
+from transformers_samdetr.commands.messages import PACKAGES_OF_TRAIN
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "src" / "transformers_samdetr" / "commands"
+COMMANDS = sorted(
+    path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "console", "data_arguments", "messages")
+)
+SCRIPTS = {
+    "check_dataset": "check",
+    "convert_original_checkpoint": "convert",
+    "demo": "demo",
+    "evaluate": "evaluate",
+    "export": "export",
+    "predict": "predict",
+    "push_to_hub": "push",
+    "train": "train",
+}
+"""Of scripts/ the commands that they call."""
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")), clean=False)
+
+
+def test_each_command_is_installed_under_its_name():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.scripts]\n")[1].split("\n\n")[0]
+    assert project.splitlines() == [
+        f'samdetr-{command} = "transformers_samdetr.commands.console:{command}"' for command in COMMANDS
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_the_command(command, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [f"samdetr-{command}", "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        getattr(console, command)()
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: samdetr-{command} ")
+    assert docstring(FOLDER / f"{command}.py") in printed and f"    samdetr-{command} " in printed
+
+
+@pytest.mark.parametrize(("script", "command"), SCRIPTS.items())
+def test_a_script_only_calls_its_command_with_its_own_help(script, command, monkeypatch, capsys):
+    path = ROOT / "scripts" / f"{script}.py"
+    text = path.read_text(encoding="utf-8")
+    *imports, call = [ast.unparse(node) for node in ast.parse(text).body[1:]]
+    assert imports[-1] == f"from transformers_samdetr.commands.{command} import main" and len(imports) <= 2
+    assert call.startswith("if __name__ == '__main__':") and len(call.splitlines()) == 2
+
+    monkeypatch.setattr("sys.argv", [path.name, "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        exec(compile(text, path, "exec"), {"__name__": "__main__"})
+    assert docstring(path) in capsys.readouterr().out
+    assert docstring(path).splitlines()[0] == docstring(FOLDER / f"{command}.py").splitlines()[0]
+
+
+MISTAKES = {
+    "check": {
+        "--data ./nowhere/set": "neither a folder nor a Hub name",
+        "--data sets": "did you mean set?",
+        "--data digist": "did you mean digits?",
+        "--augmented": "needs --report",
+        "--augmented storng": "Did you mean strong?",
+        "--dtaa digits": "Did you mean --data?",
+    },
+    "convert": {
+        "--checkpoint flie.txt --output_dir out": "did you mean file.txt?",
+        "--output_dir out": "required: --checkpoint",
+        "--checkpoint file.txt --output_dir out --dilatoin": "Did you mean --dilation?",
+        "--checkpoint file.txt --output_dir out": "file.txt",
+    },
+    "demo": {"--model modle": "did you mean model?", "--model model --prot 1": "Did you mean --port?"},
+    "evaluate": {
+        "--model modle --data digits": "modle",
+        "--model model --data ./nowhere/set": "neither a folder nor a Hub name",
+        "--model model": "required: --data",
+        "--model model --data digits --reprot a": "--reprot",
+    },
+    "export": {
+        "--model modle --output a.onnx": "modle",
+        "--model model": "required: --output",
+        "--model model --output a.onnx --fromat onnx": "--fromat",
+    },
+    "predict": {
+        "picture.png --model modle --output_dir out": "did you mean model?",
+        "picture.png --model run --output_dir out": "training has saved run/checkpoints/step-20",
+        "picture.png --model set --output_dir out": "holds no saved model",
+        "picture.png --model file.txt --output_dir out": "is a file",
+        "picture.png --output_dir out": "required: --model",
+        "picture.png --model model --output_dir out --treshold 0.3": "Did you mean --threshold?",
+        "picture.png --model model --output_dir out --formats cvs": "Did you mean csv?",
+    },
+    "push": {
+        "--model modle --repo_id me/model": "did you mean model?",
+        "--model model": "required: --repo_id",
+        "--model model --repo_id me/model --lisence mit": "Did you mean --licence?",
+    },
+    "train": {
+        "--output_dir out --data ./nowhere/set": "neither a folder nor a Hub name",
+        "--output_dir out --schedule linear": "choose one of 'step', 'cosine'",
+        "--output_dir out --model yolov8": "presets are sam-detr-r50,",
+        "--output_dir out --model sam-dert-tiny": "did you mean sam-detr-tiny?",
+        "--output_dir out --model modle": "did you mean model?",
+        "--output_dir run": "add --resume, or give another --output_dir",
+        "--output_dir file.txt": "is a file: give a folder",
+        "--output_dir out --resume run/checkpoints/step-30": "is no folder of a checkpoint",
+        "--output_dir out --epohcs 3": "Did you mean --epochs?",
+        "--output_dir out --recipe tniy": "Did you mean tiny?",
+        "--output_dir out --epochs few": "invalid int value: 'few'",
+        "": "required: --output_dir",
+    },
+}
+"""Of each command arguments with a mistake, and what the error must say."""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with a model's configuration, an unfinished run, a data set's folder and a file."""
+    for name in ("model/config.json", "run/checkpoints/step-20/config.json", "set/nothing", "file.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(name, words) for name in MISTAKES for words in MISTAKES[name]])
+def test_a_mistake_is_answered_in_one_line(command, arguments, work, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [f"samdetr-{command}", *arguments.split()])
+    with pytest.raises(SystemExit, match="^2$"):
+        getattr(console, command)()
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"samdetr-{command}: error: ") and MISTAKES[command][arguments] in line
+    assert not printed.out
+
+
+def test_every_command_has_its_mistakes_tested():
+    assert list(MISTAKES) == COMMANDS
+
+
+def failing(error, monkeypatch, *options):
+    """Runs `samdetr-check` where loading the data raises the error."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("transformers_samdetr.commands.check.data_from", fail)
+    monkeypatch.setattr("sys.argv", ["samdetr-check", *options])
+    console.check()
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    with pytest.raises(ValueError, match="two"):
+        failing(ValueError("one\n  two"), monkeypatch, "--debug")
+
+
+def test_an_error_of_several_lines_is_printed_as_one(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        failing(ValueError("one\n  two"), monkeypatch)
+    assert capsys.readouterr().err == "samdetr-check: error: one two\n"
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        failing(ModuleNotFoundError("No module named 'accelerate'", name="accelerate"), monkeypatch)
+    assert 'accelerate is not installed: pip install "transformers-samdetr[train]"' in capsys.readouterr().err
+    extra = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\ntrain = [\n")[1].split("]")[0]
+    assert tuple(re.findall(r'"([\w-]+)>', extra)) == PACKAGES_OF_TRAIN
+
+
+def test_a_missing_module_of_the_package_itself_is_raised(monkeypatch):
+    with pytest.raises(ModuleNotFoundError):
+        failing(
+            ModuleNotFoundError("No module named 'transformers_samdetr.x'", name="transformers_samdetr.x"), monkeypatch
+        )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_expensive(command):
+    code = (
+        f"import sys; sys.argv = ['samdetr-{command}', '--help']\n"
+        f"from transformers_samdetr.commands import console\n"
+        f"try: console.{command}()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'numpy', 'datasets'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_command_finds_the_auto_classes_registered():
+    code = (
+        "import sys; sys.argv = ['samdetr-predict']\n"
+        "import transformers_samdetr\n"
+        "assert 'torch' not in sys.modules\n"
+        "from transformers_samdetr.commands.messages import CommandParser, plain_messages\n"
+        "with plain_messages(CommandParser(None)):\n"
+        "    from transformers import AutoConfig, AutoModelForObjectDetection\n"
+        "    config = AutoConfig.for_model('sam_detr')\n"
+        "    assert type(config) in AutoModelForObjectDetection._model_mapping\n"
+        "    assert type(config) is transformers_samdetr.SamDetrConfig\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_exit_codes_reach_the_shell(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers_samdetr.commands.check", importlib.import_module("types"))
+    monkeypatch.setattr("types.main", lambda: 3, raising=False)
+    assert console.check() == 3
