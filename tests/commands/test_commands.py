@@ -83,15 +83,15 @@ MISTAKES = {
     },
     "demo": {"--model modle": "did you mean model?", "--model model --prot 1": "Did you mean --port?"},
     "evaluate": {
-        "--model modle --data digits": "modle",
+        "--model modle --data digits": "did you mean model?",
         "--model model --data ./nowhere/set": "neither a folder nor a Hub name",
         "--model model": "required: --data",
-        "--model model --data digits --reprot a": "--reprot",
+        "--model model --data digits --reprot a": "Did you mean --report?",
     },
     "export": {
-        "--model modle --output a.onnx": "modle",
+        "--model modle --output a.onnx": "did you mean model?",
         "--model model": "required: --output",
-        "--model model --output a.onnx --fromat onnx": "--fromat",
+        "--model model --output a.onnx --fromat onnx": "Did you mean --format?",
     },
     "predict": {
         "picture.png --model modle --output_dir out": "did you mean model?",

@@ -8,15 +8,15 @@ Prints the table and writes metrics.json and figures to --output_dir; with --rep
 With two models, the second is compared with the first on the same pictures (a paired test).
 """
 
-import argparse
-
 from .data_arguments import add_data_arguments
-from .messages import add_message_arguments, plain_messages
+from .messages import CommandParser, add_message_arguments, plain_messages, saved_model
 
 
-def build_parser(description: str | None = __doc__) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, action="append", help="folder or Hub name; twice to compare two")
+def build_parser(description: str | None = __doc__) -> CommandParser:
+    parser = CommandParser(description)
+    parser.add_argument(
+        "--model", required=True, type=saved_model, action="append", help="folder or Hub name; twice to compare two"
+    )
     add_data_arguments(parser, required=True)
     parser.add_argument("--output_dir", default="outputs/evaluation", help="default: %(default)s")
     parser.add_argument("--report", metavar="PAGE.html", help="write a page with all numbers and pictures")
