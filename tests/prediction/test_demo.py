@@ -180,7 +180,7 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith(("transformers_samdetr.demo.p", "gradio"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.setattr("sys.argv", ["samdetr-demo", "--model", "nothing"])
+    monkeypatch.setattr("sys.argv", ["samdetr-demo", "--model", "user/nothing"])
     with pytest.raises(SystemExit, match="2"):
         demo_command.main()
     assert "pip install 'transformers-samdetr[demo]'" in capsys.readouterr().err
@@ -189,7 +189,7 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
 def test_bad_arguments_end_in_words(monkeypatch, capsys, tmp_path):
     for arguments, words in (
         (["--model", str(tmp_path / "nothing")], "nothing"),
-        (["--model", "x", "--max_pictures", "0"], "pictures=0 must be a finite number above 0"),
+        (["--model", "user/x", "--max_pictures", "0"], "pictures=0 must be a finite number above 0"),
     ):
         monkeypatch.setattr("sys.argv", ["samdetr-demo", *arguments])
         with pytest.raises(SystemExit, match="2"):

@@ -8,12 +8,12 @@ Which model it is, is read from the file; where an R50 file without stored argum
 
 import argparse
 
-from .messages import CommandParser, add_message_arguments, existing_file, plain_messages
+from .messages import CommandParser, add_message_arguments, plain_messages
 
 
 def main(description: str | None = __doc__) -> None:
     parser = CommandParser(description)
-    parser.add_argument("--checkpoint", required=True, type=existing_file, metavar="FILE.pth")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE.pth")
     parser.add_argument("--output_dir", required=True, help="folder of the converted model")
     parser.add_argument(
         "--dilation", action=argparse.BooleanOptionalAction, help="DC5 (default: as stored in the file)"

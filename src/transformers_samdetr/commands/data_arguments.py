@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .messages import data_source
-
 if TYPE_CHECKING:
     from ..data import DetectionData
 
@@ -16,7 +14,6 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) 
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
-        type=data_source,
         required=required,
         default=None if required else "digits",
         help="'digits', a folder (COCO, YOLO, VOC, parquet, save_to_disk), or a Hub name"

@@ -7,15 +7,13 @@ Works without a network where the model is a folder.
 """
 
 from ..demo import UploadLimits
-from .messages import CommandParser, add_message_arguments, plain_messages, saved_model
+from .messages import CommandParser, add_message_arguments, plain_messages
 
 
 def main(description: str | None = __doc__) -> None:
     parser = CommandParser(description)
-    parser.add_argument("--model", required=True, type=saved_model, help="folder or Hub name")
-    parser.add_argument(
-        "--compare_with", type=saved_model, metavar="MODEL", help="a second model, shown beside the first"
-    )
+    parser.add_argument("--model", required=True, help="folder or Hub name")
+    parser.add_argument("--compare_with", metavar="MODEL", help="a second model, shown beside the first")
     parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all of your network; default: %(default)s")
     parser.add_argument("--port", type=int, help="default: a free one from 7860 on")

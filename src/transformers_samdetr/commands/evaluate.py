@@ -9,14 +9,12 @@ With two models, the second is compared with the first on the same pictures (a p
 """
 
 from .data_arguments import add_data_arguments
-from .messages import CommandParser, add_message_arguments, plain_messages, saved_model
+from .messages import CommandParser, add_message_arguments, plain_messages
 
 
 def build_parser(description: str | None = __doc__) -> CommandParser:
     parser = CommandParser(description)
-    parser.add_argument(
-        "--model", required=True, type=saved_model, action="append", help="folder or Hub name; twice to compare two"
-    )
+    parser.add_argument("--model", required=True, action="append", help="folder or Hub name; twice to compare two")
     add_data_arguments(parser, required=True)
     parser.add_argument("--output_dir", default="outputs/evaluation", help="default: %(default)s")
     parser.add_argument("--report", metavar="PAGE.html", help="write a page with all numbers and pictures")

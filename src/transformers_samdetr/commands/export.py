@@ -14,7 +14,7 @@ whose outputs differ from the model's is deleted.
 import os
 import time
 
-from .messages import CommandParser, add_message_arguments, data_source, plain_messages, saved_model
+from .messages import CommandParser, add_message_arguments, plain_messages
 
 
 def size(text: str) -> tuple[int, int]:
@@ -24,7 +24,7 @@ def size(text: str) -> tuple[int, int]:
 
 def build_parser(description: str | None = __doc__) -> CommandParser:
     parser = CommandParser(description)
-    parser.add_argument("--model", required=True, type=saved_model, help="folder or Hub name")
+    parser.add_argument("--model", required=True, help="folder or Hub name")
     parser.add_argument(
         "--output", required=True, help="FILE.onnx, FILE.pt2 of torch_export and aot, or FOLDER_openvino"
     )
@@ -38,9 +38,7 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     parser.add_argument("--top_k", type=int, default=100, help="detections of a picture with --postprocess")
     parser.add_argument("--opset", type=int, default=20, help="of ONNX's operators; default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument(
-        "--data", type=data_source, help="also measure AP of file and model on this set, as in samdetr-train"
-    )
+    parser.add_argument("--data", help="also measure AP of file and model on this set, as in samdetr-train")
     parser.add_argument("--benchmark", type=size, metavar="HEIGHTxWIDTH", help="also time both on such a picture")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of --benchmark; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="of --benchmark; default: %(default)s")

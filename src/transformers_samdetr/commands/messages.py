@@ -29,6 +29,20 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, description: str | None, usage: str | None = None):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, usage=usage, formatter_class=formatter)
+        self.checks = {"checkpoint": check_file, "data": check_data, "model": check_model, "compare_with": check_model}
+        """Of arguments by name, what raises a ValueError if they name nothing that can be read."""
+
+    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
+        """As argparse's; then checks what is to be read."""
+        found = super().parse_args(args, namespace)
+        for name, check in self.checks.items():
+            given = getattr(found, name, None) or []
+            for text in [given] if isinstance(given, str) else given:
+                try:
+                    check(text)
+                except ValueError as error:
+                    self.error(f"argument --{name}: {error}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         words, known = [], list(self._option_string_actions)
@@ -86,60 +100,57 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def existing_file(text: str) -> str:
-    """The type of arguments that name a file to read.
+def check_file(text: str) -> None:
+    """That a file to read exists.
 
     Raises:
-        argparse.ArgumentTypeError: there is none; names the nearest.
+        ValueError: there is none; names the nearest.
     """
-    if Path(text).expanduser().is_file():
-        return text
-    near = nearest_path(Path(text).expanduser())
-    raise argparse.ArgumentTypeError(f"there is no file {text}" + (f"; did you mean {near}?" if near else ""))
+    if not Path(text).is_file():
+        near = nearest_path(Path(text))
+        raise ValueError(f"there is no file {text}" + (f"; did you mean {near}?" if near else ""))
 
 
-def saved_model(text: str) -> str:
-    """The type of arguments that name a saved model: a folder, or a name on the Hub, `USER/NAME`.
+def check_model(text: str) -> None:
+    """That a saved model is a folder with one, or a name on the Hub, `USER/NAME`.
 
     Raises:
-        argparse.ArgumentTypeError: it is neither, or a folder without a model; names the nearest folder.
+        ValueError: it is neither, or a folder without a model; names the nearest folder.
     """
-    path = Path(text).expanduser()
+    path = Path(text)
+    if (path / "config.json").is_file():
+        return
     if path.is_dir():
-        if (path / "config.json").is_file():
-            return str(path)
         saved = sorted(path.glob(CHECKPOINTS), key=lambda file: file.stat().st_mtime)
         hint = f"; training has saved {saved[-1].parent}" if saved else ", so it holds no saved model"
-        raise argparse.ArgumentTypeError(f"the folder {text} has no config.json{hint}")
-    return _hub_name(text, path, "model")
+        raise ValueError(f"the folder {text} has no config.json{hint}")
+    _check_hub_name(text, path, "model")
 
 
-def model_or_preset(text: str) -> str:
-    """As `saved_model`, or the name of a preset."""
-    if text in PRESETS:
-        return text
+def check_model_or_preset(text: str) -> None:
+    """As `check_model`, or that it is a preset."""
     try:
-        return saved_model(text)
-    except argparse.ArgumentTypeError as error:
+        if text not in PRESETS:
+            check_model(text)
+    except ValueError as error:
         near = get_close_matches(text, PRESETS, 1)
         presets = f"did you mean {near[0]}?" if near else f"presets are {', '.join(PRESETS)}"
-        raise argparse.ArgumentTypeError(f"{error}; {presets}") from None
+        raise ValueError(f"{error}; {presets}") from None
 
 
-def data_source(text: str) -> str:
-    """The type of `--data`: `digits`, an existing path, or a name on the Hub.
+def check_data(text: str) -> None:
+    """That data are `digits`, an existing path, or a name on the Hub.
 
     Raises:
-        argparse.ArgumentTypeError: it is a path and does not exist; names the nearest one.
+        ValueError: it is a path and does not exist; names the nearest one.
     """
     path = Path(text).expanduser()
     if text == "digits" or path.exists():
-        return text
+        return
     if get_close_matches(text, ["digits"], 1, 0.8):
-        raise argparse.ArgumentTypeError(f"there is no data set {text!r}; did you mean digits?")
-    if "/" not in text and not nearest_path(path):
-        return text  # the Hub has sets without a user's name
-    return _hub_name(text, path, "data set")
+        raise ValueError(f"there is no data set {text!r}; did you mean digits?")
+    if "/" in text or nearest_path(path):  # the Hub has sets without a user's name
+        _check_hub_name(text, path, "data set")
 
 
 def nearest_path(path: Path) -> str | None:
@@ -150,11 +161,11 @@ def nearest_path(path: Path) -> str | None:
     return str(parent / near[0]) if near else None
 
 
-def _hub_name(text: str, path: Path, kind: str) -> str:
-    """The text if it can be a name on the Hub, and no path that was mistyped."""
+def _check_hub_name(text: str, path: Path, kind: str) -> None:
+    """That it can be a name on the Hub, and is no path that was mistyped."""
     near = nearest_path(path)
     if HUB_NAME.fullmatch(text) and not text.startswith(".") and not near and not Path(path.parts[0]).is_dir():
-        return text
+        return
     what = "is a file, not the folder of a" if path.exists() else "is neither a folder nor a Hub name (USER/NAME) of a"
     hint = f"; did you mean {near}?" if near and not path.exists() else ""
-    raise argparse.ArgumentTypeError(f"{text!r} {what} {kind}{hint}")
+    raise ValueError(f"{text!r} {what} {kind}{hint}")

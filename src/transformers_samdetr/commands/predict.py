@@ -12,7 +12,7 @@ Folders are searched to any depth. Videos and streams need `pip install av`. Exi
 import json
 import sys
 
-from .messages import CommandParser, add_message_arguments, plain_messages, saved_model
+from .messages import CommandParser, add_message_arguments, plain_messages
 
 FIGURES = ("overview", "heads", "boxes", "alignment")
 LISTS = ("coco", "csv", "yolo", "jsonl")
@@ -27,7 +27,7 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
         metavar="INPUT",
         help="pictures, videos, folders of both, patterns, http(s) and rtsp addresses, a camera's number, - for stdin",
     )
-    parser.add_argument("--model", required=True, type=saved_model, help="folder or Hub name")
+    parser.add_argument("--model", required=True, help="folder or Hub name")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
     parser.add_argument("--batch_size", type=int, default=1, help="pictures in a forward pass; default: %(default)s")
@@ -67,7 +67,7 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
         help="figures of what the model looked at; default: overview. 'heads' is the paper's Fig. 5",
     )
     group.add_argument("--explain_top", type=int, default=3, help="detections of a picture; default: %(default)s")
-    group.add_argument("--compare_with", type=saved_model, metavar="MODEL", help="a second model, for --explain heads")
+    group.add_argument("--compare_with", metavar="MODEL", help="a second model, for --explain heads")
     return parser
 
 

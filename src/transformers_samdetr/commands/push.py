@@ -11,12 +11,12 @@ import os
 import shutil
 from pathlib import Path
 
-from .messages import CommandParser, add_message_arguments, plain_messages, saved_model
+from .messages import CommandParser, add_message_arguments, plain_messages
 
 
 def main(description: str | None = __doc__) -> None:
     parser = CommandParser(description)
-    parser.add_argument("--model", required=True, type=saved_model, help="folder of a saved model")
+    parser.add_argument("--model", required=True, help="folder of a saved model")
     parser.add_argument("--repo_id", required=True, help="Hub repository, USER/NAME")
     parser.add_argument("--output_dir", help="folder to upload from (default: the model's own)")
     parser.add_argument("--name", help="heading of the card (default: the repository's name)")

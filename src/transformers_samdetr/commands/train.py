@@ -22,7 +22,7 @@ from typing import get_args, get_type_hints
 
 from ..training import RECIPES, Recipe
 from .data_arguments import add_data_arguments, add_streaming_arguments, checked_data_from
-from .messages import CommandParser, add_message_arguments, model_or_preset, plain_messages
+from .messages import CommandParser, add_message_arguments, check_model_or_preset, plain_messages
 
 PEER_TIMEOUT = 60.0
 """As in `training.process_group`, which takes seconds to import."""
@@ -42,6 +42,7 @@ def optional(kind: type) -> Callable[[str], object]:
 
 def build_parser(description: str | None = __doc__) -> CommandParser:
     parser = CommandParser(description, usage="%(prog)s --output_dir FOLDER [--data DATA] [--model MODEL] [options]")
+    parser.checks = parser.checks | {"model": check_model_or_preset}
     add_data_arguments(parser)
     add_streaming_arguments(parser)
     parser.add_argument(
@@ -55,9 +56,7 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     for name, meaning in described_fields().items():
         hint = hints[name]
         kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
-        if name == "model":
-            kind = model_or_preset
-        elif NoneType in get_args(hint):
+        if NoneType in get_args(hint):
             kind = optional(kind)
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         group = group_of.get(name, groups["schedule"])
