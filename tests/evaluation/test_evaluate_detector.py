@@ -251,6 +251,10 @@ def test_a_saved_model_on_a_folder(model, processor, tmp_path):
     assert (content["images"], content["images_left_out"]) == (4, 1)
     with pytest.raises(ValueError, match="threshold=2"):
         evaluate_saved_model(**arguments, threshold=2)
+    result, other = evaluate_saved_model(**arguments, other_model=arguments["model"])
+    assert result.metrics() == other.metrics()
+    comparison = json.loads((tmp_path / "out" / "metrics.json").read_text())["comparison"]
+    assert comparison["other_model"] == arguments["model"] and {row["p"] for row in comparison["metrics"]} == {1.0}
 
 
 @pytest.mark.slow
@@ -311,3 +315,69 @@ def test_a_folder_of_real_images_equals_cocoeval_on_its_json():
     evaluator = evaluate_detector(replay, replay, DetectionDataset(data.evaluation), data.names, batch_size=3)
     assert len(evaluator) == len(image_ids)
     assert_equal_to_the_last_bit(evaluator, coco_by_hand(truth, detections))
+
+
+def test_all_pictures_of_a_set_without_splits_but_what_the_model_was_trained_on(model, processor, tmp_path, capsys):
+    saved_model_and_data(tmp_path, model, processor)
+    (tmp_path / "data" / "annotations" / "instances_train.json").unlink()
+    arguments = {"model": str(tmp_path / "model"), "data": str(tmp_path / "data"), "output_dir": tmp_path / "out"}
+    assert evaluate_saved_model(**arguments)[0].num_images == 5
+    assert "held out" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["data_fingerprint"] = load_detection_data(tmp_path / "data").fingerprint
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    assert evaluate_saved_model(**arguments)[0].num_images == 1
+    assert "1 of 5 images" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has no split 'test' for eval_split"):
+        evaluate_saved_model(**arguments, eval_split="test")
+
+
+def test_intervals_calibration_and_the_paired_test():
+    """A detector that finds most objects, beside itself and one that finds fewer."""
+    rng = np.random.default_rng(0)
+    good, same, worse = (CocoEvaluator(["cat"]) for _ in range(3))
+    for image_id in range(60):
+        boxes = np.float32(rng.uniform(0, 80, (6, 4)))
+        boxes[:, 2:] = boxes[:, :2] + 20 + boxes[:, 2:] / 10
+        sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+        annotations = [{"bbox": size, "category_id": 0} for size in sizes]
+        for evaluator, share in ((good, 0.8), (same, 0.8), (worse, 0.5)):
+            right = np.random.default_rng(image_id).random(6) < share
+            shifted = boxes + np.where(right, 0, 300)[:, None].astype(np.float32)
+            evaluator.add(image_id, {"scores": np.full(6, 0.8), "labels": np.zeros(6), "boxes": shifted}, annotations)
+    result, low = good.result(), worse.result()
+    metrics = result.metrics()
+    for name, (lower, upper) in result.intervals.items():
+        assert (lower, upper) == (-1, -1) if metrics[name] < 0 else 0 <= lower < metrics[name] < upper <= 100, name
+    assert 3 < result.intervals["AP50"][1] - result.intervals["AP50"][0] < 30
+
+    difference = {row["metric"]: row for row in result.difference_to(low)}["AP50"]
+    assert difference["difference"] == pytest.approx(metrics["AP50"] - low.metrics()["AP50"], abs=1e-9)
+    assert 0 < difference["low"] < difference["difference"] < difference["high"] and difference["p"] < 1e-3
+    assert all(row["p"] == 1 and row["difference"] == 0 for row in result.difference_to(same.result()))
+    with pytest.raises(ValueError, match="must have the same images"):
+        result.difference_to(CocoEvaluator(["cat"]).result())
+
+    error, bins = result.calibration
+    precision = np.mean(result.found["error"] == 0)
+    assert error == pytest.approx(abs(precision - 0.8)) and [one["count"] for one in bins] == [360]
+    assert CocoEvaluator(["cat"]).result().calibration == (0.0, [])
+
+
+def test_no_tensor_becomes_float64(model, processor):
+    """Apple's GPUs have no float64: what comes from the device stays as it is until it is on the host."""
+    made = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            outputs = function(*args, **(kwargs or {}))
+            for value in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
+                if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
+                    made.append(str(function))
+            return outputs
+
+    loss = SetLoss()
+    with Watch():
+        run(model, processor, Photographs(3), loss=loss).compute()
+        loss.compute()
+    assert not made

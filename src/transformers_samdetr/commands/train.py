@@ -127,6 +127,7 @@ def train(args: argparse.Namespace, recipe: Recipe) -> None:
 
     data = checked_data_from(args, seed=recipe.seed)
     model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
+    model.config.data_fingerprint = data.fingerprint  # so that evaluation knows which pictures were held out
     saving = Checkpointing(data.fingerprint, args.save_every, args.keep_checkpoints)
     trainer = Trainer(
         model, processor, data.train, data.evaluation, recipe, args.output_dir, (saving,), args.peer_timeout

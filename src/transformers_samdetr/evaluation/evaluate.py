@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_processing_utils import BaseImageProcessor
 
+from .. import auto_classes  # noqa: F401, which registers the Auto classes
 from ..data.dataset import DetectionDataset
 from ..data.load import load_detection_data
 from .coco_evaluator import CocoEvaluator, EvaluationResult
@@ -201,7 +202,8 @@ def evaluate_saved_model(
     Args:
         model: folder or Hub name.
         data, train_split, eval_split, columns, box_format, class_names: as in `load_detection_data`; its evaluation set
-            is used. Pass what training was given, so that the same pictures are held out.
+            is used. Of a set without splits that is all of it, or the fifth that training held out if the model was
+            trained on it.
         output_dir: created if it does not exist.
         report: path of an HTML page with all results, or None.
         batch_size: pictures of a step on each process.
@@ -223,19 +225,19 @@ def evaluate_saved_model(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must be between 0 and 1.")
     accelerator = Accelerator()
+    models = [model] if other_model is None else [model, other_model]
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)  # now, rather than after hours
     if report is not None:
         Path(report).parent.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():  # so that one process fills the caches of the others
-        source = load_detection_data(
-            data,
-            train_split=train_split,
-            eval_split=eval_split,
-            columns=columns,
-            box_format=box_format,
-            class_names=class_names,
-        )
+        trained_on = {getattr(AutoConfig.from_pretrained(name), "data_fingerprint", None) for name in models}
+        load = functools.partial(load_detection_data, data, train_split=train_split, eval_split=eval_split)
+        load = functools.partial(load, columns=columns, box_format=box_format, class_names=class_names)
+        source = load(hold_out=False)
+        if trained_on != {None} and not len(source.train):
+            held_out = load()
+            source = held_out if held_out.fingerprint in trained_on else source
     accelerator.print(source.describe())
     dataset = DetectionDataset(source.evaluation)
     size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
