@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.training.paper_recipes import PAPER_RECIPES, PUBLISHED
+from transformers_samdetr.training.recipes import PAPER_RECIPES, PUBLISHED
 
 from .detection_folders import write_coco
 from .documents import PAGES, ROOT, anchors, blocks, commands, links, name_of, snippets

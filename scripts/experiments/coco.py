@@ -19,8 +19,8 @@ from benchmarks.machine import worker_environment
 from transformers_samdetr.data.load import DetectionData, load_detection_data
 from transformers_samdetr.training import Recipe, load_model_and_processor
 from transformers_samdetr.training.interruption import EXIT_INTERRUPTED, EXIT_REQUEUE
-from transformers_samdetr.training.paper_recipes import DC5_12E, PAPER_RECIPES, PP_12E, PUBLISHED, R50_12E, R50_50E
-from transformers_samdetr.training.process_group import start_processes
+from transformers_samdetr.training.processes import start_processes
+from transformers_samdetr.training.recipes import DC5_12E, PAPER_RECIPES, PP_12E, PUBLISHED, R50_12E, R50_50E
 
 from .definitions import Suite
 from .models import make_peer, start_from_objects

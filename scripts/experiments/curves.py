@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.performance_page import table
-from transformers_samdetr.training.epoch_log import COLUMNS, read_log
+from transformers_samdetr.training.log import COLUMNS, read_log
 
 from .results import Comparison, RowRuns
 

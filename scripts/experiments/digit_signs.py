@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from transformers_samdetr.data import DetectionCollator, DetectionDataset
 from transformers_samdetr.training import Trainer, TrainingHook, load_model_and_processor
-from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
+from transformers_samdetr.training.log import LOG_FILE, read_log
 
 from .definitions import DENOISING, DIGITS, Setting
 from .matched_queries import (

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from benchmarks.machine import worker_environment
 from transformers_samdetr.training.display import clock
-from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
 from transformers_samdetr.training.interruption import EXIT_INTERRUPTED, EXIT_REQUEUE, on_stop_signal
+from transformers_samdetr.training.log import LOG_FILE, read_log
 
 from .definitions import SEEDS, Suite
 from .runs import Ledger, Run, plan

@@ -10,8 +10,7 @@ from transformers.trainer_utils import set_seed
 from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.data.load import DetectionData
 from transformers_samdetr.training import Recipe, load_model_and_processor
-from transformers_samdetr.training.initial_boxes import boxes_of_objects
-from transformers_samdetr.training.start import find_backbone_weights
+from transformers_samdetr.training.start import boxes_of_objects, find_backbone_weights
 
 from .definitions import REFERENCE
 from .peers import PeerConfig, PeerForObjectDetection

@@ -18,7 +18,7 @@ from transformers_samdetr.data import DetectionCollator, DetectionData, Detectio
 from transformers_samdetr.modeling_sam_detr import SamDetrForObjectDetection
 from transformers_samdetr.operations import is_frozen_batch_norm, reference_operations
 from transformers_samdetr.training import Recipe, Trainer, TrainingHook, load_model_and_processor
-from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
+from transformers_samdetr.training.log import LOG_FILE, read_log
 
 
 def set_norm_statistics(model: SamDetrForObjectDetection, pixel_values: Tensor) -> None:

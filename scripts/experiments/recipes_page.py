@@ -6,8 +6,7 @@ python scripts/run_experiments.py --recipes > docs/recipes.md
 import torch
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
-from transformers_samdetr.training.paper_recipes import PAPER_RECIPES, PUBLISHED
-from transformers_samdetr.training.recipes import Recipe
+from transformers_samdetr.training.recipes import PAPER_RECIPES, PUBLISHED, Recipe
 
 
 def bytes_kept_for_backward(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers_samdetr.training.recipes import Recipe
-from transformers_samdetr.training.run_state import comparable, differences
+from transformers_samdetr.training.resume import comparable, differences
 
 from .definitions import SEEDS, SETTINGS, VARIANTS, Setting, Suite, Variant
 

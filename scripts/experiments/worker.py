@@ -23,8 +23,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.profiles import UNCOUNTED
 from transformers_samdetr.data.load import DetectionData
 from transformers_samdetr.training import Checkpointing, Recipe, Trainer
-from transformers_samdetr.training.epoch_log import LOG_FILE, read_log
 from transformers_samdetr.training.interruption import on_stop_signal
+from transformers_samdetr.training.log import LOG_FILE, read_log
 from transformers_samdetr.training.optimizer import count_trained
 
 from .models import build_model, reference_boxes

@@ -15,7 +15,7 @@ from experiments.definitions import SUITES
 from experiments.peers import PeerConfig
 from experiments.runs import Ledger
 from transformers_samdetr import SamDetrConfig
-from transformers_samdetr.training.paper_recipes import PAPER_RECIPES
+from transformers_samdetr.training.recipes import PAPER_RECIPES
 
 from ..detection_folders import write_coco
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.curves import TERMS, compare_epoch, comparison_table, read_published
-from transformers_samdetr.training.epoch_log import COLUMNS
+from transformers_samdetr.training.log import COLUMNS
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published_curves.csv"
 LAST_LAYER = ("train_loss_ce", "train_loss_bbox", "train_loss_giou")

@@ -15,8 +15,8 @@ from experiments.runs import Ledger, LedgerMismatch, Run, best_learning_rate, pl
 from experiments.timing import ClassNames
 from experiments.worker import TrainingClock, alone_in, train_run
 from transformers_samdetr.training import Checkpointing, Trainer
-from transformers_samdetr.training.initial_boxes import boxes_of_objects
 from transformers_samdetr.training.optimizer import count_trained
+from transformers_samdetr.training.start import boxes_of_objects
 
 from ..models import SMALL_BACKBONE
 

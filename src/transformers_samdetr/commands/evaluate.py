@@ -40,7 +40,7 @@ def main(description: str | None = __doc__) -> None:
 
         from ..evaluation.evaluate import METRICS_FILE, evaluate_saved_model  # seconds, which --help need not wait for
         from ..evaluation.evaluation_page import comparison_table, result_tables
-        from ..training.process_group import start_processes
+        from ..training.processes import start_processes
 
         state = start_processes()
         result, other = evaluate_saved_model(**args)

@@ -25,7 +25,7 @@ from .data_arguments import add_data_arguments, add_streaming_arguments, checked
 from .messages import CommandParser, add_message_arguments, check_model_or_preset, plain_messages
 
 PEER_TIMEOUT = 60.0
-"""As in `training.process_group`, which takes seconds to import."""
+"""As in `training.processes`, which takes seconds to import."""
 GROUPS = {
     "model": ("model", "model_overrides", "backbone_weights", "initial_boxes", "image_size", "freeze_backbone"),
     "pictures": ("augmentation", "shuffle_buffer", "max_corrupt"),
@@ -111,7 +111,7 @@ def main(description: str | None = __doc__) -> None:
     args, recipe = parse(description)
     with plain_messages(args.parser, args.verbose, args.debug):
         from ..training.interruption import stop_at_once_on_interrupt
-        from ..training.process_group import start_processes
+        from ..training.processes import start_processes
 
         state = start_processes()
         if state.num_processes > 1:

@@ -3,27 +3,23 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .paper_recipes import PAPER_RECIPES
-from .recipes import SMALL_RECIPES, Recipe
+from .checkpoint import find_model
+from .recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
-    from .checkpointing import Checkpointing
-    from .hooks import TrainingHook
+    from .resume import Checkpointing
     from .start import load_model_and_processor
-    from .trainer import Trainer
-
-RECIPES: dict[str, Recipe] = SMALL_RECIPES | PAPER_RECIPES
-"""All recipes by name."""
+    from .trainer import Trainer, TrainingHook
 
 _FILES = {
-    "Checkpointing": "checkpointing",
-    "TrainingHook": "hooks",
+    "Checkpointing": "resume",
+    "TrainingHook": "trainer",
     "Trainer": "trainer",
     "load_model_and_processor": "start",
 }
 """Imported when first used: commands read recipes before they import PyTorch."""
 
-__all__ = ["RECIPES", "Checkpointing", "Recipe", "Trainer", "TrainingHook", "load_model_and_processor"]
+__all__ = ["RECIPES", "Checkpointing", "Recipe", "Trainer", "TrainingHook", "find_model", "load_model_and_processor"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,7 @@
-"""Checkpoint folders that are complete or absent: written beside, synced, hashed, renamed, and the oldest deleted last.
+"""Files and folders that are complete or absent, whenever the process is killed.
 
-Nothing here knows what a checkpoint holds; `resume.py` does.
+A checkpoint is written in a folder beside the others, synced, hashed and renamed; the oldest is deleted last. Nothing
+here knows what a checkpoint holds (`resume.py` does), or imports PyTorch.
 """
 
 import hashlib
@@ -9,6 +10,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -16,7 +19,49 @@ MANIFEST = "manifest.json"
 PARTIAL, DELETED = ".partial-", ".deleted-"
 """What names begin with while a checkpoint is written or deleted; a killed run may leave such folders behind."""
 
+PARTIAL_MODEL = ".partial-model"
+
 logger = logging.getLogger(__name__)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes or replaces a file in UTF-8."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def replace_files(folder: Path) -> Iterator[Path]:
+    """An empty folder to write in, whose files then replace those of the same names in `folder`, one by one.
+
+    If writing fails, `folder` is as it was.
+    """
+    partial = folder / PARTIAL_MODEL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in sorted(partial.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def find_model(folder: str | Path) -> Path | None:
+    """The folder to load a model from: `folder` itself, or the newest checkpoint of a run that has not saved one yet.
+
+    Args:
+        folder: a model's folder, or the output folder of a run that trains or was stopped.
+
+    Returns:
+        A folder with `config.json` and weights, or None if there is none.
+    """
+    folder = Path(folder)
+    for path in [folder, *list_checkpoints(folder / "checkpoints"), *list_checkpoints(folder)]:
+        if (path / "config.json").is_file() and any(path.glob("model*.safetensors")):
+            return path
+    return None
 
 
 class CheckpointError(RuntimeError):

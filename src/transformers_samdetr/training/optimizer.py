@@ -1,8 +1,10 @@
-"""AdamW with the paper's parameter groups, and the learning rate over time."""
+"""AdamW with the paper's parameter groups, the learning rate over time, and a moving average of the weights."""
 
 import math
 
 import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from .recipes import Recipe
@@ -44,3 +46,13 @@ def make_schedule(
         return 0.5 * (1 + math.cos(math.pi * min(after, 1.0)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def make_average(model: nn.Module, recipe: Recipe, accelerator: Accelerator) -> ModelEmaV3 | None:
+    """The moving average of the weights, made before the model is wrapped; None where the recipe has none."""
+    if not recipe.ema_decay:
+        return None
+    average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
+    average.module.to(accelerator.device).requires_grad_(False)
+    accelerator.register_for_checkpointing(average)
+    return average

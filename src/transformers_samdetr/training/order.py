@@ -5,14 +5,31 @@ processes and A accumulation steps there are P·A of them, and process r takes s
 one process with two accumulation steps and two processes with one see the same micro-batches in the same step.
 
 The loader that reads this order is not passed to `Accelerator.prepare`: that would shard batches which are already this
-process's own, and repeat images to make processes even. Accelerate has only to move batches to the device.
+process's own, and repeat images to make processes even.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import IterableDataset
 from torch.utils.data import Sampler
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..data.augment import make_augmentation
+from ..data.dataset import DetectionDataset, undecoded
+from ..data.schema import AnySet
+from ..data.stream import Place, StreamedExamples, require_length
+from .recipes import Recipe
+
+FEW_FILES = 64
+"""A stream of fewer files is shuffled by row groups, where it has any."""
+SPARES = 8
+"""Number of following pictures that may take the place of an unusable one."""
 
 
 class WindowOrder:
@@ -79,6 +96,132 @@ class WindowOrder:
         """Takes over what `position` returned."""
 
 
+class StreamOrder(WindowOrder):
+    """As `WindowOrder`, of a stream; images are known by their place in the epoch, from 0.
+
+    The `datasets` library shuffles the stream's files (or, where they are few, their row groups). What comes then is
+    cut into *blocks* of `shuffle_buffer` pictures, and each block is permuted. The library's own buffer cannot be part
+    of a checkpoint; a block can: a run resumes from where the stream stood before the block of the next step.
+
+    Every process reads the whole stream without decoding, and decodes the pictures of its own micro-batches, so that
+    the order does not depend on the number of processes.
+
+    Args:
+        data: in the schema of `detection_features`.
+        num_images: pictures of an epoch; if the stream has more, the rest is left out.
+        batch_size, slots, seed: as in `WindowOrder`.
+        shuffle_buffer: pictures that are mixed, rounded up to whole windows; while one block is trained on, the next is
+            read, so that up to twice as many are held, as files.
+    """
+
+    def __init__(
+        self,
+        data: IterableDataset,
+        num_images: int,
+        batch_size: int,
+        slots: int = 1,
+        seed: int = 0,
+        shuffle_buffer: int = 1000,
+    ):
+        super().__init__(num_images, batch_size, slots, seed)
+        if data.num_shards < FEW_FILES:
+            data = data.reshard()
+        # a buffer of one: the library shuffles files alone, and holds nothing that a checkpoint would lack
+        self.data = undecoded(data).shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
+        self.block_steps = -(-shuffle_buffer // batch_size)
+        self._epoch = -1
+        self._starts: dict[int, dict] = {}  # where the stream stood before a block of this epoch
+
+    def permutation(self, epoch: int) -> range:
+        """The places of an epoch."""
+        return range(self.num_images)
+
+    def position(self, epoch: int, step: int) -> dict[str, Any] | None:
+        """Where the stream stood before the block with this step, JSON values; None if it has not been read."""
+        block = step // self.block_steps
+        if epoch != self._epoch or block not in self._starts or step >= self.steps_per_epoch:
+            return None
+        return {"epoch": epoch, "block": block, "stream": self._starts[block]}
+
+    def restore(self, position: dict[str, Any] | None) -> None:
+        """Takes over what `position` returned."""
+        if position is not None:
+            self._epoch, self._starts = position["epoch"], {position["block"]: position["stream"]}
+
+    def windows(self, epoch: int, start_step: int = 0) -> Iterator[list[Place]]:
+        """The pictures of each window from `start_step` on.
+
+        Starts at the block with that step where its position is known, otherwise at the beginning of the stream.
+
+        Raises:
+            ValueError: the stream is shorter than an epoch.
+        """
+        if start_step >= self.steps_per_epoch:
+            return
+        if epoch != self._epoch:
+            self._epoch, self._starts = epoch, {}
+        block = start_step // self.block_steps
+        block = block if block in self._starts else 0
+        self.data.set_epoch(epoch)
+        self.data.load_state_dict(self._starts.get(block))
+        reader = _Reader(self.data, block * self.block_steps * self.batch_size, self.num_images)
+        self._starts.setdefault(0, None)
+        held = reader.read(self.block_steps * self.batch_size)
+        while held:
+            first = block * self.block_steps
+            self._starts[block + 1] = self.data.state_dict()
+            places, held = self._mixed(held, epoch, block), []
+            for step in range(first, min(first + self.block_steps, self.steps_per_epoch)):
+                if step >= start_step:
+                    yield places[(step - first) * self.batch_size : (step - first + 1) * self.batch_size]
+                held += reader.read(self.batch_size)
+            block += 1
+
+    def _mixed(self, examples: list[dict], epoch: int, block: int) -> list[Place]:
+        count, start = len(examples), block * self.block_steps * self.batch_size
+        generator = torch.Generator().manual_seed(position_seed(self.seed, epoch, block))
+        order = torch.randperm(count, generator=generator).tolist()
+        tried = min(count, 1 + SPARES)
+        return [
+            Place(start + place, [examples[order[(place + spare) % count]] for spare in range(tried)])
+            for place in range(count)
+        ]
+
+
+class _Reader:
+    """Reads on in a stream, of which `done` pictures are read, until `total` are."""
+
+    def __init__(self, data: IterableDataset, done: int, total: int):
+        self.examples, self.done, self.total = iter(data), done, total
+
+    def read(self, count: int) -> list[dict]:
+        count = min(count, self.total - self.done)
+        with _silent_about_buffers():
+            examples = list(islice(self.examples, count))
+        self.done += len(examples)
+        if len(examples) < count:
+            raise ValueError(
+                f"The training stream ended after {self.done} of {self.total} pictures: give --stream_length "
+                f"{self.done}, which is how many there are."
+            )
+        return examples
+
+
+@contextmanager
+def _silent_about_buffers() -> Iterator[None]:
+    """The library warns that the content of a buffer is lost, also of the buffer of one picture, which holds none."""
+    logger = logging.getLogger("datasets.iterable_dataset")
+
+    def is_about_else(record: logging.LogRecord) -> bool:
+        return "shuffle buffer" not in record.getMessage()
+
+    logger.addFilter(is_about_else)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_about_else)
+
+
 class ProcessBatches(Sampler[Sequence]):
     """The micro-batches of one process in one epoch, as `batch_sampler` of a `DataLoader`.
 
@@ -114,6 +257,23 @@ class ProcessBatches(Sampler[Sequence]):
     def is_filler(self, step: int, slot: int) -> bool:
         """Whether this slot has no images of its own."""
         return not self.order.micro_batch(self.epoch, step, slot)
+
+
+def training_examples(
+    data: AnySet, recipe: Recipe, processor: BaseImageProcessor, num_processes: int
+) -> tuple[DetectionDataset | StreamedExamples, WindowOrder]:
+    """Examples, and the order that says which of them each step asks for.
+
+    Raises:
+        ValueError: a stream does not know its length, or the batch size does not fit the processes.
+    """
+    augmentation = make_augmentation(recipe.augmentation, processor.size)
+    slots = num_processes * recipe.accumulation_steps
+    if isinstance(data, IterableDataset):
+        order = StreamOrder(data, require_length(data), recipe.batch_size, slots, recipe.seed, recipe.shuffle_buffer)
+        return StreamedExamples(augmentation, recipe.seed, recipe.max_corrupt), order
+    examples = DetectionDataset(data, augmentation, recipe.seed, recipe.max_corrupt)
+    return examples, WindowOrder(len(examples), recipe.batch_size, slots, recipe.seed)
 
 
 def position_seed(*position: int) -> int:

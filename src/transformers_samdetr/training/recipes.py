@@ -1,11 +1,14 @@
-"""How to train: numbers, checked; which architecture is named, not described."""
+"""Recipes: everything that decides how a model is trained, for small sets and for the experiments of the paper.
+
+Nothing heavy is imported here, so that `samdetr-train --help` is quick.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
-"""As in `data.augment`; repeated here, since commands read recipes before they import anything expensive."""
+"""Those of `data.augment`, repeated since that file imports PyTorch; a test compares the two."""
 SCHEDULES = ("step", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -91,25 +94,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name in (
-            "epochs",
-            "batch_size",
-            "evaluation_batch_size",
-            "accumulation_steps",
-            "shuffle_buffer",
-            "log_steps",
-        ):
+        at_least_1 = "epochs batch_size evaluation_batch_size accumulation_steps shuffle_buffer log_steps"
+        for name in at_least_1.split():
             self._require(name, getattr(self, name) >= 1, "it must be at least 1")
         self._require("learning_rate", self.learning_rate > 0, "it must be above 0")
-        for name in (
-            "backbone_learning_rate",
-            "weight_decay",
-            "clip_norm",
-            "patience",
-            "max_corrupt",
-            "workers",
-            "seed",
-        ):
+        for name in "backbone_learning_rate weight_decay clip_norm patience max_corrupt workers seed".split():
             self._require(name, getattr(self, name) >= 0, "it must be at least 0")
         self._require("warmup", 0 <= self.warmup < 1, "it is a share of all steps, in [0, 1)")
         self._require("drop_at", 0 < self.drop_at <= 1, "it is a share of all steps, in (0, 1]")
@@ -153,3 +142,91 @@ DIGITS = replace(
 
 SMALL_RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, DIGITS)}
 """Recipes for small sets, by name."""
+
+# The paper's experiments on COCO, each as a change of another. Start one by its name:
+#     accelerate launch --num_processes 8 scripts/train.py --recipe sam-detr-r50-12e --data COCO --output_dir OUT
+# `COCO` is a folder in COCO's layout or a name on the Hub. Eight processes of two images (of one with DC5) make the
+# paper's batches; the batch is the same with another number of processes. docs/recipes.md has what each run takes.
+NO_ALIGNER = {"query_resampling": "none", "input_projection_norm": False, "dropout": 0.1}
+"""DETR, with 300 queries and focal loss as all models here."""
+CVPR_LONG = {"input_projection_norm": False, "dropout": 0.1}
+"""What the conference version's 50-epoch models had otherwise."""
+LONG = {"epochs": 50, "drop_at": 40 / 50}
+DENOISING = {"num_denoising_groups": 5}
+
+# Table 1
+R50_12E = Recipe("sam-detr-r50-12e", "sam-detr-r50", backbone_weights="timm:resnet50.tv_in1k", workers=4)
+R50_SMCA_12E = replace(R50_12E, name="sam-detr-r50-smca-12e", model="sam-detr-r50-smca")
+DC5_12E = replace(R50_12E, name="sam-detr-r50-dc5-12e", model="sam-detr-r50-dc5", batch_size=8)
+DC5_SMCA_12E = replace(DC5_12E, name="sam-detr-r50-dc5-smca-12e", model="sam-detr-r50-dc5-smca")
+DC5_DN_12E = replace(DC5_12E, name="sam-detr-r50-dc5-dn-12e", model_overrides=DENOISING)
+DC5_SMCA_DN_12E = replace(DC5_SMCA_12E, name="sam-detr-r50-dc5-smca-dn-12e", model_overrides=DENOISING)
+PP_12E = replace(R50_12E, name="sam-detr-pp-r50-12e", model="sam-detr-pp-r50")
+PP_SMCA_12E = replace(R50_12E, name="sam-detr-pp-r50-smca-12e", model="sam-detr-pp-r50-smca")
+PP_SMCA_DN_12E = replace(R50_12E, name="sam-detr-pp-r50-smca-dn-12e", model="sam-detr-pp-r50-smca-dn")
+DETR_R50_12E = replace(R50_12E, name="detr-r50-12e", model_overrides=NO_ALIGNER)
+DETR_DC5_12E = replace(DC5_12E, name="detr-r50-dc5-12e", model_overrides=NO_ALIGNER)
+
+# Table 2
+PP_50E = replace(PP_12E, name="sam-detr-pp-r50-50e", **LONG)
+PP_SMCA_50E = replace(PP_SMCA_12E, name="sam-detr-pp-r50-smca-50e", **LONG)
+PP_SMCA_DN_50E = replace(PP_SMCA_DN_12E, name="sam-detr-pp-r50-smca-dn-50e", **LONG)
+DETR_R50_50E = replace(DETR_R50_12E, name="detr-r50-50e", **LONG)
+DETR_DC5_50E = replace(DETR_DC5_12E, name="detr-r50-dc5-50e", **LONG)
+
+# single-scale models of 50 epochs are not in the tables: the conference version's, whose logs the authors published
+R50_50E = replace(R50_12E, name="sam-detr-r50-50e", model_overrides=CVPR_LONG, **LONG)
+R50_SMCA_50E = replace(R50_SMCA_12E, name="sam-detr-r50-smca-50e", model_overrides=CVPR_LONG, **LONG)
+DC5_50E = replace(DC5_12E, name="sam-detr-r50-dc5-50e", model_overrides=CVPR_LONG, **LONG)
+DC5_SMCA_50E = replace(DC5_SMCA_12E, name="sam-detr-r50-dc5-smca-50e", model_overrides=CVPR_LONG, **LONG)
+
+PAPER_RECIPES: dict[str, Recipe] = {
+    value.name: value for value in list(globals().values()) if isinstance(value, Recipe) and value not in (TINY, DIGITS)
+}
+"""The paper's recipes by name, in the order of this file."""
+RECIPES: dict[str, Recipe] = SMALL_RECIPES | PAPER_RECIPES
+"""All recipes by name."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper reports for a recipe on COCO val2017, in percent.
+
+    Attributes:
+        source: the table, or the authors' log of the conference version.
+        gflops: for an image, one multiply-add counted as one; the paper's.
+    """
+
+    source: str
+    gflops: int
+    AP: float
+    AP50: float
+    AP75: float
+    APs: float
+    APm: float
+    APl: float
+
+
+PUBLISHED: dict[str, Published] = {
+    "sam-detr-r50-12e": Published("Table 1", 107, 34.2, 55.8, 35.3, 15.0, 37.7, 52.5),
+    "sam-detr-r50-smca-12e": Published("Table 1", 107, 37.0, 58.0, 38.5, 17.8, 40.3, 56.1),
+    "sam-detr-r50-dc5-12e": Published("Table 1", 229, 39.1, 59.9, 41.2, 20.9, 42.8, 55.5),
+    "sam-detr-r50-dc5-smca-12e": Published("Table 1", 229, 41.3, 61.6, 43.6, 22.1, 44.9, 59.2),
+    "sam-detr-r50-dc5-dn-12e": Published("Table 1", 229, 42.3, 61.7, 45.2, 22.8, 45.7, 60.0),
+    "sam-detr-r50-dc5-smca-dn-12e": Published("Table 1", 229, 43.7, 63.0, 46.8, 24.3, 47.4, 61.4),
+    "sam-detr-pp-r50-12e": Published("Table 1", 203, 41.9, 60.5, 45.3, 24.6, 45.5, 57.4),
+    "sam-detr-pp-r50-smca-12e": Published("Table 1", 203, 43.2, 61.5, 46.5, 25.5, 46.5, 58.6),
+    "sam-detr-pp-r50-smca-dn-12e": Published("Table 1", 203, 44.8, 62.6, 47.9, 26.7, 48.2, 60.9),
+    "detr-r50-12e": Published("Table 1", 86, 22.3, 39.5, 22.2, 6.6, 22.8, 36.6),
+    "detr-r50-dc5-12e": Published("Table 1", 187, 25.9, 44.4, 26.0, 7.9, 27.1, 41.4),
+    "sam-detr-pp-r50-50e": Published("Table 2", 203, 47.5, 66.5, 51.3, 29.3, 50.8, 62.7),
+    "sam-detr-pp-r50-smca-50e": Published("Table 2", 203, 48.0, 66.6, 52.2, 29.9, 51.5, 64.6),
+    "sam-detr-pp-r50-smca-dn-50e": Published("Table 2", 203, 49.1, 67.2, 53.2, 30.5, 52.6, 64.7),
+    "detr-r50-50e": Published("Table 2", 86, 34.9, 55.5, 36.0, 14.4, 37.2, 54.5),
+    "detr-r50-dc5-50e": Published("Table 2", 187, 36.7, 57.6, 38.2, 15.4, 39.8, 56.3),
+    "sam-detr-r50-50e": Published("authors' log", 107, 39.8, 61.8, 41.6, 20.5, 43.4, 59.6),
+    "sam-detr-r50-smca-50e": Published("authors' log", 107, 41.8, 63.2, 43.9, 22.1, 45.9, 60.9),
+    "sam-detr-r50-dc5-50e": Published("authors' log", 229, 43.3, 64.4, 46.2, 25.1, 46.9, 61.0),
+    "sam-detr-r50-dc5-smca-50e": Published("authors' log", 229, 45.0, 65.5, 47.9, 26.2, 49.0, 63.3),
+}
+"""The paper's figures by recipe."""

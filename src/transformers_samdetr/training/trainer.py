@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from copy import copy
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate.utils import send_to_device
@@ -15,19 +17,40 @@ from ..data.dataset import DetectionCollator
 from ..data.schema import AnySet
 from ..data.stream import evaluation_examples
 from ..evaluation import SetLoss, evaluate_detector
-from .acceleration import make_accelerator, make_average
+from .checkpoint import replace_files
 from .display import Display
-from .epoch_log import EpochLog, summary
-from .examples import training_examples
-from .hooks import TrainingHook
-from .loss_sums import LossSums, weighted_terms
-from .optimizer import count_trained, make_optimizer, make_schedule
-from .order import ProcessBatches, position_seed
-from .process_group import PEER_TIMEOUT, limit_waiting
-from .progress import TrainingProgress
+from .log import EpochLog, TrainingProgress, summary
+from .optimizer import count_trained, make_average, make_optimizer, make_schedule
+from .order import ProcessBatches, position_seed, training_examples
+from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator
 from .recipes import Recipe
-from .saving import saving_beside, write_detection_threshold
-from .window import any_process, count_boxes, image_ids, loss_weights, stop_for_non_finite, without_objects
+from .step import (
+    LossSums,
+    any_process,
+    count_boxes,
+    image_ids,
+    loss_weights,
+    stop_for_non_finite,
+    weighted_terms,
+    without_objects,
+)
+
+
+class TrainingHook(Protocol):
+    """What may act while a run stands still: weights, optimizer, schedule and progress belong together then.
+
+    All processes call each method together, with the `Trainer`. Its `state_dict()` and its
+    `accelerator.save_state` have everything between them. What a subclass leaves out does nothing.
+    """
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """After each optimizer step; after the last one of an epoch its evaluation is still to come."""
+
+    def after_epoch(self, trainer: "Trainer") -> None:
+        """After the evaluation of an epoch, its line in the log, and the model that was kept."""
+
+    def when_stopped(self, trainer: "Trainer") -> None:
+        """When all processes agreed to stop: in place of `after_step`, or within an evaluation."""
 
 
 class _Stopped(Exception):
@@ -309,8 +332,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             if self.average is not None:
                 weights = self.average.module.state_dict()
-            with saving_beside(self.output_dir) as folder:
+            with replace_files(self.output_dir) as folder:
                 model.save_pretrained(folder, state_dict=weights)
                 self.processor.save_pretrained(folder)
-                write_detection_threshold(folder, model.config, self.detection_threshold)
+                config = copy(model.config)  # a copy, so that checkpoints of a run that goes on stay as they are
+                config.detection_threshold = self.detection_threshold
+                config.save_pretrained(folder)
         self.accelerator.wait_for_everyone()

@@ -10,10 +10,9 @@ from torch.utils.data import DataLoader
 from transformers_samdetr.data import stream as stream_module
 from transformers_samdetr.data.augment import make_augmentation
 from transformers_samdetr.data.stream import StreamedExamples, require_length, with_length
-from transformers_samdetr.training.order import ProcessBatches
-from transformers_samdetr.training.stream_order import StreamOrder
+from transformers_samdetr.training.order import ProcessBatches, StreamOrder
 
-from .data.test_batch import BAD, fingerprints, make_set, with_bad_pictures
+from ..data.test_batch import BAD, fingerprints, make_set, with_bad_pictures
 
 COUNT = 53
 

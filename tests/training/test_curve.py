@@ -6,7 +6,7 @@ import sys
 import pytest
 from matplotlib.image import imread
 
-from transformers_samdetr.training.curve import curve_figure, draw_curve, without_denoising
+from transformers_samdetr.training.log import curve_figure, draw_curve, without_denoising
 
 LINES = [
     {"variant": "a recipe", "epoch": 1, "train_loss": 9.0, "test_loss": 5.0, "AP": 1.0, "AP50": 3.0, "AP75": 0.5},

@@ -15,15 +15,15 @@ import torch
 from datasets import DatasetDict
 from safetensors.torch import load_file
 
-from transformers_samdetr.training import process_group
+from transformers_samdetr.training import processes as training_processes
 from transformers_samdetr.training.checkpoint import list_checkpoints
 from transformers_samdetr.training.interruption import how_to_go_on
-from transformers_samdetr.training.process_group import limit_waiting, start_processes
+from transformers_samdetr.training.processes import limit_waiting, start_processes
 
-from .processes import Processes, free_port, run
-from .training_runs import pictures, run_script
+from ..processes import Processes, free_port, run
+from ..training_runs import pictures, run_script
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PICTURES, EPOCHS, STEPS = 10, 2, 3  # 4 pictures a step, 2 in the last one of an epoch
 
 
@@ -100,7 +100,7 @@ def start_apart():
     del os.environ["ACCELERATE_USE_CPU"]
     torch.cuda.is_available = lambda: False
     # an accelerator on which Accelerate joins no processes, such as Apple's
-    process_group.torch = SimpleNamespace(accelerator=SimpleNamespace(is_available=lambda: True))
+    training_processes.torch = SimpleNamespace(accelerator=SimpleNamespace(is_available=lambda: True))
     start_processes()
 
 

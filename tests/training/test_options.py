@@ -13,12 +13,12 @@ from transformers.utils import is_torch_bf16_available_on_device
 
 from transformers_samdetr import SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
-from transformers_samdetr.training import Recipe, Trainer, acceleration, load_model_and_processor
-from transformers_samdetr.training.epoch_log import COLUMNS
+from transformers_samdetr.training import Recipe, Trainer, load_model_and_processor, processes
+from transformers_samdetr.training.log import COLUMNS
 
-from .models import tiny_model
+from ..models import tiny_model
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "published_curves.csv"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "published_curves.csv"
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_trackers_get_every_epoch(scenes, tmp_path):
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_training_gives_the_same_losses(new_accelerate, scenes, tmp_path, monkeypatch, backend):
     monkeypatch.setattr(
-        acceleration, "TorchDynamoPlugin", lambda **options: TorchDynamoPlugin(**{**options, "backend": backend})
+        processes, "TorchDynamoPlugin", lambda **options: TorchDynamoPlugin(**{**options, "backend": backend})
     )
     sums = []
     for compiled in (False, True):

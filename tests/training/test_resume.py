@@ -37,9 +37,9 @@ from transformers_samdetr.training.interruption import (
 )
 from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
 
-from .models import SMALL_BACKBONE, targets, tiny_model
-from .processes import Processes, run
-from .training_runs import pictures, run_script, run_training, write_output_to
+from ..models import SMALL_BACKBONE, targets, tiny_model
+from ..processes import Processes, run
+from ..training_runs import pictures, run_script, run_training, write_output_to
 
 IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": "a1b2"}
 

@@ -10,10 +10,10 @@ from datasets import Dataset
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.training import RECIPES, Recipe, Trainer, load_model_and_processor
-from transformers_samdetr.training.initial_boxes import boxes_of_objects
+from transformers_samdetr.training.start import boxes_of_objects
 
-from .models import tiny_model
-from .training_runs import NAMES, pictures
+from ..models import tiny_model
+from ..training_runs import NAMES, pictures
 
 
 def a_set(*boxes: list[list[float]], crowd: int = 0, width: int = 200, height: int = 100) -> Dataset:

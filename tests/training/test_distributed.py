@@ -25,11 +25,11 @@ from transformers_samdetr.evaluation import evaluate_detector
 from transformers_samdetr.training.checkpoint import list_checkpoints
 from transformers_samdetr.training.interruption import EXIT_REQUEUE
 
-from .models import SMALL_BACKBONE, targets, tiny_model
-from .processes import Processes, free_port, run
-from .training_runs import NAMES, pictures, run_training
+from ..models import SMALL_BACKBONE, targets, tiny_model
+from ..processes import Processes, free_port, run
+from ..training_runs import NAMES, pictures, run_training
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "examples" / "accelerate_configs"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 

@@ -1,4 +1,4 @@
-"""One loss for a window of micro-batches over all processes, and one verdict on it that all processes share.
+"""One loss for a window of micro-batches over all processes, decisions that all processes share, and sums for the log.
 
 The model divides the loss of a micro-batch by its boxes, averaged over the processes and at least 1. Summing such
 losses would weigh a box by how few others are in its micro-batch. Here each is multiplied by what the model divided it
@@ -6,12 +6,13 @@ by, and divided by what one large batch would be: the boxes of the whole window.
 equal those of the same images in one batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 
 def count_boxes(batch: dict) -> int:
@@ -76,3 +77,50 @@ def stop_for_non_finite(ids: Sequence, what: str, accelerator: Accelerator) -> N
         "last checkpoint is as it was. Look at these images and their boxes, or lower learning_rate, or train with "
         "mixed_precision='bf16' or 'no'."
     )
+
+
+def weighted_terms(loss_dict: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
+    """The terms of a model's `loss_dict` multiplied by their coefficients: what they add to the loss.
+
+    The authors' logs, and so `loss_ce`, `loss_bbox` and `loss_giou` of published curves, hold them like this.
+    """
+    coefficients = {
+        "ce": config.class_loss_coefficient,
+        "bbox": config.bbox_loss_coefficient,
+        "giou": config.giou_loss_coefficient,
+    }
+    return {name: coefficients[name.split("loss_")[1].split("_")[0]] * term for name, term in loss_dict.items()}
+
+
+class LossSums:
+    """Sums by name over the windows of an epoch; `mean` is over all processes.
+
+    Args:
+        accelerator: its processes take part in `collect` together.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, losses: Mapping[str, Tensor], weight: Tensor | float = 1.0) -> None:
+        """Adds losses of this process, times `weight`, on the device."""
+        for name, value in losses.items():
+            part = (value.detach().float() * weight).to(self.accelerator.device)
+            self.sums[name] = self.sums[name] + part if name in self.sums else part
+
+    def collect(self) -> dict[str, float]:
+        """The means over the processes of the sums, the same everywhere; all processes call it together."""
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        values = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]).double(), reduction="mean")
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def restore(self, sums: Mapping[str, float]) -> None:
+        """Goes on from what `collect` returned, on every process."""
+        self.sums = {name: torch.tensor(value, device=self.accelerator.device) for name, value in sums.items()}
+
+    def local_means(self, steps: int) -> dict[str, float]:
+        """This process's means over `steps` windows, for display; waits for the device."""
+        return {name: value.item() / max(steps, 1) for name, value in self.sums.items()}

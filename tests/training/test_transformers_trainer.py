@@ -11,7 +11,7 @@ from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.data.schema import coco_annotations
 from transformers_samdetr.evaluation import CocoEvaluator, evaluate_detector
 
-from .models import tiny_model
+from ..models import tiny_model
 
 NAMES = [str(digit) for digit in range(10)]
 

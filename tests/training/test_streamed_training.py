@@ -13,10 +13,10 @@ from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.training.checkpoint import list_checkpoints, step_of
 from transformers_samdetr.training.interruption import EXIT_REQUEUE
 
-from .processes import Processes, run
+from ..processes import Processes, run
+from ..training_runs import pictures, run_script, run_training
 from .test_distributed import PLAIN, largest_difference, trained_weights
 from .test_resume import results, train_with_kills
-from .training_runs import pictures, run_script, run_training
 
 STREAM = {"stream": True, "shuffle_buffer": 8, "ema_decay": 0.9}
 

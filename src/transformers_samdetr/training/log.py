@@ -1,0 +1,205 @@
+"""Where a run stands, its log with one JSON line an epoch (the authors' columns first), and a picture of the log."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerate import Accelerator
+
+from .checkpoint import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOG_FILE = "log.jsonl"
+COLUMNS = (
+    *("variant", "epoch", "parameters", "lr", "train_loss", "train_loss_ce", "train_loss_bbox", "train_loss_giou"),
+    *("test_loss", "AP", "AP50", "AP75", "APs", "APm", "APl"),
+)
+"""Columns of the published curves. The losses hold their coefficients; `parameters` are those that are trained."""
+CURVE_FILE = "curve.png"
+COLORS = {"training": "#0072B2", "evaluation": "#D55E00", "AP50": "#6BAED6", "AP75": "#2171B5", "AP": "#08306B"}
+"""Those of the pictures of an evaluation."""
+WIDTHS = {"AP": 2.4}
+
+
+@dataclass
+class TrainingProgress:
+    """Plain numbers, so that a checkpoint can hold them as JSON.
+
+    Attributes:
+        epoch: finished epochs, and so the index of the one that runs, from 0.
+        step: optimizer steps taken in this epoch.
+        global_step: optimizer steps taken in all.
+        images: training images seen in all, each repetition counted.
+        skipped_steps: optimizer steps that fp16's gradient scaler left out.
+        learning_rate: of the last step, of all but the backbone; the log needs it after a resume too.
+        seconds: spent on training in this epoch, evaluation not included.
+        best_value: best value of the recipe's metric, or None before the first evaluation.
+        best_epoch: the epoch that reached it, counted from 1; 0 before the first evaluation.
+        epochs_without_improvement: evaluated epochs since then.
+        stream: where a streamed training set stood before the pictures of the next step; None for other sets.
+        loss_sums: sums over the windows of this epoch of the mean loss and its terms over all processes.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    images: int = 0
+    skipped_steps: int = 0
+    learning_rate: float = 0.0
+    seconds: float = 0.0
+    best_value: float | None = None
+    best_epoch: int = 0
+    epochs_without_improvement: int = 0
+    stream: dict | None = None
+    loss_sums: dict[str, float] = field(default_factory=dict)
+
+    def state_dict(self) -> dict:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` returned.
+
+        Raises:
+            ValueError: the fields are not those of this version; the message names them.
+        """
+        differing = sorted(state.keys() ^ asdict(self).keys())
+        if differing:
+            raise ValueError(f"The saved progress does not fit this version of the package: {differing} differ.")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def record(self, value: float) -> bool:
+        """Takes note of the metric of the epoch just trained; returns whether it is the best so far."""
+        improved = self.best_value is None or value > self.best_value
+        if improved:
+            self.best_value, self.best_epoch, self.epochs_without_improvement = value, self.epoch + 1, 0
+        else:
+            self.epochs_without_improvement += 1
+        return improved
+
+    def begin_next_epoch(self) -> None:
+        """Moves on to the start of the next epoch."""
+        self.epoch += 1
+        self.step = 0
+        self.seconds = 0.0
+        self.stream = None
+        self.loss_sums = {}
+
+
+class EpochLog:
+    """Writes `log.jsonl` and `curve.png` on the main process.
+
+    Args:
+        output_dir: where the log is; made when the first line is written.
+        accelerator: tells the main process.
+        variant: name of the recipe.
+        parameters: number of trained parameters.
+    """
+
+    def __init__(self, output_dir: Path, accelerator: Accelerator, variant: str, parameters: int):
+        self.path = output_dir / LOG_FILE
+        self.accelerator = accelerator
+        self.fixed = {"variant": variant, "parameters": parameters}
+
+    def write(self, progress: TrainingProgress, lr: float, metrics: Mapping[str, float]) -> dict:
+        """Adds the line of the epoch that `progress` stands in, and returns it.
+
+        Lines of this epoch and later ones are dropped: a run that was killed before its checkpoint had written them.
+
+        Args:
+            progress: with the collected `loss_sums`.
+            lr: learning rate of the epoch's last step, of all but the backbone.
+            metrics: of the evaluation, `test_loss` among them.
+        """
+        epoch = progress.epoch + 1
+        losses = {f"train_{name}": value / max(progress.step, 1) for name, value in progress.loss_sums.items()}
+        known = {**self.fixed, "epoch": epoch, "lr": lr, **losses, **metrics, "seconds": progress.seconds}
+        line = {name: known.pop(name, None) for name in COLUMNS} | known
+        line = {name: round(value, 6) if isinstance(value, float) else value for name, value in line.items()}
+        if self.accelerator.is_main_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            earlier = [earlier for earlier in read_log(self.path) if earlier["epoch"] < epoch]
+            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*earlier, line]))
+            draw_curve([*earlier, line], self.path.with_name(CURVE_FILE))
+        return line
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log; none where there is no such file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def summary(line: Mapping[str, float], epochs: int) -> str:
+    """An epoch for the terminal: losses, AP in percent, and seconds of training."""
+    precision = "  ".join(f"{name} {line[name]:5.1f}" for name in ("AP", "AP50", "AP75"))
+    return (
+        f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.3f}  evaluation loss {line['test_loss']:.3f}  "
+        f"{precision}  {line['seconds']:.0f} s"
+    )
+
+
+def draw_curve(lines: Sequence[Mapping], path: Path) -> None:
+    """Draws the lines of `log.jsonl` and writes the picture.
+
+    Args:
+        lines: one an epoch, with `EpochLog`'s names; AP in percent.
+        path: of the picture; its folder exists.
+    """
+    curve_figure(lines).savefig(path, dpi=120)
+
+
+def curve_figure(lines: Sequence[Mapping]) -> "Figure":
+    """The losses left, the average precision right; the legends have the values of the last epoch.
+
+    The training loss is drawn without its denoising part, which an evaluation does not have, so that the two lines can
+    be compared: where they part, the model learns the training set by heart.
+
+    Args:
+        lines: as those of `draw_curve`.
+    """
+    # here, since all processes import this file, and one of them draws
+    from matplotlib.figure import Figure  # a figure of its own needs no display
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, precision = figure.subplots(1, 2)
+    epochs = [line["epoch"] for line in lines]
+    denoising = any(name.startswith("train_dn_") for line in lines for name in line)
+    loss_values = {
+        "training": [without_denoising(line) for line in lines],
+        "evaluation": [line.get("test_loss") for line in lines],
+    }
+    precision_values = {name: [line.get(name) for line in lines] for name in ("AP50", "AP75", "AP")}
+    for axes, columns, digits in ((losses, loss_values, 2), (precision, precision_values, 1)):
+        for name, values in columns.items():
+            if any(value is not None for value in values):
+                numbers = [float("nan") if value is None else value for value in values]
+                label = f"{name}   {numbers[-1]:.{digits}f}"
+                axes.plot(epochs, numbers, color=COLORS[name], linewidth=WIDTHS.get(name, 1.6), marker=".", label=label)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color="#E6E6E6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    losses.set_title("Loss, without its denoising part" if denoising else "Loss")
+    precision.set_title("Average precision on the evaluation set (%)")
+    precision.set_ylim(bottom=0)
+    if lines:
+        figure.suptitle(f"Recipe {lines[-1]['variant']}")
+    return figure
+
+
+def without_denoising(line: Mapping) -> float | None:
+    """The training loss of a line of the log, less the terms of denoising."""
+    if line.get("train_loss") is None:
+        return None
+    return line["train_loss"] - sum(value for name, value in line.items() if name.startswith("train_dn_"))
