@@ -8,7 +8,7 @@ import torch
 
 from transformers_samdetr import SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.conversion import convert_state_dict
-from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
+from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 """The numbers of the authors' code, where they are at hand."""

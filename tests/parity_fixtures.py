@@ -160,7 +160,7 @@ def run(name: str, device: str = "cpu"):
     model.double().to(device)
     model.train(bool(model.config.num_denoising_groups))  # nothing else depends on the mode
     pixels, mask, labels = case_inputs(name)
-    with mock.patch("transformers_samdetr.denoising.add_noise", fixed_noise):
+    with mock.patch("transformers_samdetr.loss.add_noise", fixed_noise):
         outputs = model(pixels.double().to(device), mask.to(device), labels=labels)
     outputs.loss.backward()
     return model, outputs, gradient_norms(model) if shapes is None else original_gradient_norms(model, shapes)

@@ -14,22 +14,11 @@ from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 PACKAGE = Path(__file__).parents[1] / "src" / "transformers_samdetr"
 FLOORS = (
-    ("configuration_errors", "operations", "pictures"),
-    ("fast_cpu", "fast_cuda", "fast_resnet", "geometry", "presets"),
-    ("box_ops", "configuration_sam_detr", "routes"),
-    (
-        "annotations",
-        "attention",
-        "backbone_weights",
-        "outputs",
-        "padding_masks",
-        "post_processing",
-        "pretrained_model",
-        "targets",
-    ),
-    ("backbone", "denoising", "matcher", "semantics_aligner"),
-    ("encoder", "image_processing_sam_detr", "loss"),
-    ("decoder",),
+    ("operations", "pictures", "presets"),
+    ("configuration_sam_detr", "fast_operations", "fast_resnet", "geometry"),
+    ("annotations", "attention", "loss", "padding_masks", "post_processing", "pretrained_model", "routes"),
+    ("backbone", "image_processing_sam_detr", "semantics_aligner"),
+    ("encoder", "decoder"),
     ("modeling_sam_detr",),
     ("model_card",),  # from here on, nothing that is shipped
     ("hub",),

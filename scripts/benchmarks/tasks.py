@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.loss import sam_detr_loss
-from transformers_samdetr.targets import prepare_targets
+from transformers_samdetr.loss import prepare_targets, sam_detr_loss
 
 from .work import PEERS, Work
 

@@ -17,11 +17,10 @@ from transformers_samdetr.attention import SamDetrAttention, SamDetrSharedKeyAtt
 from transformers_samdetr.backbone import FeatureLevel
 from transformers_samdetr.data import DetectionCollator, DetectionDataset
 from transformers_samdetr.geometry import box_to_pixel_corners
-from transformers_samdetr.matcher import match
+from transformers_samdetr.loss import match, prepare_targets
 from transformers_samdetr.modeling_sam_detr import SamDetrForObjectDetection
 from transformers_samdetr.operations import region_align
-from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
-from transformers_samdetr.targets import prepare_targets
+from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
 
 
 @dataclass

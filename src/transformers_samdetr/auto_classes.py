@@ -12,8 +12,7 @@ from .image_processing_sam_detr import (
 )
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
 from .operations import reference_operations
-from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
-from .pretrained_model import SamDetrPreTrainedModel
+from .pretrained_model import SamDetrModelOutput, SamDetrObjectDetectionOutput, SamDetrPreTrainedModel
 from .semantics_aligner import SemanticsAligner
 
 # pipeline() looks the class up by name, and warns of an unsupported model where it is not listed

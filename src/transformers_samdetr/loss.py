@@ -1,13 +1,205 @@
-"""The training loss: focal + L1 + GIoU of every layer, matched by the Hungarian algorithm, and of denoising queries."""
+"""What training minimises: targets, their matching with queries, the loss, and denoising queries (docs/model.md).
 
+Focal + L1 + GIoU of every layer, matched by the Hungarian algorithm; and the same terms of denoising queries, noised
+objects that the decoder learns to restore (DN-DETR).
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.utils import is_scipy_available
 
 from .configuration_sam_detr import SamDetrConfig
-from .geometry import center_to_corners, generalized_iou
-from .matcher import match
+from .geometry import center_to_corners, generalized_iou, inverse_sigmoid
 from .operations import without_autocast
-from .targets import Targets
+
+if is_scipy_available():  # inference needs no matching
+    from scipy.optimize import linear_sum_assignment
+
+BOX_TOLERANCE = 1e-5
+"""How far outside [0, 1] rounding may leave a coordinate."""
+
+
+@dataclass
+class Targets:
+    """The objects of a batch, padded to the largest number T of one image.
+
+    Attributes:
+        labels: `(B, T)` int64, 0 in padding.
+        boxes: `(B, T, 4)` float32, center x, center y, width, height, normalised by the valid image; 0 in padding.
+        counts: number of objects of each image, on the host.
+        names: what error messages and warnings call each image.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    counts: list[int]
+    names: list[str]
+
+    @property
+    def valid(self) -> Tensor:
+        """`(B, T)`, True where there is an object. Made on the device from nothing but its shape and small fills."""
+        columns = torch.arange(self.labels.shape[1], device=self.labels.device)
+        rows = [columns < count for count in self.counts]
+        return torch.stack(rows) if rows else columns.new_zeros(0, 0, dtype=torch.bool)
+
+
+def _image_name(index: int, target: dict) -> str:
+    image_id = target.get("image_id")
+    if isinstance(image_id, Tensor):
+        image_id = image_id.flatten().tolist()
+        image_id = image_id[0] if len(image_id) == 1 else image_id
+    return f"image {index} of the batch" + (f" (image_id {image_id})" if image_id is not None else "")
+
+
+def _check_image(name: str, target: dict, num_labels: int) -> None:
+    missing = [key for key in ("class_labels", "boxes") if not isinstance(target.get(key), Tensor)]
+    if missing:
+        raise ValueError(f"The labels of {name} lack the tensor {missing[0]!r}; they hold {sorted(target)}.")
+    # .cpu() returns the same tensor where the labels are on the host, as a collator leaves them
+    labels, boxes = target["class_labels"].detach().cpu(), target["boxes"].detach().cpu()
+    if labels.ndim != 1 or boxes.shape != (len(labels), 4):
+        raise ValueError(
+            f"The labels of {name} do not fit together: class_labels has the shape {tuple(labels.shape)} and boxes "
+            f"{tuple(boxes.shape)}; they must be (T,) and (T, 4)."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"class_labels of {name} have the dtype {labels.dtype}; give integer class indices.")
+    wrong = (labels < 0) | (labels >= num_labels)
+    if wrong.any():
+        raise ValueError(
+            f"{name} has the label {labels[wrong][0].item()}, outside the {num_labels} classes of the model (0 to "
+            f"{num_labels - 1}). Map category ids to labels first, or build the model with more classes (num_labels)."
+        )
+    # NaN fails both comparisons
+    fits = ((boxes >= -BOX_TOLERANCE) & (boxes <= 1 + BOX_TOLERANCE)).all(-1)
+    if not fits.all():
+        raise ValueError(
+            f"{name} has the box {boxes[~fits][0].tolist()}, which is not finite or not within [0, 1]. Boxes are "
+            "(center x, center y, width, height), normalised by the image; the image processor makes them from COCO's."
+        )
+
+
+def prepare_targets(labels: list[dict], batch_size: int, num_labels: int, device: torch.device) -> Targets:
+    """Checks the labels of a batch and moves them to the device.
+
+    Args:
+        labels: for each image `class_labels` `(T,)` int64 and `boxes` `(T, 4)`, center x, center y, width, height,
+            normalised; other keys are ignored, but `image_id` names the image in errors.
+        batch_size: number of images.
+        num_labels: number of classes.
+        device: where the targets are needed.
+
+    Raises:
+        ValueError: something does not fit; the message names the image, the value and the remedy.
+    """
+    if not isinstance(labels, (list, tuple)) or not all(hasattr(target, "keys") for target in labels):
+        raise ValueError(f"labels must be a list with one dict for each image, not {type(labels).__name__}.")
+    if len(labels) != batch_size:
+        raise ValueError(f"There are {len(labels)} labels for {batch_size} images; give one dict for each image.")
+    names = [_image_name(index, target) for index, target in enumerate(labels)]
+    for name, target in zip(names, labels, strict=True):
+        _check_image(name, target, num_labels)
+    counts = [len(target["class_labels"]) for target in labels]
+    most = max(counts, default=0)
+    padded_labels = [nn.functional.pad(t["class_labels"].long(), (0, most - len(t["boxes"]))) for t in labels]
+    padded_boxes = [nn.functional.pad(t["boxes"].float(), (0, 0, 0, most - len(t["boxes"]))) for t in labels]
+    return Targets(
+        torch.stack(padded_labels).to(device, non_blocking=True),
+        torch.stack(padded_boxes).to(device, non_blocking=True),
+        counts,
+        names,
+    )
+
+
+# Matching
+
+
+@dataclass
+class Matches:
+    """The N matched pairs of every layer; an image has as many in each layer.
+
+    Attributes:
+        image: `(N,)` index of the image.
+        query: `(layers, N)` index of the query in its image.
+        target: `(layers, N)` index of the object in its image.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+def focal_terms(logits: Tensor, alpha: float, gamma: float = 2.0, eps: float = 1e-8) -> Tensor:
+    """The focal cost of giving each class to each query: its positive minus its negative term, elementwise."""
+    probability = logits.sigmoid()
+    positive = alpha * (1 - probability) ** gamma * -(probability + eps).log()
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + eps).log()
+    return positive - negative
+
+
+@torch.no_grad()
+def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDetrConfig) -> Tensor:
+    """Cost of every query for every object of its own image (docs/model.md).
+
+    Args:
+        logits: `(B, layers, Q, K)` float32.
+        boxes: `(B, layers, Q, 4)`, center x, center y, width, height, normalised.
+
+    Returns:
+        `(B, layers, Q, T)`; columns that pad an image mean nothing.
+    """
+    layers, queries = logits.shape[1:3]
+    columns = targets.labels[:, None, None].expand(-1, layers, queries, -1)
+    # the classes of the image's own objects first: nothing is computed for the others
+    cost = config.class_cost * focal_terms(logits.gather(-1, columns), config.focal_alpha)
+    objects = targets.boxes[:, None].to(boxes.dtype)  # (B, 1, T, 4)
+    cost += config.bbox_cost * torch.cdist(boxes, objects, p=1)
+    corners, object_corners = center_to_corners(boxes[..., None, :]), center_to_corners(objects[..., None, :, :])
+    return cost.sub_(generalized_iou(corners, object_corners), alpha=config.giou_cost)
+
+
+def match(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDetrConfig) -> Matches:
+    """The cheapest one-to-one assignment of queries to objects, for each layer by itself.
+
+    Args:
+        logits: `(B, layers, Q, K)`.
+        boxes: `(B, layers, Q, 4)`, center x, center y, width, height, normalised.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    if not is_scipy_available():
+        raise ImportError("Training matches queries and objects with scipy: pip install scipy")
+    layers, num_queries = logits.shape[1:3]
+    for name, count in zip(targets.names, targets.counts, strict=True):
+        if count > num_queries:
+            warnings.warn(
+                f"{name} has {count} objects, more than the {num_queries} queries: {count - num_queries} of them are "
+                "not learned. Raise num_queries (resize_num_queries).",
+                stacklevel=2,
+            )
+    cost = matching_cost(logits, boxes, targets, config)
+    # predictions that are not finite make the loss so too, which is where training notices; a match must exist for that
+    cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()  # the one transfer to the host
+    matched = [min(count, num_queries) for count in targets.counts]
+    found = np.empty((layers, 2, sum(matched)), dtype=np.int64)
+    start = 0
+    for image, count in enumerate(targets.counts):
+        end = start + matched[image]
+        for layer in range(layers):
+            found[layer, :, start:end] = linear_sum_assignment(cost[image, layer, :, :count])
+        start = end
+    device = logits.device
+    image = torch.from_numpy(np.repeat(np.arange(len(matched)), matched)).to(device, non_blocking=True)
+    query, target = torch.from_numpy(found).to(device, non_blocking=True).unbind(1)
+    return Matches(image, query, target)
+
+
+# Loss
 
 
 def focal_loss(logits: Tensor, alpha: float, present: bool, gamma: float = 2.0) -> Tensor:
@@ -92,7 +284,7 @@ def sam_detr_loss(
     denoising_logits: Tensor | None = None,
     denoising_boxes: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all terms, and the unweighted terms by name (SPEC: loss, denoising).
+    """The weighted sum of all terms, and the unweighted terms by name (docs/model.md).
 
     Computed in float32 (float64 where the model is), also under autocast.
 
@@ -133,3 +325,75 @@ def sam_detr_loss(
                 if config.auxiliary_loss:
                     terms |= {f"{prefix}loss_{name}_{layer}": by_layer[layer].detach() for layer in range(last)}
         return loss, terms
+
+
+# Denoising queries
+
+
+@dataclass
+class DenoisingQueries:
+    """P groups of T noised objects, which stand before the ordinary queries.
+
+    Attributes:
+        labels: `(B, P·T)` int64, noised; group by group.
+        box_logits: `(B, P·T, 4)` float32, logits of the noised boxes (center x, center y, width, height).
+        allowed: `(B, 1, P·T + Q, P·T + Q)`, True where a query may attend another one.
+        num_groups: P.
+    """
+
+    labels: Tensor
+    box_logits: Tensor
+    allowed: Tensor
+    num_groups: int
+
+
+def add_noise(labels: Tensor, boxes: Tensor, config: SamDetrConfig) -> tuple[Tensor, Tensor]:
+    """Labels flipped to a uniform random class, boxes shifted and scaled, each coordinate by itself.
+
+    Args:
+        labels: `(…)` int64.
+        boxes: `(…, 4)`, center x, center y, width, height, normalised.
+
+    Returns:
+        The same shapes; boxes clamped to [0, 1].
+    """
+    flip = torch.rand(labels.shape, device=labels.device) < config.denoising_label_noise
+    noised_labels = torch.where(flip, torch.randint_like(labels, config.num_labels), labels)
+    center, size = boxes.split(2, dim=-1)
+    noise = config.denoising_box_noise * (2 * torch.rand_like(boxes) - 1)
+    noised = torch.cat([center + noise[..., :2] * size / 2, size + noise[..., 2:] * size], dim=-1)
+    return noised_labels, noised.clamp(0, 1)
+
+
+def attention_allowed(valid: Tensor, num_groups: int, num_queries: int) -> Tensor:
+    """Who may attend whom: ordinary queries see only each other, a noised one its own group and the ordinary ones.
+
+    Slots that only pad an image with fewer objects are hidden from all but themselves.
+
+    Args:
+        valid: `(B, T)`, True where the image has an object.
+
+    Returns:
+        `(B, 1, P·T + Q, P·T + Q)` bool, rows attend columns.
+    """
+    batch_size, num_targets = valid.shape
+    device = valid.device
+    num_noised = num_groups * num_targets
+    ordinary = torch.full((num_queries,), num_groups, device=device)
+    group = torch.cat([torch.arange(num_groups, device=device).repeat_interleave(num_targets), ordinary])
+    is_ordinary = group == num_groups
+    allowed = (group[:, None] == group[None]) | is_ordinary[None]
+    seen = torch.cat([valid.repeat(1, num_groups), valid.new_ones(batch_size, num_queries)], dim=1)
+    itself = torch.eye(num_noised + num_queries, dtype=torch.bool, device=device)
+    return ((allowed & seen[:, None]) | itself)[:, None]
+
+
+def make_denoising_queries(targets: Targets, config: SamDetrConfig) -> DenoisingQueries:
+    """Noised queries for a batch, also for images with different numbers of objects and with none.
+
+    The random numbers come from PyTorch's default generator of the targets' device.
+    """
+    groups = config.num_denoising_groups
+    labels, boxes = add_noise(targets.labels.repeat(1, groups), targets.boxes.repeat(1, groups, 1), config)
+    allowed = attention_allowed(targets.valid, groups, config.num_queries)
+    return DenoisingQueries(labels, inverse_sigmoid(boxes), allowed, groups)

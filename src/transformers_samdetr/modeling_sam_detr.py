@@ -12,18 +12,14 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 
 from .attention import additive_mask
-from .backbone import SamDetrBackbone
-from .backbone_weights import download_timm_weights, load_into, read_state_dict
+from .backbone import SamDetrBackbone, download_timm_weights, load_into, read_state_dict
 from .configuration_sam_detr import SamDetrConfig
 from .decoder import SamDetrDecoder
-from .denoising import DenoisingQueries, make_denoising_queries
 from .encoder import SamDetrEncoder, split_levels
 from .geometry import inverse_sigmoid
-from .loss import sam_detr_loss
-from .outputs import SamDetrModelOutput, SamDetrObjectDetectionOutput
-from .pretrained_model import SamDetrPreTrainedModel
+from .loss import DenoisingQueries, make_denoising_queries, prepare_targets, sam_detr_loss
+from .pretrained_model import SamDetrModelOutput, SamDetrObjectDetectionOutput, SamDetrPreTrainedModel
 from .routes import ROUTED
-from .targets import prepare_targets
 
 assert ROUTED, "importing `routes` is what makes operations faster than their references"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from transformers.utils.output_capturing import CompileableContextVar
 
-from .configuration_errors import SamDetrConfigError
+from .configuration_sam_detr import SamDetrConfigError
 from .operations import FrozenConv2d, FrozenNorm2d, extract_features
 
 POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, FrozenNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)

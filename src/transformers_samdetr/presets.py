@@ -1,4 +1,7 @@
-"""The paper's models (Tables 1 and 2) and a small one for two CPU cores, as configuration fields."""
+"""The paper's models (Tables 1 and 2) and a small one for two CPU cores, as configuration fields.
+
+A file of its own, because commands that only parse their arguments import it without PyTorch.
+"""
 
 _NAMES_FROM_1 = (
     "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant - stop_sign "

@@ -22,14 +22,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .fast_cpu import align_reduced, align_regions, attend_in_pieces
-from .fast_cpu import sample_levels as sample_by_bags
-from .fast_cuda import align_regions as align_by_kernel
-from .fast_cuda import (
-    align_regions_in_parts,
+from .fast_operations import (
+    align_by_bags,
+    align_by_kernel,
+    align_in_parts,
+    align_reduced_by_bags,
     attend_by_interface,
+    attend_in_pieces,
     kept_wavelengths,
     prepared_scale_and_shift,
+    sample_by_bags,
     sample_by_grid,
     sample_regions_by_grid,
     with_norms_prepared,
@@ -71,17 +73,17 @@ def _suits_gpu_kernels(x: Tensor) -> bool:
 @region_align.routed
 def _(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Way:
     if _is_eager(corners.device, "cpu"):
-        return align_regions
+        return align_by_bags
     if _suits_gpu_kernels(corners) and valid_size is None:
         return align_by_kernel
-    return None if torch.compiler.is_compiling() else align_regions_in_parts
+    return None if torch.compiler.is_compiling() else align_in_parts
 
 
 @align_and_reduce.routed
 def _(feature_map: Tensor, weight: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Way:
     height, width = feature_map.shape[1:3]
     is_small = FEWER_PIXELS * height * width <= corners.shape[1] * size**2
-    return align_reduced if _is_eager(corners.device, "cpu") and is_small else None
+    return align_reduced_by_bags if _is_eager(corners.device, "cpu") and is_small else None
 
 
 @sample_regions.routed

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from experiments.matched_queries import Assignment, assign_queries, changed_objects, instability, predictions_by_layer
-from transformers_samdetr.matcher import match
-from transformers_samdetr.targets import prepare_targets
+from transformers_samdetr.loss import match, prepare_targets
 
 from ..models import SMALL_BACKBONE, targets, tiny_model
 

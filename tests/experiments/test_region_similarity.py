@@ -7,8 +7,7 @@ from torchvision.ops import roi_align
 
 from experiments.matched_queries import predictions_by_layer, region_similarity
 from transformers_samdetr.geometry import center_to_corners
-from transformers_samdetr.matcher import match
-from transformers_samdetr.targets import prepare_targets
+from transformers_samdetr.loss import match, prepare_targets
 
 from ..models import MULTI_SCALE
 from ..padded_pictures import COUNTS, padded_batch, small_model

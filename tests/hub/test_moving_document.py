@@ -8,7 +8,7 @@ import pytest
 from transformers import ConditionalDetrConfig, DeformableDetrConfig, DetrConfig
 
 from transformers_samdetr import SamDetrConfig, SamDetrImageProcessor
-from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
+from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "moving.md").read_text(encoding="utf-8")
 CONFIGS = (DetrConfig, ConditionalDetrConfig, DeformableDetrConfig, SamDetrConfig)

@@ -3,7 +3,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import ResNetConfig
 
 from transformers_samdetr import SamDetrConfig, SamDetrModel
-from transformers_samdetr.configuration_errors import SamDetrConfigError
+from transformers_samdetr.configuration_sam_detr import SamDetrConfigError
 from transformers_samdetr.presets import PRESETS
 
 from ..models import TINY

@@ -9,8 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.loss import sam_detr_loss
-from transformers_samdetr.targets import prepare_targets
+from transformers_samdetr.loss import prepare_targets, sam_detr_loss
 
 from ..models import TINY, targets, tiny_model
 

@@ -15,8 +15,8 @@ from transformers import pipeline
 from benchmarks.measure import interleave_on_gpu
 from benchmarks.work import Work
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.outputs import SamDetrObjectDetectionOutput
 from transformers_samdetr.prediction import Detector
+from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
 
 from ..models import MULTI_SCALE, NEEDS_GPU, VARIANTS, targets, tiny_model
 from ..training_runs import pictures

@@ -7,11 +7,10 @@ from torch.autograd import gradcheck
 
 from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.attention import SamDetrSharedKeyAttention, gaussian_bias
-from transformers_samdetr.fast_cuda import sample_regions_by_grid
-from transformers_samdetr.loss import sam_detr_loss
+from transformers_samdetr.fast_operations import sample_regions_by_grid
+from transformers_samdetr.loss import prepare_targets, sam_detr_loss
 from transformers_samdetr.operations import sample_levels, sample_regions
 from transformers_samdetr.semantics_aligner import make_aligner
-from transformers_samdetr.targets import prepare_targets
 
 from ..models import TINY, targets
 

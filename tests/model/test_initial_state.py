@@ -1,7 +1,7 @@
 """What a fresh model computes before its first step, derived by hand: it depends on no trained number.
 
 The classification loss. With the weights of a class head at 0, all its logits are its bias, log(p / (1 - p)) with the
-prior p = 0.01, so that every class of every query has the probability p. SPEC's focal loss, alpha = 0.25 and gamma = 2,
+prior p = 0.01, so that every class of every query has the probability p. The focal loss, alpha = 0.25 and gamma = 2,
 is then one of two numbers:
 
     for a class that is there         there  = -alpha (1 - p)^gamma log(p)      = 1.1284
@@ -18,7 +18,7 @@ image with fewer objects count as nothing:
 
     dn_loss_ce = there + (K - 1) · absent.
 
-The weights. SPEC has them Xavier-uniform, within ±√(6 / (inputs + outputs)). The authors' query, key and value of the
+The weights. They are Xavier-uniform, within ±√(6 / (inputs + outputs)). The authors' query, key and value of the
 encoder, and of the decoder without aligner, are one matrix of C inputs and 3·C outputs, so ours have to stay within
 ±√(6 / 4C) though each has C outputs.
 
@@ -33,8 +33,7 @@ import pytest
 import torch
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
-from transformers_samdetr.denoising import make_denoising_queries
-from transformers_samdetr.targets import prepare_targets
+from transformers_samdetr.loss import make_denoising_queries, prepare_targets
 
 from ..models import TINY, VARIANTS, targets
 

@@ -5,9 +5,7 @@ import torch
 
 from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.geometry import center_to_corners, generalized_iou
-from transformers_samdetr.loss import focal_loss, sam_detr_loss
-from transformers_samdetr.matcher import match
-from transformers_samdetr.targets import prepare_targets
+from transformers_samdetr.loss import focal_loss, match, prepare_targets, sam_detr_loss
 
 from ..models import TINY, targets, tiny_model
 

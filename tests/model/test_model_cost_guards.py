@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, fast_cpu, fast_cuda
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, fast_operations
 from transformers_samdetr.attention import SamDetrSharedKeyAttention
 from transformers_samdetr.backbone import SamDetrBackbone
 from transformers_samdetr.fast_resnet import features_in_strips
@@ -84,9 +84,9 @@ def test_sampling_writes_no_sample():
     locations, weights = torch.rand(batch, positions, 8, 3, 4, 2), torch.rand(batch, positions, 8, 3, 4)
     with torch.no_grad():
         with Largest() as bags:
-            fast_cpu.sample_levels(value, sizes, locations, weights)
+            fast_operations.sample_by_bags(value, sizes, locations, weights)
         with Largest() as grids:
-            fast_cuda.sample_by_grid(value, sizes, locations, weights)
+            fast_operations.sample_by_grid(value, sizes, locations, weights)
     assert bags.elements < grids.elements / 4, (bags.elements, grids.elements)
 
 

@@ -128,7 +128,7 @@ def test_denoising_needs_training_and_labels_and_leaves_matching_alone():
 
 def test_denoising_queries_see_only_their_group():
     """The noise of one group, and the slots that pad an image, change nothing in another one."""
-    from transformers_samdetr.denoising import attention_allowed
+    from transformers_samdetr.loss import attention_allowed
 
     allowed = attention_allowed(torch.tensor([[True, True], [True, False]]), num_groups=2, num_queries=3)[:, 0]
     assert allowed.shape == (2, 7, 7)

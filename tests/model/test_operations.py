@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 from torchvision.ops import roi_align
 from transformers import AutoBackbone, TimmBackboneConfig
 
-from transformers_samdetr import SamDetrConfig, fast_cpu, fast_cuda, fast_resnet, operations, reference_operations
+from transformers_samdetr import SamDetrConfig, fast_operations, fast_resnet, operations, reference_operations
 from transformers_samdetr.attention import AxisBias, SamDetrSharedKeyAttention, additive_mask, gaussian_bias
 from transformers_samdetr.geometry import box_to_pixel_corners
 from transformers_samdetr.routes import ROUTED, STRIP_ON_CPU
@@ -92,15 +92,15 @@ ATTENTION = {
     for biased in (False, True)
 }
 WAYS = [
-    (operations.region_align, fast_cpu.align_regions, REGIONS),
-    (operations.region_align, fast_cuda.align_regions, WHOLE_REGIONS),
-    (operations.region_align, fast_cuda.align_regions_in_parts, REGIONS),
-    (operations.align_and_reduce, fast_cpu.align_reduced, REDUCED),
-    (operations.sample_regions, fast_cuda.sample_regions_by_grid, {"": points_case}),
-    (operations.sample_levels, fast_cpu.sample_levels, LEVELS),
-    (operations.sample_levels, fast_cuda.sample_by_grid, LEVELS),
-    (operations.shared_key_attention, fast_cpu.attend_in_pieces, ATTENTION),
-    (operations.shared_key_attention, fast_cuda.attend_by_interface, ATTENTION),
+    (operations.region_align, fast_operations.align_by_bags, REGIONS),
+    (operations.region_align, fast_operations.align_by_kernel, WHOLE_REGIONS),
+    (operations.region_align, fast_operations.align_in_parts, REGIONS),
+    (operations.align_and_reduce, fast_operations.align_reduced_by_bags, REDUCED),
+    (operations.sample_regions, fast_operations.sample_regions_by_grid, {"": points_case}),
+    (operations.sample_levels, fast_operations.sample_by_bags, LEVELS),
+    (operations.sample_levels, fast_operations.sample_by_grid, LEVELS),
+    (operations.shared_key_attention, fast_operations.attend_in_pieces, ATTENTION),
+    (operations.shared_key_attention, fast_operations.attend_by_interface, ATTENTION),
 ]
 """Operation, way, and arguments by name; those of backbones have tests of their own below."""
 
@@ -108,7 +108,7 @@ WAYS = [
 @pytest.mark.parametrize(
     ("operation", "way", "case"),
     [
-        pytest.param(operation, way, case, id=f"{operation.__name__}-{way.__module__.split('.')[-1]}-{name}")
+        pytest.param(operation, way, case, id=f"{operation.__name__}-{way.__name__}-{name}")
         for operation, way, cases in WAYS
         for name, case in cases.items()
     ],
@@ -132,9 +132,9 @@ def test_way_equals_reference(operation, way, case):
 
 def test_parts_of_a_large_map_are_several(monkeypatch):
     arguments = regions_case((30, 41), 7)
-    whole = fast_cuda.align_regions_in_parts(*arguments)
-    monkeypatch.setattr(fast_cuda, "CHUNK", 20_000)
-    torch.testing.assert_close(fast_cuda.align_regions_in_parts(*arguments), whole)
+    whole = fast_operations.align_in_parts(*arguments)
+    monkeypatch.setattr(fast_operations, "CHUNK", 20_000)
+    torch.testing.assert_close(fast_operations.align_in_parts(*arguments), whole)
 
 
 @pytest.mark.parametrize("case", WHOLE_REGIONS.values(), ids=WHOLE_REGIONS)
@@ -147,7 +147,7 @@ def test_regions_are_those_of_torchvision(case):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("way", [operations.region_align.reference, fast_cpu.align_regions])
+@pytest.mark.parametrize("way", [operations.region_align.reference, fast_operations.align_by_bags])
 def test_nan_boxes_have_nan_regions(way):
     feature_map, corners = torch.randn(1, 6, 8, 4), torch.tensor([1.0, 1, 4, 5]).repeat(1, 3, 1)
     corners[0, 1, 0] = torch.nan
@@ -158,12 +158,12 @@ def test_nan_boxes_have_nan_regions(way):
 def test_bags_hold_no_more_than_their_boxes_cover():
     """A small box in a large map costs what it would in a small one."""
     corners = torch.tensor([[[100.0, 100, 107, 107]] * 20])
-    regions = fast_cpu.align_regions(torch.zeros(1, 200, 200, 2, requires_grad=True), corners, 7)
+    regions = fast_operations.align_by_bags(torch.zeros(1, 200, 200, 2, requires_grad=True), corners, 7)
     parts = regions.grad_fn.next_functions[0][0].parts
     assert sum(part.index.numel() for part in parts) <= 20 * 49 * 3 * 3
 
 
-@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_cpu.sample_levels])
+@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_operations.sample_by_bags])
 def test_a_nan_location_makes_its_own_sum_nan(way):
     value, sizes, locations, weights = (x.detach() if isinstance(x, torch.Tensor) else x for x in levels_case())
     locations[0, 1, 0, 1, 2, 0] = torch.nan
@@ -172,7 +172,7 @@ def test_a_nan_location_makes_its_own_sum_nan(way):
 
 
 @pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
-@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_cpu.sample_levels])
+@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_operations.sample_by_bags])
 def test_gradients_of_each_input_of_levels_alone(way, needs):
     torch.manual_seed(0)
     value, sizes, locations, weights = levels_case(batch_size=1, spread=0.7)
@@ -196,7 +196,9 @@ def test_no_sample_reads_another_map():
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("way", [operations.sample_levels.reference, fast_cpu.sample_levels, fast_cuda.sample_by_grid])
+@pytest.mark.parametrize(
+    "way", [operations.sample_levels.reference, fast_operations.sample_by_bags, fast_operations.sample_by_grid]
+)
 def test_half_precision_values_keep_their_places(way):
     value, sizes, locations, weights = (x.detach().float() if isinstance(x, torch.Tensor) else x for x in levels_case())
     half = way(value.bfloat16(), sizes, locations, weights)
@@ -207,14 +209,14 @@ def test_half_precision_values_keep_their_places(way):
 
 def test_the_table_of_levels_holds_the_maps_among_zeros():
     value = levels_case()[0].detach().abs() + 1
-    table = fast_cpu.tabulate(value, SIZES)
+    table = fast_operations.tabulate(value, SIZES)
     assert (table != 0).sum() == value.numel()
     assert table.shape[2] == sum(height + 3 for height, _ in SIZES) * 10 + 2
 
 
 def test_autocast_does_not_coarsen_regions():
     feature_map, corners, size, _ = (x.detach().float() if isinstance(x, torch.Tensor) else x for x in WHOLE())
-    for way in (operations.region_align.reference, fast_cpu.align_regions, fast_cuda.align_regions):
+    for way in (operations.region_align.reference, fast_operations.align_by_bags, fast_operations.align_by_kernel):
         plain = way(feature_map, corners, size)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(way(feature_map, corners, size), plain)
@@ -226,7 +228,7 @@ WHOLE = partial(regions_case, (6, 8), 7)
 def half_attention(bias: AxisBias | None, arguments: tuple) -> torch.Tensor:
     module, query, key, value, mask, _ = arguments
     half = (x.detach().bfloat16() for x in (query, key, value))
-    return fast_cpu.attend_in_pieces(module, *half, mask.float(), bias)[0].float()
+    return fast_operations.attend_in_pieces(module, *half, mask.float(), bias)[0].float()
 
 
 def test_pieces_in_half_precision_round_products_alone():
@@ -234,14 +236,16 @@ def test_pieces_in_half_precision_round_products_alone():
     *arguments, bias = attention_case(60, 32, 40, biased=True)
     bias = AxisBias(bias.along_x.detach().float(), bias.along_y.detach().float())
     rounded = half_attention(bias, (*arguments, None))
-    exact = fast_cpu.attend_in_pieces(*arguments, AxisBias(bias.along_x.double(), bias.along_y.double()))[0].float()
+    exact = fast_operations.attend_in_pieces(*arguments, AxisBias(bias.along_x.double(), bias.along_y.double()))[
+        0
+    ].float()
     torch.testing.assert_close(rounded, exact, rtol=0, atol=0.03 * exact.abs().max().item())
     # a bias of a thousand for all keys alike: rounded to half precision it would drown what is left of a Gaussian
     shifted = half_attention(AxisBias(bias.along_x - 1000, bias.along_y), (*arguments, None))
     torch.testing.assert_close(shifted, rounded, rtol=0, atol=0.03 * exact.abs().max().item())
 
 
-@pytest.mark.parametrize("way", [operations.shared_key_attention.reference, fast_cpu.attend_in_pieces])
+@pytest.mark.parametrize("way", [operations.shared_key_attention.reference, fast_operations.attend_in_pieces])
 def test_dropout_of_attention_weights_in_training_alone(way):
     module, *arguments = attention_case(24, 4, 5, biased=False)
     module.attention_dropout = 0.5
@@ -328,7 +332,7 @@ def test_gradients_in_evaluation_mode_are_the_authors_to_the_last_bit():
 def test_all_norms_at_once_are_what_each_is_alone():
     _, frozen = plain_and_frozen("resnet26d")
     norms = [module for module in frozen.modules() if isinstance(module, operations.FrozenNorm2d)]
-    together = fast_cuda.scales_and_shifts(norms)
+    together = fast_operations.scales_and_shifts(norms)
     assert len(together) == len(norms) > 20
     for norm in norms:
         expected = operations.scale_and_shift.reference(norm)
@@ -339,7 +343,7 @@ def test_prepared_norms_are_kept_for_one_pass_and_thread_alone():
     """The same tensors within; others after it, of another norm, in another thread."""
     extractor = plain_and_frozen("resnet18")[1]
     norm = next(module for module in extractor.modules() if isinstance(module, operations.FrozenNorm2d))
-    look_up, other = fast_cuda.prepared_scale_and_shift, operations.FrozenNorm2d(norm)
+    look_up, other = fast_operations.prepared_scale_and_shift, operations.FrozenNorm2d(norm)
 
     def check(extractor, pixels):
         assert look_up(norm)[0] is look_up(norm)[0]
@@ -348,7 +352,7 @@ def test_prepared_norms_are_kept_for_one_pass_and_thread_alone():
             assert thread.submit(look_up, norm).result()[0] is not look_up(norm)[0]
         return "maps"
 
-    assert fast_cuda.with_norms_prepared(check, extractor, None) == "maps"
+    assert fast_operations.with_norms_prepared(check, extractor, None) == "maps"
     assert look_up(norm)[0] is not look_up(norm)[0]
 
 
@@ -421,8 +425,8 @@ def test_other_networks_keep_their_way(name, options):
 
 def test_kept_wavelengths_are_the_references():
     like = torch.empty(0)
-    assert torch.equal(fast_cuda.kept_wavelengths(16, like), operations.sine_wavelengths.reference(16, like))
-    assert fast_cuda.kept_wavelengths(16, like) is fast_cuda.kept_wavelengths(16, like)
+    assert torch.equal(fast_operations.kept_wavelengths(16, like), operations.sine_wavelengths.reference(16, like))
+    assert fast_operations.kept_wavelengths(16, like) is fast_operations.kept_wavelengths(16, like)
 
 
 def test_references_alone_run_within_reference_operations(monkeypatch):

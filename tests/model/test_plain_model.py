@@ -16,8 +16,6 @@ PLAIN = [
         "backbone",
         "attention",
         "loss",
-        "matcher",
-        "denoising",
     )
 ]
 FAST = sorted(PACKAGE.glob("fast_*.py"))

@@ -321,7 +321,7 @@ def test_labels(processor):
 
 
 def test_label_boxes_do_not_depend_on_the_batch(processor):
-    """Boxes are normalised by the picture without its padding (SPEC.md), unlike in Transformers' DETR processors."""
+    """Boxes are normalised by the picture without its padding, unlike in Transformers' DETR processors."""
     pair = [target(thing(), image_id=1), target(thing(), image_id=2)]
     together = processor([picture(48, 64), picture(100, 50)], pair, return_tensors="pt").labels
     alone = processor(picture(48, 64), pair[0], return_tensors="pt").labels

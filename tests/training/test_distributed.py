@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from transformers_samdetr import SamDetrImageProcessor, denoising
+from transformers_samdetr import SamDetrImageProcessor, loss
 from transformers_samdetr.data.dataset import DetectionDataset
 from transformers_samdetr.evaluation import evaluate_detector
 from transformers_samdetr.training.checkpoint import list_checkpoints
@@ -55,7 +55,7 @@ def noise_by_content(labels, boxes, config):
 
 def train(variants, dtype, steps):
     """For each variant and number of objects: gradients of the first step, weights after the last."""
-    denoising.add_noise = noise_by_content
+    loss.add_noise = noise_by_content
     accelerator = Accelerator(cpu=True)
     results = {}
     for variant in variants:
@@ -205,7 +205,7 @@ def test_evaluation_on_two_and_three_processes_is_that_on_one():
 
 def gradients_of_shards():
     """Gradients of a model that FSDP2 shards as examples/accelerate_configs/fsdp2.yaml says, gathered again."""
-    denoising.add_noise = noise_by_content
+    loss.add_noise = noise_by_content
     rank = PartialState(cpu=True).process_index
     model = tiny_model(**{"backbone_config": SMALL_BACKBONE, **VARIANTS["multi-scale"]}).train().double()
     mesh = init_device_mesh("cpu", (2,))

@@ -10,7 +10,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from transformers_samdetr.backbone_weights import load_into
+from transformers_samdetr.backbone import load_into
 
 from .detr_relatives import CLASSES, DetrRelative, start_at
 from .faster_rcnn import FasterRcnnPeer

@@ -19,9 +19,8 @@ from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
 from transformers_samdetr.attention import PackedLinear
 from transformers_samdetr.geometry import inverse_sigmoid
-from transformers_samdetr.loss import sam_detr_loss
+from transformers_samdetr.loss import prepare_targets, sam_detr_loss
 from transformers_samdetr.modeling_sam_detr import SamDetrClassHead
-from transformers_samdetr.targets import prepare_targets
 
 from .shared import PeerConfig, SharedExtractor
 

@@ -237,7 +237,7 @@ def _to_picture(image: Any) -> Image.Image:
 
 
 class PaperAugmentation:
-    """Flip; in one half of the cases resize, in the other resize, crop and resize (the authors' code, SPEC).
+    """Flip; in one half of the cases resize, in the other resize, crop and resize (the authors' code).
 
     With the paper's `size`, shortest side 800 and longest 1333: a shortest side from 480, 512, … 800, a longest of at
     most 1333. Before that, in half of the cases: a shortest side of 400, 500 or 600, and a crop whose sides are drawn

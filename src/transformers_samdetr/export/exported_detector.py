@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..outputs import SamDetrObjectDetectionOutput
 from ..post_processing import best_detections
+from ..pretrained_model import SamDetrObjectDetectionOutput
 from .formats import require
 from .program import example_inputs
 

@@ -14,8 +14,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..configuration_sam_detr import SamDetrConfig
 from ..geometry import center_to_corners
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..outputs import SamDetrObjectDetectionOutput
 from ..pictures import picture_to_array
+from ..pretrained_model import SamDetrObjectDetectionOutput
 from .fonts import font_path, shorten
 
 LONGEST_TITLE = 24

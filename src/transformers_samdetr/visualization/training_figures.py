@@ -17,12 +17,10 @@ from torchvision.ops import box_iou
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..configuration_sam_detr import SamDetrConfig
-from ..denoising import DenoisingQueries, make_denoising_queries
 from ..geometry import center_to_corners
-from ..matcher import match
+from ..loss import DenoisingQueries, Targets, make_denoising_queries, match, prepare_targets
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..outputs import SamDetrObjectDetectionOutput
-from ..targets import Targets, prepare_targets
+from ..pretrained_model import SamDetrObjectDetectionOutput
 from .drawing import contact_sheet, draw_detections
 from .explain import MARKS, draw_box, picture_grid, show_picture
 
