@@ -215,7 +215,9 @@ def test_one_board_with_moved_pieces_is_not_the_same_picture(tmp_path, copies):
     assert not findings.of(Severity.ERROR)
     same = [finding.message for finding in findings.all if "same" in finding.message]
     assert len(same) == bool(copies)
-    assert not copies or same[0].startswith("3 of the training pictures look the same as one that is evaluated, with a")
+    assert not copies or same[0].startswith(
+        "3 of the training pictures look the same as one that is evaluated (so that"
+    )
 
 
 def test_many_equal_files_are_one_group(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import compress
 
 import numpy as np
 import pyarrow.compute as pc
@@ -174,8 +175,19 @@ def check_annotations(
     for split, table in tables.items():
         _check_boxes(split, table, names, findings)
         _check_pictures(split, table, findings)
-    if whole:
-        _check_classes(tables, names, findings)
+    train, evaluation = (np.bincount(tables[split].labels, minlength=len(names)) for split in ("train", "evaluation"))
+    for severity, chosen, message in (
+        (Severity.WARNING, (train == 0) & (evaluation > 0), "classes are evaluated but have no training object"),
+        (Severity.NOTE, (train == 0) & (evaluation == 0), f"of {len(names)} classes have no object at all"),
+        (
+            Severity.NOTE,
+            (train > 0) & (train < FEW_OBJECTS),
+            f"classes have fewer than {FEW_OBJECTS} training objects",
+        ),
+    ):
+        found = [names[label] + f" {train[label]}" * bool(train[label]) for label in np.flatnonzero(chosen)]
+        if found and whole:
+            findings.add(severity, f"{len(found)} {message}", found)
 
 
 def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings: Findings) -> None:
@@ -191,56 +203,35 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
     outside = usable & ((x >= right) | (y >= bottom) | (x + width <= 0) | (y + height <= 0))
     beyond = np.maximum.reduce([-x, -y, x + width - right, y + height - bottom])
     cut = usable & ~outside & (beyond > SLACK_PIXELS)
-
-    def share(rows: np.ndarray) -> Severity:
-        return Severity.ERROR if rows.mean() > MANY else Severity.WARNING
-
-    for rows, severity, message in (
-        (~finite, Severity.ERROR, "boxes are not finite: correct them, or leave the objects out"),
-        (
-            negative,
-            Severity.ERROR,
-            "boxes have a negative width or height: were corners taken for sides? Declare --box_format",
-        ),
-        (empty, share(empty), "boxes have no area, and are left out in training"),
-        (outside, share(outside), "boxes lie outside of their picture altogether: is the box format right?"),
-        (cut, share(cut), f"boxes leave their picture by more than {SLACK_PIXELS:g} pixels, and are clipped"),
-    ):
-        _add_boxes(split, table, names, rows, severity, message, findings)
     keys = np.concatenate([table.rows[:, None], table.boxes, table.labels[:, None]], axis=1) + 0.0  # -0 is 0
     order = np.lexsort(keys.T)  # stable, so that the first of equal ones stays first
-    same = (keys[order[1:]].view(np.uint64) == keys[order[:-1]].view(np.uint64)).all(1)
     repeated = np.zeros(len(keys), dtype=bool)
-    repeated[order[1:][same]] = True
-    _add_boxes(split, table, names, repeated, Severity.WARNING, "objects are annotated twice, box and class", findings)
-
-
-def _add_boxes(
-    split: str,
-    table: AnnotationTable,
-    names: list[str],
-    chosen: np.ndarray,
-    severity: Severity,
-    message: str,
-    findings: Findings,
-) -> None:
-    found = np.flatnonzero(chosen)
-    if not len(found):
-        return
-    examples = [
-        f"image {table.image_ids[table.rows[i]]}: {names[table.labels[i]]} "
-        f"[{', '.join(f'{value:g}' for value in table.boxes[i])}] in "
-        f"{table.sizes[table.rows[i]][0]}x{table.sizes[table.rows[i]][1]}"
-        for i in found[:20]
-    ]
-    places = [(split, int(row)) for row in np.unique(table.rows[found[:MOST_PLACES]])]
-    findings.add(severity, f"{split}: {len(found)} of {len(table.rows)} {message}", examples, places)
+    repeated[order[1:]] = (keys[order[1:]].view(np.uint64) == keys[order[:-1]].view(np.uint64)).all(1)
+    for chosen, limit, message in (
+        (~finite, 0, "boxes are not finite: correct them, or leave the objects out"),
+        (negative, 0, "boxes have a negative width or height: were corners taken for sides? Declare --box_format"),
+        (empty, MANY, "boxes have no area, and are left out in training"),
+        (outside, MANY, "boxes lie outside of their picture altogether: is the box format right?"),
+        (cut, MANY, f"boxes leave their picture by more than {SLACK_PIXELS:g} pixels, and are clipped"),
+        (repeated, 1, "objects are annotated twice, box and class"),
+    ):
+        found = np.flatnonzero(chosen)
+        if len(found):
+            examples = [
+                f"image {table.image_ids[table.rows[i]]}: {names[table.labels[i]]} "
+                f"[{', '.join(f'{value:g}' for value in table.boxes[i])}] in "
+                f"{table.sizes[table.rows[i]][0]}x{table.sizes[table.rows[i]][1]}"
+                for i in found[:20]
+            ]
+            places = [(split, int(row)) for row in np.unique(table.rows[found[:MOST_PLACES]])]
+            severity = Severity.ERROR if len(found) > limit * len(table.rows) else Severity.WARNING
+            findings.add(severity, f"{split}: {len(found)} of {len(table.rows)} {message}", examples, places)
 
 
 def _check_pictures(split: str, table: AnnotationTable, findings: Findings) -> None:
     ids, counts = np.unique(table.image_ids, return_counts=True)
-    if (counts > 1).any():
-        repeated = ids[counts > 1]
+    repeated, count = ids[counts > 1], len(table.image_ids)
+    if len(repeated):
         findings.add(
             Severity.ERROR,
             f"{split}: {len(repeated)} image ids occur more than once, and evaluation counts each id once: number anew",
@@ -249,27 +240,14 @@ def _check_pictures(split: str, table: AnnotationTable, findings: Findings) -> N
     unsized = np.flatnonzero((table.sizes <= 0).any(1))
     if len(unsized):
         findings.add(
-            Severity.ERROR if len(unsized) == len(table.image_ids) else Severity.WARNING,
-            f"{split}: {len(unsized)} of {len(table.image_ids)} pictures have no size: their header is unreadable",
+            Severity.ERROR if len(unsized) == count else Severity.WARNING,
+            f"{split}: {len(unsized)} of {count} pictures have no size: their header is unreadable",
             [f"image {table.image_ids[row]}" for row in unsized[:20]],
             [(split, int(row)) for row in unsized],
         )
     without = int((table.objects_per_image == 0).sum())
     if without:
-        findings.add(Severity.NOTE, f"{split}: {without} of {len(table.image_ids)} pictures have no objects")
-
-
-def _check_classes(tables: dict[str, AnnotationTable], names: list[str], findings: Findings) -> None:
-    train, evaluation = (np.bincount(tables[split].labels, minlength=len(names)) for split in ("train", "evaluation"))
-    unseen = [names[label] for label in np.flatnonzero((train == 0) & (evaluation > 0))]
-    if unseen:
-        findings.add(Severity.WARNING, f"{len(unseen)} classes are evaluated but have no training object", unseen)
-    unused = [names[label] for label in np.flatnonzero((train == 0) & (evaluation == 0))]
-    if unused:
-        findings.add(Severity.NOTE, f"{len(unused)} of {len(names)} classes have no object at all", unused)
-    few = [f"{names[label]} {train[label]}" for label in np.flatnonzero((train > 0) & (train < FEW_OBJECTS))]
-    if few:
-        findings.add(Severity.NOTE, f"{len(few)} classes have fewer than {FEW_OBJECTS} training objects", few)
+        findings.add(Severity.NOTE, f"{split}: {without} of {count} pictures have no objects")
 
 
 def check_pictures(
@@ -284,55 +262,50 @@ def check_pictures(
         whole: whether all were looked at; otherwise some that are unreadable are only a warning.
         findings: what is found goes here.
     """
-    looked_at = f"of {len(facts)} pictures{'' if whole else ' looked at'}"
-
-    def add(rows: Sequence[int], severity: Severity, message: str, examples: Sequence[str]) -> None:
-        if rows:
-            findings.add(severity, f"{split}: {len(rows)} {looked_at} {message}", examples, [(split, r) for r in rows])
-
     unreadable = [row for row, fact in facts.items() if fact.error is not None]
-    severe = whole or len(unreadable) == len(facts)
-    add(
-        unreadable,
-        Severity.ERROR if severe else Severity.WARNING,
-        "cannot be read: repair them, or remove them",
-        [f"{facts[row].name}: {facts[row].error}" for row in unreadable[:20]],
-    )
-    readable = {row: fact for row, fact in facts.items() if fact.error is None}
     rotated, wrong, unsure = [], [], []
-    for row, fact in readable.items():
+    for row, fact in facts.items():
         annotated = tuple(int(side) for side in sizes[row])
+        if fact.error is not None:
+            continue
         if annotated == fact.displayed_size:
-            if fact.orientation not in (0, 1) and fact.stored_size[0] == fact.stored_size[1] or fact.orientation == 3:
+            square = fact.stored_size[0] == fact.stored_size[1]
+            if fact.orientation == 3 or fact.orientation not in (0, 1) and square:
                 unsure.append(row)
-        elif annotated == fact.stored_size:
-            rotated.append(row)
         else:
-            wrong.append(row)
+            (rotated if annotated == fact.stored_size else wrong).append(row)
 
     def sides(row: int) -> str:
-        (width, height), (shown_width, shown_height) = sizes[row], readable[row].displayed_size
-        return f"{readable[row].name}: annotated {width}x{height}, displayed {shown_width}x{shown_height}"
+        (width, height), (shown_width, shown_height) = sizes[row], facts[row].displayed_size
+        return f"annotated {width}x{height}, displayed {shown_width}x{shown_height}"
 
-    add(
-        rotated,
-        Severity.ERROR,
-        "were annotated without their EXIF rotation, so that boxes lie elsewhere: remove the tag, and they are shown "
-        "as annotated (exiftool -Orientation= FILE)",
-        [sides(row) for row in rotated[:20]],
-    )
-    add(
-        wrong,
-        Severity.ERROR,
-        "are of another size than annotated: scale the boxes, or use the pictures that were annotated",
-        [sides(row) for row in wrong[:20]],
-    )
-    add(
-        unsure,
-        Severity.WARNING,
-        "are turned by EXIF, and their size does not tell whether the boxes are too: look at them",
-        [f"{readable[row].name}: orientation {readable[row].orientation}" for row in unsure[:20]],
-    )
+    severe = Severity.ERROR if whole or len(unreadable) == len(facts) else Severity.WARNING
+    for rows, severity, message, example in (
+        (unreadable, severe, "cannot be read: repair them, or remove them", lambda row: facts[row].error),
+        (
+            rotated,
+            Severity.ERROR,
+            "were annotated without their EXIF rotation, so that boxes lie elsewhere: remove the tag, and they are "
+            "shown as annotated (exiftool -Orientation= FILE)",
+            sides,
+        ),
+        (
+            wrong,
+            Severity.ERROR,
+            "are of another size than annotated: scale the boxes, or use the pictures that were annotated",
+            sides,
+        ),
+        (
+            unsure,
+            Severity.WARNING,
+            "are turned by EXIF, and their size does not tell whether the boxes are too: look at them",
+            lambda row: f"orientation {facts[row].orientation}",
+        ),
+    ):
+        if rows:
+            looked_at = f"{len(rows)} of {len(facts)} pictures{'' if whole else ' looked at'}"
+            examples = [f"{facts[row].name}: {example(row)}" for row in rows[:20]]
+            findings.add(severity, f"{split}: {looked_at} {message}", examples, [(split, row) for row in rows])
 
 
 def check_duplicates(
@@ -377,72 +350,51 @@ def check_duplicates(
         )
     across, within = _groups(equal)
     trained = sum(split == "train" for group in across for split, _ in group)
-    _add_groups(
-        Severity.ERROR,
-        f"{trained} of the training pictures {'is' if trained == 1 else 'are'} evaluated too, which makes AP too high: "
-        "keep each on one side",
-        across,
-        by_place,
-        findings,
-    )
-    pictures = sum(map(len, within))
-    message = f"{pictures} pictures of one split are the same as another, in {_counted(len(within), 'group')}"
-    _add_groups(Severity.WARNING, message, within, by_place, findings)
-    across, within = _groups(list(alike))
+    pictures, groups = sum(map(len, within)), f"{len(within)} group{'s' * (len(within) != 1)}"
+    kinds = [
+        (
+            Severity.ERROR,
+            across,
+            f"{trained} of the training pictures {'is' if trained == 1 else 'are'} evaluated too, which makes AP too "
+            "high: keep each on one side",
+        ),
+        (Severity.WARNING, within, f"{pictures} pictures of one split are the same as another, in {groups}"),
+    ]
     largest: dict[Place, float] = {}
     for pair, difference in alike.items():
         largest |= {place: max(difference, largest.get(place, 0)) for place in pair}
-
-    def certainty(groups: list[list[Place]]) -> str:
-        percents = [min(99, round(100 * (1 - largest[place] / 2))) for group in groups for place in group]
-        return f"with a certainty of {min(percents, default=0)} to {max(percents, default=0)} %"
-
+    across, within = _groups(list(alike))
     trained = sum(split == "train" for group in across for split, _ in group)
-    _add_groups(
-        Severity.WARNING,
-        f"{trained} of the training pictures {'looks' if trained == 1 else 'look'} the same as one that is evaluated, "
-        f"{certainty(across)}: AP may be too high",
-        across,
-        by_place,
-        findings,
-    )
-    message = f"{_counted(len(within), 'group')} of pictures of one split look the same, {certainty(within)}"
-    _add_groups(Severity.WARNING, message, within, by_place, findings)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def _add_groups(
-    severity: Severity,
-    message: str,
-    groups: list[list[Place]],
-    facts: dict[Place, PictureFacts],
-    findings: Findings,
-) -> None:
-    if groups:
-        examples = [" = ".join(facts[place].name for place in group[:4]) for group in groups[:20]]
-        findings.add(severity, message, examples, [place for group in groups for place in group])
+    evaluated = f"of the training pictures {'looks' if trained == 1 else 'look'} the same as one that is evaluated"
+    for groups, message in (
+        (across, f"{trained} {evaluated} (so that AP may be too high)"),
+        (within, f"{sum(map(len, within))} pictures of one split look the same as another"),
+    ):
+        lowest = min((min(99, round(100 * (1 - largest[place] / 2))) for group in groups for place in group), default=0)
+        kinds.append((Severity.WARNING, groups, f"{message}, with a certainty of at least {lowest} %"))
+    for severity, groups, message in kinds:
+        if groups:
+            examples = [" = ".join(by_place[place].name for place in group[:4]) for group in groups[:20]]
+            findings.add(severity, message, examples, [place for group in groups for place in group])
 
 
 def _groups(pairs: list[tuple[Place, Place]]) -> tuple[list[list[Place]], list[list[Place]]]:
-    """Connected pictures: groups with pictures of both splits, and groups of one split."""
+    """Connected pictures, training first: groups with pictures of both splits, and groups of one split."""
     group_of: dict[Place, list[Place]] = {}
     for one, other in pairs:
-        first, second = group_of.setdefault(one, [one]), group_of.setdefault(other, [other])
-        if first is not second:
-            first += second
-            group_of.update(dict.fromkeys(second, first))
-    # training first, as its pictures are named first
-    groups = [sorted(group, key=lambda place: (place[0] != "train", place[1])) for group in _distinct(group_of)]
-    groups.sort(key=lambda group: (group[0][0] != "train", group[0][1]))
-    across = [group for group in groups if len({split for split, _ in group}) > 1]
-    return across, [group for group in groups if len({split for split, _ in group}) == 1]
+        larger, smaller = sorted((group_of.setdefault(p, [p]) for p in (one, other)), key=len, reverse=True)
+        if larger is not smaller:
+            larger += smaller
+            group_of.update(dict.fromkeys(smaller, larger))
+    distinct = {id(group): group for group in group_of.values()}.values()
+    groups = [sorted(group, key=_training_first) for group in distinct]
+    groups.sort(key=lambda group: _training_first(group[0]))
+    mixed = [len({split for split, _ in group}) > 1 for group in groups]
+    return list(compress(groups, mixed)), [group for group, both in zip(groups, mixed, strict=True) if not both]
 
 
-def _distinct(group_of: dict[Place, list[Place]]) -> list[list[Place]]:
-    return list({id(group): group for group in group_of.values()}.values())
+def _training_first(place: Place) -> tuple[bool, int]:
+    return place[0] != "train", place[1]
 
 
 def _content(data: DetectionData, place: Place) -> str | bytes:
