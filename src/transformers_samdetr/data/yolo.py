@@ -64,71 +64,61 @@ def find_yolo(files: SetFiles, passed_over: list[str], given: str | None = None)
     Raises:
         ValueError: a description is damaged, or there are labels without names of classes.
     """
-    yamls = sorted(
-        (p for p in files.with_suffix(".yaml", ".yml") if p.count("/") <= 1), key=lambda p: (p.count("/"), p)
-    )
-    for path in ([given] if given.endswith((".yaml", ".yml")) else []) if given else yamls:
-        layout = _of_yaml(Path(files.path(path)), passed_over, required=bool(given) or "/" not in path)
+    candidates = [given] if given else sorted(files.with_suffix(".yaml", ".yml", ".data"), key=_depth)
+    for path in candidates:
+        if given is None and path.count("/") > 1:
+            continue
+        try:
+            layout = (_of_darknet if path.endswith(".data") else _of_yaml)(path, files, passed_over)
+        except ValueError as error:
+            if given or "/" not in path:
+                raise
+            passed_over.append(str(error))
+            continue
         if layout is not None:
             return layout
-    for path in [p for p in files.with_suffix(".data") if p == given or not given and p.count("/") <= 1]:
-        layout = _of_darknet(path, files)
-        if layout is not None:
-            return layout
-        passed_over.append(f"{path}: it has no line `names = …`")
     texts = files.with_suffix(".txt")
-    named = [path for path in texts + files.with_suffix(".names", ".labels") if _name(path) in NAME_FILES]
-    named.sort(key=lambda path: (path.count("/"), NAME_FILES.index(_name(path))))
-    in_labels = [path for path in texts if "labels" in path.split("/")[:-1]]
-    labels = in_labels or [label for image in files.pictures() if (label := _label_file(image, files))] if texts else []
-    if not labels:
-        if texts:
-            passed_over.append(f"{texts[0]}: it has not the name of a picture, and lies in no folder `labels`")
-        return None
-    if not named and not in_labels:
-        passed_over.append(f"{labels[0]}: a label file, but no {NAME_FILES[0]} or data.yaml names the classes")
-        return None
-    if not named and re.match(r"[A-Za-z]+[ \t]", read_text(files.path(labels[0]))):
+    named = [path for path in texts + files.with_suffix(".names", ".labels") if os.path.basename(path) in NAME_FILES]
+    labels = [path for path in texts if "labels" in path.split("/")[:-1]]
+    if texts and not labels:
+        labels = [label for image in files.pictures() if (label := _label_file(image, files)) is not None]
+    if labels and named:
+        names = min(named, key=lambda path: (path.count("/"), NAME_FILES.index(os.path.basename(path))))
+        return YoloLayout(files.root, _names_in(Path(files.path(names))), {})
+    if labels and re.match(r"[A-Za-z]+[ \t]", read_text(files.path(labels[0]))):
         passed_over.append(f"{labels[0]} begins with a word, as KITTI's label files do")
-        return None
-    if not named:
-        raise ValueError(
-            f"{files.root} has labels but does not name the classes: add a data.yaml with `train: images` and "
-            "`names: [...]`, or a classes.txt with a name a line."
+    elif labels:
+        passed_over.append(
+            f"{labels[0]} is a label file, but the set does not name the classes: add a data.yaml with `train: images` "
+            "and `names: [...]`, or a classes.txt with a name a line"
         )
-    return YoloLayout(files.root, _names_in(Path(files.path(named[0]))), {})
+    elif texts:
+        passed_over.append(f"{texts[0]} has not the name of a picture, and lies in no folder `labels`")
+    return None
 
 
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
+def _depth(path: str) -> tuple[int, str]:
+    return path.count("/"), path
 
 
-def _of_yaml(path: Path, passed_over: list[str], required: bool) -> YoloLayout | None:
-    """What a YAML file describes; None for one without names, which is an error if `required` and nothing else."""
-    try:
-        content = read_yaml(path)
-    except ValueError as error:
-        if required:
-            raise
-        passed_over.append(str(error))
-        return None
+def _of_yaml(name: str, files: SetFiles, passed_over: list[str]) -> YoloLayout | None:
+    path = Path(files.path(name))
+    content = read_yaml(path)
     if not isinstance(content, dict) or "names" not in content or not any(content.get(split) for split in SPLITS):
-        passed_over.append(f"{path.name}: it has no `names` with `train` or `val`")
+        passed_over.append(f"{name} has no `names` with `train` or `val`")
         return None
     base = content.get("path", ".")
     if not isinstance(base, str):
         raise ValueError(f"{path} has for path a {type(base).__name__}: give the folder that the others are in.")
-    entries = {
-        split: _entries(content[split], split, path) for split in SPLITS if content.get(split, "") not in NOTHING
-    }
-    return YoloLayout(path, _names(content.get("names"), path), entries, base, _keypoints(content, path))
-
-
-def _entries(value: Any, split: str, path: Path) -> list[str]:
-    entries = [value] if isinstance(value, str) else value
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise ValueError(f"{path} has for {split} a {type(value).__name__}: give a path, or a list of paths.")
-    return entries
+    entries = {}
+    for split in SPLITS:
+        value = content.get(split, "")
+        if isinstance(value, str):
+            value = [] if value in NOTHING else [value]
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise ValueError(f"{path} has for {split} a {type(value).__name__}: give a path, or a list of paths.")
+        entries |= {split: value} if value else {}
+    return YoloLayout(path, _names(content["names"], path), entries, base, _keypoints(content.get("kpt_shape"), path))
 
 
 def _names(names: Any, path: Path) -> dict[int, str]:
@@ -148,20 +138,15 @@ def _names(names: Any, path: Path) -> dict[int, str]:
     )
 
 
-def _keypoints(content: Mapping[str, Any], path: Path) -> tuple[int, ...] | None:
-    shape = content.get("kpt_shape")
-    if shape is None:
-        return None
-    if shape in NOTHING or shape == []:
-        return ()
+def _keypoints(shape: Any, path: Path) -> tuple[int, ...] | None:
+    if shape is None or shape == [] or isinstance(shape, str) and shape in NOTHING:
+        return None if shape is None else ()
     try:
         count, numbers = map(int, shape)
     except (TypeError, ValueError):
         count, numbers = 0, 0
     if count < 1 or numbers not in (2, 3):
-        raise ValueError(
-            f"{path} has kpt_shape={shown(shape, repr)}: give [number of keypoints, 2 or 3], or leave it out."
-        )
+        raise ValueError(f"{path} has kpt_shape={shown(shape, repr)}: give [number of keypoints, 2 or 3], or no shape.")
     return count, numbers
 
 
@@ -173,17 +158,17 @@ def _names_in(path: Path) -> dict[int, str]:
     return names
 
 
-def _of_darknet(path: str, files: SetFiles) -> YoloLayout | None:
+def _of_darknet(name: str, files: SetFiles, passed_over: list[str]) -> YoloLayout | None:
     """What darknet's `obj.data` describes: `train = …`, `valid = …`, `names = …`."""
-    lines = [line.partition("=") for line in read_text(files.path(path)).split("\n") if "=" in line]
+    path = Path(files.path(name))
+    lines = [line.partition("=") for line in read_text(path).split("\n") if "=" in line]
     values = {key.strip(): value.strip() for key, _, value in lines}
-    if "names" not in values:
-        return None
-    names = files.find(values["names"], [path.rpartition("/")[0], ""])
+    names = files.find(values.get("names", ""), [name.rpartition("/")[0], ""])
     if names is None:
-        raise ValueError(f"{files.path(path)} names {shown(values['names'], repr)}, which is not there.")
+        passed_over.append(f"{name} has no line `names = …` with a file that is there")
+        return None
     entries = {split: [values[split]] for split in SPLITS if values.get(split)}
-    return YoloLayout(Path(files.path(path)), _names_in(Path(files.path(names))), entries, ".", ())
+    return YoloLayout(path, _names_in(Path(files.path(names))), entries, ".", ())
 
 
 def read_yolo(files: SetFiles, layout: YoloLayout) -> FolderContent:
