@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms
 
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, opened_picture, picture_to_array
-from ..prediction import NMS_THRESHOLD, Detector, choose_threshold
+from ..prediction import NMS_THRESHOLD, Detector, choose_threshold, plural
 from ..prediction.detector import enlargement
 from ..visualization.explain import Observation, attention_figure, figure_to_picture, find_best, observe, same_object
 from . import UploadLimits
@@ -166,8 +166,8 @@ def describe(picture: UploadedPicture, models: Sequence[ServedModel], choice: Ch
     """A line about the picture for each model."""
     lines = []
     for model, candidates, seconds in zip(models, picture.candidates, picture.seconds, strict=True):
-        count = len(choice.select(candidates)["scores"])
-        lines.append(f"{model.name}: {count} detection{'s' * (count != 1)}, {seconds:.2f} s")
+        count = plural(len(choice.select(candidates)["scores"]), "detection")
+        lines.append(f"{model.name}: {count}, {seconds:.2f} s")
     return lines
 
 

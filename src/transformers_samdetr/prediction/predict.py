@@ -4,14 +4,14 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from tqdm import tqdm
 
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..pictures import UnreadablePictureError
@@ -26,8 +26,6 @@ EXPLAINED = "explained"
 """Folder of the figures, below that of the drawn pictures."""
 KINDS = ("overview", "heads", "boxes", "alignment")
 """Figures: all on one page; the paper's Fig. 5; boxes by layer; similarity before and after the aligner."""
-
-Item = TypeVar("Item")
 
 
 @dataclass
@@ -142,7 +140,8 @@ def predict_files(
     options = {"top_k": top_k, "nms_threshold": nms_threshold, "one_label_per_query": one_label_per_query}
     lowest = result.threshold.value * (LOW_SCORE if track else 1)
     total = None if any(source.is_video for source in sources) else len(sources)
-    pictures = _with_progress(_readable(sources, frame_step, max_frames, result.unreadable), total)
+    pictures = _readable(sources, frame_step, max_frames, result.unreadable)
+    pictures = iter(tqdm(pictures, "Detecting", total, unit="picture"))
     writes_lines = "jsonl" in formats or any(source.is_live for source in sources)
     image_ids, tracker, tracked, begin = itertools.count(1), None, None, time.perf_counter()
     while batch := list(itertools.islice(pictures, batch_size)):
@@ -278,18 +277,3 @@ def _readable(
         except Exception as error:  # decoders raise all kinds for broken files, and the other files are still good
             reason = error.reason if isinstance(error, UnreadablePictureError) else str(error)
             unreadable[str(source.path)] = reason or type(error).__name__
-
-
-def _with_progress(items: Iterable[Item], total: int | None) -> Iterator[Item]:
-    """The items, counted on stderr by rich where it is installed, otherwise by tqdm, which Transformers brings."""
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    except ImportError:
-        from tqdm import tqdm
-
-        yield from tqdm(items, total=total, desc="Detecting", unit="picture")
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(items, total=total, description="Detecting")
