@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from transformers_samdetr.commands.data_arguments import add_data_arguments, data_from
+from transformers_samdetr.commands.messages import plain_messages
 from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.prediction import NMS_THRESHOLD, Detector, about_duplicates, choose_threshold
 from transformers_samdetr.visualization import contact_sheet
@@ -37,15 +38,16 @@ def main() -> None:
     if args.count < 1:
         parser.error(f"--count {args.count} must be at least 1")
 
-    examples, detector = data_from(args, seed=args.seed).evaluation, Detector(args.model)
-    count = min(args.count, len(examples))
-    threshold = choose_threshold(detector.model.config, args.threshold)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    draw_samples(examples, detector, threshold.value, count, args.output_dir)
-    print(threshold, about_duplicates(NMS_THRESHOLD), sep="\n")
-    if args.training_figures:
-        print("Figures of training:", *draw_training(examples, detector, count, args.output_dir))
-    print(f"Pictures with predictions: {args.output_dir.resolve()}")
+    with plain_messages(parser):
+        examples, detector = data_from(args, seed=args.seed).evaluation, Detector(args.model)
+        count = min(args.count, len(examples))
+        threshold = choose_threshold(detector.model.config, args.threshold)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        draw_samples(examples, detector, threshold.value, count, args.output_dir)
+        print(threshold, about_duplicates(NMS_THRESHOLD), sep="\n")
+        if args.training_figures:
+            print("Figures of training:", *draw_training(examples, detector, count, args.output_dir))
+        print(f"Pictures with predictions: {args.output_dir.resolve()}")
 
 
 def draw_samples(examples: Sequence[dict], detector: Detector, threshold: float, count: int, folder: Path) -> None:
