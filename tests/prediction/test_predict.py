@@ -314,9 +314,9 @@ def test_samples_of_a_set_and_what_training_makes_of_them(tmp_path):
     )
 
 
-def test_the_command_knows_what_the_package_can_do():
+def test_the_command_knows_what_the_package_can_do(model_dir):
     assert (predict_command.FIGURES, predict_command.LISTS) == (KINDS, FORMATS)
-    parsed = predict_command.build_parser().parse_args(["x.jpg", "--model", "m", "--output_dir", "o"])
+    parsed = predict_command.build_parser().parse_args(["-", "--model", str(model_dir), "--output_dir", "o"])
     assert parsed.nms_threshold == NMS_THRESHOLD
     assert set(vars(parsed)) - {"json", "verbose", "debug"} <= inspect.signature(predict_files).parameters.keys()
 
@@ -324,7 +324,8 @@ def test_the_command_knows_what_the_package_can_do():
 def test_mistakes_are_one_line(model_dir, tmp_path, monkeypatch, capsys):
     for arguments, words in (
         (["--model", tmp_path / "nothing", picture(tmp_path / "a.png")], "nothing"),
-        (["--model", model_dir, tmp_path / "empty*.png"], ""),
+        (["--model", model_dir, tmp_path / "empty*.png"], "there is no file"),
+        (["--model", model_dir, tmp_path / "a.pgn"], f"there is no file {tmp_path / 'a.pgn'}; did you mean"),
         (["--model", model_dir, "--max_frames", "0", tmp_path / "a.png"], "max_frames=0 must be at least 1"),
     ):
         monkeypatch.setattr("sys.argv", ["samdetr-predict", "--output_dir", *map(str, [tmp_path / "out", *arguments])])
@@ -333,7 +334,7 @@ def test_mistakes_are_one_line(model_dir, tmp_path, monkeypatch, capsys):
         except SystemExit as error:
             code = error.code
         shown = capsys.readouterr().err
-        assert code in (1, 2) and words in shown and "Traceback" not in shown and shown.count("\n") <= 2
+        assert code == 2 and words in shown and "Traceback" not in shown and shown.count("\n") <= 2
         assert "Loading weights" not in shown
 
 

@@ -9,10 +9,12 @@
 Folders are searched to any depth. Videos and streams need `pip install av`. Exits with 1 if a file could not be read.
 """
 
+import glob
 import json
+import os
 import sys
 
-from .messages import CommandParser, add_message_arguments, plain_messages
+from .messages import CommandParser, add_message_arguments, check_file, plain_messages
 
 FIGURES = ("overview", "heads", "boxes", "alignment")
 LISTS = ("coco", "csv", "yolo", "jsonl")
@@ -21,6 +23,7 @@ LISTS = ("coco", "csv", "yolo", "jsonl")
 
 def build_parser(description: str | None = __doc__) -> CommandParser:
     parser = CommandParser(description)
+    parser.checks["inputs"] = check_input
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -69,6 +72,16 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     group.add_argument("--explain_top", type=int, default=3, help="detections of a picture; default: %(default)s")
     group.add_argument("--compare_with", metavar="MODEL", help="a second model, for --explain heads")
     return parser
+
+
+def check_input(text: str) -> None:
+    """That an input which is no address, camera or standard input exists.
+
+    Raises:
+        ValueError: it does not; names the nearest file.
+    """
+    if not (os.path.exists(text) or text == "-" or text.isdigit() or "://" in text or glob.glob(text, recursive=True)):
+        check_file(text)
 
 
 def main(description: str | None = __doc__) -> int:
