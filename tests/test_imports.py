@@ -185,6 +185,22 @@ def test_the_product_does_not_import_the_laboratory():
         assert laboratory.isdisjoint(name.split(".")[0] for name in names), name_of(path)
 
 
+SHORT = {
+    "box_ops": "a public path of functions that are kept with the model's geometry",
+    "commands.console": "starts each command of an installed package by name",
+    "commands.demo": "each command has a file",
+}
+"""Files of less than 40 lines, and why they are not part of another."""
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_stay_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+def test_files_have_40_to_600_lines(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST_FILE
+    assert lines >= 40 or path.name == "__init__.py" or name_of(path) in SHORT
+
+
+def test_no_two_files_have_one_name():
+    """A command is called as what it runs."""
+    names = [path.name for path in FILES if path.name != "__init__.py" and path.parent.name != "commands"]
+    assert sorted(names) == sorted(set(names))

@@ -16,7 +16,7 @@ from transformers_samdetr.geometry import box_to_pixel_corners, center_to_corner
 from transformers_samdetr.operations import region_align
 from transformers_samdetr.semantics_aligner import sample_points
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIAGRAMS = ROOT / "docs" / "diagrams"
 
 

@@ -14,10 +14,10 @@ from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDe
 from transformers_samdetr.data.digit_scenes import DIGIT_NAMES
 from transformers_samdetr.export import export_detector
 
-from .detection_folders import CATEGORIES, write_coco
-from .models import SMALL_BACKBONE, TINY
+from ..detection_folders import CATEGORIES, write_coco
+from ..models import SMALL_BACKBONE, TINY
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 SMALL = ("--scenes", "8", "--image_size", "96", "--epochs", "1")
 

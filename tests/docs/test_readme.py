@@ -13,7 +13,7 @@ from transformers_samdetr.presets import PRESETS
 
 from .documents import blocks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAPER = ROOT.parent / "shared" / "paper.txt"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (SAM-DETR.*?) \| `(.*?)` \| ([\d,]+) \| (\S+) \| (\S+) \|$", README, flags=re.MULTILINE)

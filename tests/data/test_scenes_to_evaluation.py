@@ -12,9 +12,9 @@ from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.evaluation import CocoEvaluator
 from transformers_samdetr.training import Recipe, Trainer
 
-from .coco_by_hand import coco_by_hand
-from .detection_folders import coco_content, save_picture
-from .models import tiny_model
+from ..coco_by_hand import coco_by_hand
+from ..detection_folders import coco_content, save_picture
+from ..models import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from .photographs import COUNT, write_photographs
+from ..photographs import COUNT, write_photographs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TUTORIAL, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [text.strip() for language, text in BLOCKS if language == "bash"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "transformers_samdetr"
 COMMANDS = re.findall(r"^samdetr-(\w+) = ", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)
 
@@ -104,7 +104,7 @@ def test_the_source_archive_has_tests_and_documents(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    assert {"README.md", "LICENSE", "docs/tutorial.md", "tests/test_wheel.py", "scripts/train.py"} <= names
+    assert {"README.md", "LICENSE", "docs/tutorial.md", "tests/commands/test_wheel.py", "scripts/train.py"} <= names
     assert not any(name.startswith((".ci", "outputs")) for name in names)
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.training.recipes import PAPER_RECIPES, PUBLISHED
 
-from .detection_folders import write_coco
+from ..detection_folders import write_coco
+from ..models import TINY
+from ..original_shapes import VARIANTS
 from .documents import PAGES, ROOT, anchors, blocks, commands, links, name_of, snippets
-from .models import TINY
-from .original_shapes import VARIANTS
 
 GROUPS = [pytest.param(group, id=group[0].name) for page in PAGES for group in snippets(page)]
 COMMANDS = list(dict.fromkeys(tuple(words) for page in PAGES for words in commands(page)))

@@ -11,9 +11,9 @@ from nbclient import NotebookClient
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.data.digit_scenes import DIGIT_NAMES
 
-from .models import TINY
+from ..models import TINY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 SMALL = {
     "detect_and_explain": 'MODEL, THRESHOLD, COUNT = "outputs/digits", 0.1, 2',
