@@ -186,7 +186,7 @@ def test_the_product_does_not_import_the_laboratory():
 
 
 SHORT = {
-    "box_ops": "a public path of functions that are kept with the model's geometry",
+    "box_ops": "the former path of `geometry`",
     "commands.console": "starts each command of an installed package by name",
     "commands.demo": "each command has a file",
 }
