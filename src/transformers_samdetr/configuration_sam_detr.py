@@ -15,11 +15,15 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import SubConfigSpec
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import auto_docstring
 
 from .presets import preset_fields
+
+try:
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError:  # older Transformers: a sub-configuration is named by its class, and built here
+    SubConfigSpec = None
 
 QUERY_RESAMPLING = ("keypoints", "average", "max", "none")
 KEYPOINT_SEARCH_RANGES = ("box", "image")
@@ -210,7 +214,10 @@ class SamDetrConfig(PreTrainedConfig):
     ```"""
 
     model_type = "sam_detr"
-    sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone")}
+    if SubConfigSpec is None:
+        sub_configs = {"backbone_config": AutoConfig}
+    else:
+        sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone")}
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
     # what Transformers takes beside its fields
     OTHER_NAMES: ClassVar = ("num_labels", "attn_implementation", "output_attentions", "torch_dtype", "name_or_path")
@@ -262,6 +269,8 @@ class SamDetrConfig(PreTrainedConfig):
             kwargs.pop("auto_map", None)
             kwargs.pop("custom_pipelines", None)
         self.backbone_config = self._complete_backbone_config(self.backbone_config)
+        if SubConfigSpec is None and isinstance(self.backbone_config, dict):
+            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.decoder_feature_levels is None:
             # coarse to fine: the last level first, each for an equal share of the layers
             self.decoder_feature_levels = [
