@@ -169,14 +169,18 @@ class DetectionProcessingMixin:
         do_convert_rgb: bool | None,
         input_data_format: str | ChannelDimension | None,
     ) -> np.ndarray | Tensor:
-        """A picture given as an array, in the same order of axes, with integers of 8 bits and without transparency."""
+        """A picture given as an array, in the same order of axes: integers of 8 bits, RGB where there is one channel or
+        transparency."""
         check_pixels(image)
         image = integers_to_eight_bits(image)
-        if do_convert_rgb and image.ndim == 3 and 4 in (image.shape[0], image.shape[-1]):
+        if do_convert_rgb and image.ndim == 3 and {1, 4} & {image.shape[0], image.shape[2]}:
             layout = input_data_format or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
             channels_last = layout == ChannelDimension.LAST
-            if image.shape[-1 if channels_last else 0] == 4:
+            axis = 2 if channels_last else 0
+            if image.shape[axis] == 4:
                 return flatten_alpha(image, channels_last)
+            if image.shape[axis] == 1:
+                return image.repeat_interleave(3, axis) if isinstance(image, Tensor) else image.repeat(3, axis)
         return image
 
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
@@ -352,7 +356,9 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
             row[:, :h, w:] = 0
             place = row[:, :h, :w].copy_(image)
             if do_normalize:
-                self.normalize(place, mean, std, inplace=True)
+                normalised = self.normalize(place, mean, std, inplace=True)
+                if normalised.data_ptr() != place.data_ptr():  # older Transformers ignore `inplace`
+                    place.copy_(normalised)
             elif do_rescale:
                 place.mul_(rescale_factor)
             mask[:h, :w] = 1

@@ -52,6 +52,8 @@ from .operations import (
     sine_wavelengths,
 )
 
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has no such function
+
 FEWER_PIXELS = 2
 """A map with so many times fewer pixels than its regions together is reduced before them."""
 STRIP_ON_CPU, STRIP_ON_GPU = 5 * 2**20, 64 * 2**20
@@ -93,7 +95,7 @@ def _(regions: Tensor, points: Tensor) -> Way:
 
 @sample_levels.routed
 def _(value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor) -> Way:
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return None
     if _is_eager(value.device, "cpu"):
         return sample_by_bags

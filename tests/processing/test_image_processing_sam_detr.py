@@ -225,7 +225,7 @@ def test_resized_size_of_detr():
         size = SizeDict(shortest_edge=800, longest_edge=1333)
         assert resized_size((height, width), size) == get_size_with_aspect_ratio((height, width), 800, 1333)
     with pytest.raises(ValueError, match="is not supported"):
-        resized_size((4, 4), SizeDict(min_pixels=3, max_pixels=4))
+        resized_size((4, 4), SizeDict(height=4))
 
 
 def test_values_are_those_of_transformers_detr(processor_class):
