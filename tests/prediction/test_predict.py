@@ -286,13 +286,11 @@ def test_a_report_of_many_pictures_names_the_others(tmp_path, monkeypatch):
     report = PredictionPage(tmp_path / "page.html", "model")
     for index in range(4):
         report.add(f"{index}.png", Image.new("RGB", (9, 9)), ["cat"] * index)
-    report.write([], {})
-    text = (tmp_path / "page.html").read_text()
-    assert (
-        text.count("<figure") == 2
-        and "2 more pictures are not shown" in text
-        and "2.png (2), 3.png (3)" in " ".join(text.split())
-    )
+    report.write([], {"bad.png": "it is cut"}, {3: "سيارة"})
+    text = " ".join((tmp_path / "page.html").read_text(encoding="utf-8").split())
+    assert text.count("<figure") == 2 and "2 more pictures are not shown" in text and "2.png (2), 3.png (3)" in text
+    assert "#3 <bdi>سيارة</bdi>." in text and "bad.png cannot be read: it is cut." in text
+    assert ">4</b><span>pictures<" in text and ">1</b><span>class found<" in text
 
 
 def test_samples_of_a_set_and_what_training_makes_of_them(tmp_path):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PIL import Image
+from PIL import ImageOps
 
 try:
     import gradio as gr
@@ -219,7 +219,7 @@ class Events:
         if not pictures:
             return [None, gr.skip(), gr.skip(), notes, gr.skip(), gr.skip(), gr.skip(), *self.show([], 0)]
         several = len(pictures) > 1
-        thumbnails = [(_thumbnail(one.image), one.name) for one in pictures] if several else []
+        thumbnails = [(ImageOps.contain(one.image, (240, 180)), one.name) for one in pictures] if several else []
         gallery = gr.update(value=thumbnails, visible=several, selected_index=0 if several else None)
         hint, explanation = gr.update(value=HINT, visible=True), gr.update(**HIDDEN)
         return [None, pictures, 0, notes, gallery, hint, explanation, *self.show(pictures, 0, *controls)]
@@ -239,9 +239,3 @@ class Events:
             return [EXPLAINED, gr.update(value=figure, visible=True)]
 
         return click
-
-
-def _thumbnail(image: Image.Image) -> Image.Image:
-    small = image.copy()
-    small.thumbnail((240, 180))
-    return small

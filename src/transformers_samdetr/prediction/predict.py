@@ -133,7 +133,8 @@ def predict_files(
         other = None if compare_with is None else Detector(compare_with, device)
         explainer = Explainer(detector, explain, explain_top, other)
     result = Prediction(choose_threshold(detector.model.config, threshold))
-    if numbered := numbered_names(detector.names):
+    numbered = numbered_names(detector.names)
+    if numbered:
         names = ", ".join(f"#{label} is {name}" for label, name in numbered.items())
         result.legend = f"No font on this system has the letters of some names, pictures show numbers: {names}."
     page = None if report is None else PredictionPage(Path(report), detector.short_name)
@@ -198,8 +199,7 @@ def predict_files(
     if "yolo" in formats:
         output.write_text(f"{LABELS_FOLDER}/classes.txt", "".join(f"{name}\n" for name in detector.names))
     if page is not None:
-        statements = [str(result.threshold), about_duplicates(nms_threshold), result.legend]
-        page.write(list(filter(None, statements)), result.unreadable)
+        page.write([str(result.threshold), about_duplicates(nms_threshold)], result.unreadable, numbered)
     return result
 
 

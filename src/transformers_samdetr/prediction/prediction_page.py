@@ -51,18 +51,21 @@ class PredictionPage:
         self.pictures.append(
             {
                 "file_name": file_name,
-                "url": picture_url(_thumbnail(drawn, LONGEST_SIDE), QUALITY) if shown else None,
+                "url": picture_url(drawn, QUALITY, LONGEST_SIDE) if shown else None,
                 "counts": Counter(names).most_common(),
-                "figures": [picture_url(_thumbnail(figure, 2 * LONGEST_SIDE), QUALITY) for figure in figures if shown],
+                "figures": [picture_url(figure, QUALITY, 2 * LONGEST_SIDE) for figure in figures if shown],
             }
         )
 
-    def write(self, statements: Sequence[str], unreadable: dict[str, str]) -> None:
+    def write(
+        self, statements: Sequence[str], unreadable: dict[str, str], numbered: dict[int, str] | None = None
+    ) -> None:
         """Writes the page.
 
         Args:
             statements: what a reader has to know, such as the threshold.
             unreadable: reason by file.
+            numbered: classes by label that pictures show by number, see `numbered_names`.
         """
         classes = Counter()
         for picture in self.pictures:
@@ -86,6 +89,7 @@ class PredictionPage:
             "empty": empty,
             "left_out": left_out and plural(left_out, "more picture") + (" is" if left_out == 1 else " are"),
             "unreadable": unreadable,
+            "numbered": numbered,
         }
         filters = {"short": lambda name: shorten(name, LONGEST_NAME)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,9 +102,3 @@ def plural(count: int, noun: str) -> str:
     ('1 picture', '1,200 pictures')
     """
     return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def _thumbnail(image: Image.Image, longest_side: int) -> Image.Image:
-    image = image.copy()
-    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    return image

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def write_page(
@@ -37,8 +37,10 @@ def write_page(
     Path(path).write_text(environment.get_template(template).render(values), encoding="utf-8", errors="replace")
 
 
-def picture_url(image: Image.Image, quality: int) -> str:
-    """The picture as a JPEG within the page."""
+def picture_url(image: Image.Image, quality: int, longest_side: int | None = None) -> str:
+    """The picture as a JPEG within the page, made smaller if one of its sides is longer than `longest_side` pixels."""
+    if longest_side is not None and max(image.size) > longest_side:
+        image = ImageOps.contain(image, (longest_side, longest_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=quality)
     return data_url(buffer.getvalue(), "jpeg")
