@@ -102,7 +102,7 @@ def embed_map(mask: Tensor, d_model: int) -> Tensor:
 
 @torch.no_grad()
 def embed_points(points: Tensor, d_model: int) -> Tensor:
-    """Sine embedding of points, y half first, without gradient (as the authors' code computes it).
+    """Sine embedding of points (equation 6), y half first, without gradient (as the authors' code computes it).
 
     Args:
         points: `(..., 2)`, (x, y) normalised by the valid image.

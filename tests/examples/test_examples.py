@@ -75,6 +75,11 @@ def _is_private_attribute(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr.startswith("_")
 
 
+def test_aligner_in_dab_detr(run):
+    loss, gradient = run("aligner_in_dab_detr.py").removeprefix("loss ").split(", gradient of the first aligner ")
+    assert float(loss) > 0 and float(gradient) > 0
+
+
 def test_detect(run, tmp_path):
     Image.new("RGB", (80, 60), (90, 120, 30)).save(tmp_path / "picture.jpg")
     saved_model(tmp_path / "model", ["cat", "dog"])
