@@ -1,4 +1,4 @@
-"""A web application that detects on the pictures it is sent; not for the open Internet without a proxy before it."""
+"""A FastAPI application that detects objects in uploaded images. Put a proxy before it on the open Internet."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ Detections = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What a request may ask for.
+    """Limits of a request.
 
     Attributes:
         bytes: of an upload.
-        pixels: of its picture, as its header says.
-        side: the longest, in pixels.
+        pixels: of its image, from the header.
+        side: longest side of the image, in pixels.
         seconds: for the upload, and again for the answer.
-        requests: at a time; others are told to come again.
-        retry_after: seconds after which they are told to.
+        requests: at a time; others get 503.
+        retry_after: seconds in the `Retry-After` header of a 503.
     """
 
     bytes: int = 20 * 2**20
@@ -46,21 +46,20 @@ def make_app(
 ) -> FastAPI:
     """An application with `POST /detect` and `GET /health`.
 
-    The body of `POST /detect` is a picture's file, and `?threshold=` and `?top_k=` choose among its detections. The
-    answer is `{"width", "height", "detections": [{"label", "score", "box": {"xmin", "ymin", "xmax", "ymax"}}]}`, the
-    highest score first, boxes in pixels of the upright picture. Errors are `{"detail"}` with the reason: 400 for what
-    is no picture, 413 for too many bytes or pixels, 422 for a wrong parameter, 408 and 504 for what took too long, 503
-    with `Retry-After` where too much waits.
+    The body of `POST /detect` is an image file; `?threshold=` and `?top_k=` select detections. The answer is `{"width",
+    "height", "detections": [{"label", "score", "box": {"xmin", "ymin", "xmax", "ymax"}}]}`, highest score first, boxes
+    in pixels of the upright image. Errors are `{"detail"}` with the reason: 400 not an image, 413 too many bytes or
+    pixels, 422 invalid parameter, 408 slow upload, 504 slow answer, 503 with `Retry-After` too many waiting requests.
 
     Args:
-        batcher: gives for each upright RGB picture `scores`, descending, `labels` and `boxes` (x1, y1, x2, y2, in its
+        batcher: returns for each upright RGB image `scores`, descending, `labels` and `boxes` (x1, y1, x2, y2 in
             pixels).
         names: the class of each label.
         limits: see there.
     """
     app = FastAPI(title="SAM-DETR", docs_url=None, redoc_url=None)  # those pages would load scripts from elsewhere
     decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decoder")
-    busy = HTTPException(503, "Too many pictures wait: come again.", {"Retry-After": str(limits.retry_after)})
+    busy = HTTPException(503, "Too many images are waiting: retry later.", {"Retry-After": str(limits.retry_after)})
     running = 0
 
     @app.get("/health")
@@ -106,7 +105,7 @@ async def _within(seconds: float, work, status: int, what: str):
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The whole body, as far as it is within its limit."""
+    """The request's body, refused as soon as it exceeds `most` bytes."""
     too_large = HTTPException(413, f"The upload has more than {most} bytes.")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > most:
@@ -123,13 +122,13 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 def _picture(content: bytes, limits: RequestLimits) -> Image.Image:
-    """Upright RGB; its size is looked at before its pixels are."""
+    """The upright RGB image; its size is checked before it is decoded."""
     try:
         with opened_picture(content, "The upload") as image:
             width, height = image.size
         if width * height > limits.pixels or max(width, height) > limits.side:
             allowed = f"{limits.pixels} pixels and sides of {limits.side}"
-            raise HTTPException(413, f"The picture is {width}x{height}; up to {allowed} are taken.")
+            raise HTTPException(413, f"The picture is {width}x{height}; at most {allowed} are accepted.")
         return Image.fromarray(picture_to_array(read_picture(content, "The upload")))
     except UnreadablePictureError as error:
         raise HTTPException(400, str(error)) from None

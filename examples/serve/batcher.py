@@ -1,4 +1,4 @@
-"""Dynamic batching: what waits goes together, and nothing waits long for company."""
+"""Dynamic batching: items that wait are processed together, and no item waits long for others."""
 
 import queue
 import threading
@@ -12,17 +12,17 @@ Result = TypeVar("Result")
 
 
 class BusyError(RuntimeError):
-    """Too much waits already; come again later."""
+    """Too many items are waiting; retry later."""
 
 
 class Batcher(Generic[Item, Result]):
-    """One thread that calls `process` on batches of what `submit` was given; a context, which ends the thread.
+    """A thread that calls `process` on batches of the submitted items; a context manager, which ends the thread.
 
     Args:
-        process: a result for each item of a list, in its order.
-        max_batch: items at most in a call.
+        process: returns a result for each item of a list, in its order.
+        max_batch: maximum number of items in a call.
         max_wait: seconds that the first item of a batch waits for others.
-        max_waiting: items at most that wait for a call; `submit` refuses more.
+        max_waiting: maximum number of waiting items; `submit` refuses more.
 
     Raises:
         ValueError: a number is out of its range.
@@ -44,12 +44,12 @@ class Batcher(Generic[Item, Result]):
         self.max_wait = max_wait
         self._waiting: queue.Queue[tuple[Item, Future[Result]] | None] = queue.Queue(max_waiting)
         self._closed = False
-        self._lock = threading.Lock()  # so that nothing is put behind the None that ends the thread
+        self._lock = threading.Lock()  # nothing may be put after the None that ends the thread
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
     def submit(self, item: Item) -> "Future[Result]":
-        """The item's result, once there is one; a future that is cancelled before is left out.
+        """Returns a future of the item's result; if it is cancelled before its turn, the item is skipped.
 
         Raises:
             BusyError: `max_waiting` items wait.
@@ -67,16 +67,16 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def waiting(self) -> int:
-        """Items that no call has taken yet, about."""
+        """Approximate number of items that wait for a call."""
         return self._waiting.qsize()
 
     @property
     def alive(self) -> bool:
-        """Whether items are processed."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Processes what waits, then ends the thread."""
+        """Processes the waiting items, then ends the thread."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -98,7 +98,7 @@ class Batcher(Generic[Item, Result]):
                 self._answer(batch)
 
     def _next_batch(self) -> tuple[list[tuple[Item, "Future[Result]"]], bool]:
-        """What goes together, and whether more may come."""
+        """The next batch, and whether the batcher is still open."""
         batch = []
         entry = self._waiting.get()
         deadline = time.monotonic() + self.max_wait
@@ -117,8 +117,8 @@ class Batcher(Generic[Item, Result]):
             results = self.process([item for item, _ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"process returned {len(results)} results for {len(batch)} items.")
-        except Exception as error:  # whatever the model raises belongs to who asked, and the thread goes on
-            if len(batch) > 1:  # which of them it was, each alone will tell
+        except Exception as error:  # the caller gets the model's error, and the thread goes on
+            if len(batch) > 1:  # process each alone, to find the one that fails
                 for entry in batch:
                     self._answer([entry])
             else:

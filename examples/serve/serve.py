@@ -1,10 +1,10 @@
-"""Serves a model: send a picture, get its detections as JSON. Pictures that wait together go through it together.
+"""Serves a model: send an image, get its detections as JSON. Waiting images are processed as one batch.
 
 python examples/serve/serve.py --model outputs/digits --port 8000
 curl --data-binary @picture.jpg "http://127.0.0.1:8000/detect?threshold=0.5"
 
-Needs pip install "transformers-samdetr[serve]". It listens to this machine alone; for others, put a proxy with TLS and
-authentication before it. The answers are those of the picture alone, whoever else asks (mask_padding=True).
+Needs pip install "transformers-samdetr[serve]". It listens on this machine only; for others, put a proxy with TLS and
+authentication before it. An answer does not depend on the other images of the batch (mask_padding=True).
 """
 
 import argparse
@@ -19,11 +19,11 @@ from transformers_samdetr.prediction import Detector
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name")
-    parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
+    parser.add_argument("--device", help="such as cuda:1 or cpu; default: an accelerator if there is one")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--max_batch", type=int, default=8, help="pictures that go through the model together")
-    parser.add_argument("--max_wait", type=float, default=0.01, help="seconds that the first of them waits for others")
+    parser.add_argument("--max_batch", type=int, default=8, help="maximum images of a batch")
+    parser.add_argument("--max_wait", type=float, default=0.01, help="seconds that the first image waits for others")
     parser.add_argument("--max_waiting", type=int, default=64, help="more are answered with 503 and Retry-After")
     parser.add_argument("--max_bytes", type=int, default=RequestLimits.bytes, help="of an upload")
     parser.add_argument("--max_pixels", type=int, default=RequestLimits.pixels, help="of its picture")

@@ -16,14 +16,13 @@ from .work import Work
 
 @dataclass(frozen=True)
 class Bar:
-    """Ours against another on the same work.
+    """The largest allowed ratio of our time or memory to another model's, on the same work.
 
     Attributes:
-        name: of the row, and of its group on the command line before the colon.
-        ours: alternatives, of which the fastest counts.
-        other: what it is compared with.
-        bar, aim: the largest ratios with which it passes and with which it is where it should be; None: for
-            information only.
+        name: of the row.
+        ours: alternatives, of which the best counts.
+        other: the work to compare with.
+        bar, aim: the largest ratio that passes, and the ratio that we aim at; None: for information only.
         memory: compares peak memory instead of time.
     """
 
@@ -134,11 +133,11 @@ def measure_bars(
 
 
 ALLOWED_LOSS = 0.3
-"""AP, of 100, by which bf16 may differ from float32."""
+"""Largest allowed difference in AP points between bf16 and float32."""
 
 
 class InAutocast(nn.Module):
-    """A model whose forward runs in bf16 autocast, on whatever device it is."""
+    """A model whose forward runs in bf16 autocast."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

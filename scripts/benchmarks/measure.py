@@ -1,4 +1,8 @@
-"""Works in turn, each in a process of its own, so that what else the machine does hits all of them alike."""
+"""Measures works in turn, each in a process of its own, so that other load affects all alike; on a GPU in one process.
+
+`python -m benchmarks.measure` is the worker: a line of JSON for the work, then `"repeat"` as often as wanted, each
+answered by a line.
+"""
 
 import contextlib
 import ctypes
@@ -22,7 +26,7 @@ Progress = Callable[[str], None]
 
 
 class _Worker:
-    """The other end of `worker.py`."""
+    """A worker process: see `serve`."""
 
     def __init__(self, work: Work):
         self.errors = tempfile.TemporaryFile("w+")
@@ -39,7 +43,7 @@ class _Worker:
         )
 
     def ask(self, request: Any) -> dict[str, Any]:
-        """Raises `RuntimeError` with the worker's last words where there is no answer."""
+        """Sends a request; raises `RuntimeError` with the worker's last output if there is no answer."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
@@ -76,14 +80,14 @@ def _workers(works: Sequence[Work]) -> Iterator[list[_Worker]]:
 
 
 def interleave(works: Sequence[Work], rounds: int = 5, progress: Progress = lambda line: None) -> list[Measurement]:
-    """Each work once, then each once again, `rounds` times; they all stay in memory meanwhile.
+    """Repeats all works in turn, `rounds` times; all stay in memory meanwhile.
 
-    A work that fails gets its reason as `error`, and the others go on.
+    If a work fails, its measurement has the reason as `error`, and the others go on.
 
     Args:
-        works: those to compare with each other.
+        works: to be compared.
         rounds: repetitions of each.
-        progress: is told in a line what has been done.
+        progress: takes a line of text after each step.
 
     Raises:
         ValueError: `rounds` is less than 1.
@@ -109,20 +113,20 @@ def interleave(works: Sequence[Work], rounds: int = 5, progress: Progress = lamb
 
 
 WARM_UP = 3
-"""Repetitions that are not counted: kernels are chosen and loaded, and the allocator gets its memory."""
+"""Repetitions before the measurement, in which kernels are chosen and loaded and memory is allocated."""
 
 
 def interleave_on_gpu(
     works: Sequence[Work], rounds: int = 20, progress: Progress = lambda line: None
 ) -> list[Measurement]:
-    """As `measure.interleave`, with `peak_bytes` of tensors on the device, the model's own among them.
+    """As `interleave`, in this process; `peak_bytes` are of tensors on the device, the model included.
 
-    A repetition is timed on the host from an idle device to an idle device, so what the host adds counts.
+    A repetition is timed on the host, from an idle device to an idle device.
 
     Args:
         works: those to compare with each other, all on `cuda`.
         rounds: repetitions of each.
-        progress: is told in a line what has been done.
+        progress: takes a line of text after each step.
 
     Raises:
         ValueError: `rounds` is less than 1, or a work is for another device.
@@ -132,7 +136,7 @@ def interleave_on_gpu(
         raise ValueError(f"rounds={rounds} must be at least 1.")
     for work in works:
         if work.device != "cuda":
-            raise ValueError(f"{work.label} is for device={work.device!r}: give it 'cuda'.")
+            raise ValueError(f"{work.label} is for device={work.device!r}: it must be 'cuda'.")
     if not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no GPU here: measure on the CPU, with --preset quick.")
     _let_libraries_allocate()
@@ -151,7 +155,7 @@ def interleave_on_gpu(
 
 @contextlib.contextmanager
 def _reason_in(measurement: Measurement) -> Iterator[None]:
-    """A work that fails, for want of memory too, says why, and the others go on."""
+    """Stores the reason in the measurement if its work fails, also out of memory."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -159,18 +163,18 @@ def _reason_in(measurement: Measurement) -> Iterator[None]:
 
 
 def _let_libraries_allocate() -> None:
-    """Their workspaces are of the process, not of the first work."""
+    """Allocates the libraries' workspaces, so that they do not count for the first work."""
     x = torch.ones(1, 8, 32, 32, device="cuda", requires_grad=True)
     (torch.nn.functional.conv2d(x, x[:, :, :3, :3]).flatten(2) @ x.new_ones(900, 8)).sum().backward()
 
 
 def _warmed_up(measurement: Measurement) -> Call:
-    """Prepares the work and fills in what its first repetitions show."""
+    """Prepares the work and sets the time of its first repetition and its peak memory."""
     before = torch.cuda.memory_allocated()
     call = prepare(measurement.work)
     measurement.first_seconds = _repeat_on_gpu(call)
     for _ in range(WARM_UP - 1):
-        torch.cuda.reset_peak_memory_stats()  # the last one's is kept
+        torch.cuda.reset_peak_memory_stats()
         _repeat_on_gpu(call)
     measurement.peak_bytes = torch.cuda.max_memory_allocated() - before
     return call
@@ -185,13 +189,13 @@ def _repeat_on_gpu(call: Call) -> float:
 
 
 def resident_peak() -> int:
-    """Most bytes of this process that were in memory since `reset_resident_peak`."""
+    """Peak resident bytes of this process since `reset_resident_peak` (Linux)."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 def reset_resident_peak() -> None:
-    """Returns what the allocator holds unused to the system, then makes the present the peak (Linux)."""
+    """Returns unused memory to the system, then resets the peak (Linux)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
@@ -201,7 +205,7 @@ def reset_resident_peak() -> None:
 
 
 def repeat(call) -> float:
-    """Seconds of one repetition, by the call's own clock where it has one."""
+    """Seconds of one repetition, as returned by the call if it measures itself."""
     start = time.perf_counter()
     own = call()
     elapsed = time.perf_counter() - start
@@ -217,7 +221,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     interpreter = resident_peak()  # with everything imported, and no model yet
     work = Work(**json.loads(requests.readline()))
     call = prepare(work)
-    first = repeat(call)  # with a compiler, its time; the next one warms up, too, and is measured for memory alone
+    first = repeat(call)  # compilation included; the second repetition is for memory
     reset_resident_peak()
     repeat(call)
     answer(first_seconds=first, peak_bytes=resident_peak() - interpreter)
@@ -227,7 +231,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 
 def main() -> None:
-    # what libraries print must not get between the answers
+    # the output of libraries goes to stderr, not between the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(sys.stdin, answers)

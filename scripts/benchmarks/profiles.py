@@ -35,7 +35,7 @@ STAGES = {
     "box heads": r"model\.decoder\.box_heads\.\d+",
     "class heads": r"class_heads\.\d+",
 }
-"""Names of modules; what lies outside of them all is `the rest`."""
+"""Patterns of module names; everything else is `the rest`."""
 REST = "the rest"
 
 
@@ -57,7 +57,7 @@ class Stage:
 def matrix_peak(dtype: torch.dtype, size: int = 2048, repetitions: int = 7) -> float:
     """Multiply-adds a second of a square matrix product, the best of all repetitions, with the current threads.
 
-    The product is also done as a 1x1 convolution, which is another library's: on some processors that one is faster.
+    Also tries the product as a 1x1 convolution, which another library computes, faster on some processors.
     """
     left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     image = left.reshape(1, 1, size, size).permute(0, 3, 1, 2)  # (1, C, 1, S), channels last in memory
@@ -78,7 +78,7 @@ def _cpu_attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> 
 
 
 def _addmm_flops(added, left, right, *args, out_shape=None, **kwargs) -> int:
-    """FLOPs of a matrix product that is added where the other lies; PyTorch counts those with a new result only."""
+    """FLOPs of an in-place `addmm_`; PyTorch counts only the out-of-place one."""
     return 2 * left[0] * left[1] * right[1]
 
 
@@ -90,8 +90,8 @@ UNCOUNTED = {
 
 @contextmanager
 def _watched(model: nn.Module, read) -> Iterator[dict[str, list]]:
-    """What `read()` grows by within the modules of each stage."""
-    # a model may have no encoder; any other stage that is not found would count as free
+    """Records by how much `read()` grows in each call of a stage's modules."""
+    # a model may have no encoder; every other stage must be found
     expected = [name for name in STAGES if model.config.encoder_layers or not name.startswith("encoder")]
     found: dict[str, list] = {name: [] for name in expected}
     starts: dict[nn.Module, Any] = {}
@@ -122,13 +122,13 @@ def profile_stages(work: Work, repetitions: int = 5) -> list[Stage]:
     """Multiply-adds and time of each stage of one forward pass, `the rest` last.
 
     Args:
-        work: an eager inference of ours; its threads become this process's.
+        work: an eager inference of ours; sets this process's number of threads.
 
     Raises:
-        ValueError: the work is another.
+        ValueError: the work is not an eager inference of ours.
     """
     if not work.is_ours or work.task != "inference" or work.compiled:
-        raise ValueError(f"Stages are known of an eager inference of ours, not of {work.label}.")
+        raise ValueError(f"Stages need an eager inference of ours, not {work.label}.")
     torch.set_num_threads(work.threads)
     model, pixels = build_model(work).requires_grad_(False), make_pixels(work)
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=work.dtype == "bfloat16")
@@ -155,7 +155,7 @@ def profile_stages(work: Work, repetitions: int = 5) -> list[Stage]:
 
 
 def stage_report(work: Work, repetitions: int = 5) -> dict[str, Any]:
-    """The stages with the share of the matrix peak, of this dtype and these threads, that each reaches."""
+    """The stages with the share of the matrix peak that each reaches in this dtype and with these threads."""
     stages = profile_stages(work, repetitions)
     peak = matrix_peak(getattr(torch, work.dtype))
     rows = [asdict(stage) | {"peak_share": _share(stage, peak)} for stage in stages]
@@ -173,13 +173,13 @@ PACKAGE = Path(transformers_samdetr.__file__).parent
 
 @dataclass
 class Line:
-    """A line of the package and what PyTorch does for it.
+    """The cost of a line of the package.
 
     Attributes:
         place: file and line, such as `attention.py:125`.
-        code: what stands there.
-        operators: PyTorch's operators that it calls, itself or through other libraries, the slowest first.
-        seconds: of the processor, median over the repetitions.
+        code: its text.
+        operators: PyTorch operators that it calls, directly or through libraries, slowest first.
+        seconds: processor time, median over the repetitions.
     """
 
     place: str
@@ -205,7 +205,7 @@ class _Watch(TorchDispatchMode):
 
 def _line_of_package(frame: FrameType | None) -> tuple[str, int]:
     while frame is not None:
-        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE) and frame.f_code.co_filename != __file__:
+        if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
     return "", 0
@@ -213,15 +213,13 @@ def _line_of_package(frame: FrameType | None) -> tuple[str, int]:
 
 @torch.no_grad()
 def profile_lines(work: Work, repetitions: int = 5, most: int = 15) -> list[Line]:
-    """The slowest lines of an eager inference of ours, then one for all the others together.
-
-    Processor time of one thread counts, on which other jobs have little influence.
+    """The slowest lines of an eager inference of ours, and the sum of all others, in processor time of one thread.
 
     Raises:
-        ValueError: the work is another, or of more threads.
+        ValueError: the work is not an eager inference of ours on one thread.
     """
     if not work.is_ours or work.task != "inference" or work.compiled or work.threads != 1:
-        raise ValueError(f"Lines are known of an eager inference of ours on one thread, not of {work.label}.")
+        raise ValueError(f"Lines need an eager inference of ours on one thread, not {work.label}.")
     torch.set_num_threads(1)
     model, pixels = build_model(work).requires_grad_(False), make_pixels(work)
     runs = []

@@ -38,28 +38,28 @@ def model_config(work: Work) -> transformers.PreTrainedConfig:
 
 
 def build_model(work: Work) -> nn.Module:
-    """Every caller gets the same weights."""
+    """The model with the same random weights each time."""
     torch.manual_seed(0)
     model = model_class(work)(model_config(work)).to(work.device)
     return model.train(work.task == "training")
 
 
 JPEG_SIZES = ((480, 640), (427, 640), (500, 375), (640, 480))
-"""Heights and widths that COCO's photographs have most often."""
+"""The most frequent heights and widths of COCO's images."""
 QUERIES, LAYERS = 300, 6
 
 Call = Callable[[], Any]
 
 
 def prepare(work: Work) -> Call:
-    """The call that does the work once."""
+    """Returns the function that does the work once."""
     torch.set_num_threads(work.threads)
     tasks = {"inference": inference, "training": training, "loss": loss, "processor": processor, "load": load}
     return tasks[work.task](work)
 
 
 def make_pixels(work: Work) -> Tensor:
-    """`(B, 3, H, W)`, the same for every model."""
+    """`(B, 3, H, W)` random pixels, the same for every model."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(work.batch_size, 3, *work.pixel_size, generator=generator).to(work.device)
 
@@ -82,7 +82,7 @@ def _autocast(work: Work) -> torch.autocast:
 def _compiled(model: nn.Module, work: Work) -> Callable:
     if not work.compiled:
         return model
-    # on a GPU recorded as CUDA graphs, which the host starts as a whole
+    # reduce-overhead: CUDA graphs
     return torch.compile(model, mode="reduce-overhead" if work.device == "cuda" else None)
 
 
@@ -99,7 +99,7 @@ def inference(work: Work) -> Call:
 
 
 def training(work: Work) -> Call:
-    """Forward, loss and backward; the optimizer's step is the same for all and left out."""
+    """Forward, loss and backward, without the optimizer step, which is the same for all."""
     model, pixels, labels = build_model(work), make_pixels(work), make_labels(work)
     run = _compiled(model, work)
 
@@ -113,7 +113,7 @@ def training(work: Work) -> Call:
 
 
 def loss(work: Work) -> Call:
-    """Of ours and of Transformers' Deformable DETR, both with the layout in which the model has its predictions."""
+    """Our loss, or Transformers' for Deformable DETR, each in the memory layout of its model's predictions."""
     if not work.is_ours and work.model != "deformable-detr-r50":
         raise ValueError(f"The loss of {work.model} is not compared; deformable-detr-r50 is.")
     config, labels, generator = model_config(work), make_labels(work), torch.Generator().manual_seed(3)
@@ -138,7 +138,7 @@ def loss(work: Work) -> Call:
 
 
 def make_jpegs(folder: Path, count: int) -> list[str]:
-    """Files with the sizes and about the bytes of photographs: smooth noise, decoded like any other picture."""
+    """JPEG files of smooth noise, with sizes and bytes like those of photographs."""
     random, paths = np.random.default_rng(0), []
     for index in range(count):
         height, width = JPEG_SIZES[index % len(JPEG_SIZES)]
@@ -160,7 +160,7 @@ def processor(work: Work) -> Call:
 
 
 def load(work: Work) -> Call:
-    """A new process each time, which returns its own seconds: the interpreter's start is not ours to improve."""
+    """Import and `from_pretrained` in a new process, which returns its own seconds without the interpreter's start."""
     folder = tempfile.TemporaryDirectory()
     build_model(work).save_pretrained(folder.name)
     cls = model_class(work)

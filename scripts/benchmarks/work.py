@@ -16,31 +16,31 @@ PEERS = {
     "dab-detr-r50": "DabDetr",
     "rt-detr-r50": "RTDetr",
 }
-"""What Transformers has beside us: our name for it, and the start of its class names."""
+"""Detectors of Transformers: our name, and the start of their class names."""
 DEVICES = ("cpu", "cuda")
 TASKS = ("inference", "training", "loss", "processor", "load")
 DTYPES = ("float32", "bfloat16")
 SIZE_DIVISOR = {"rt-detr-r50": 32}
-"""Models whose feature pyramid only fits together on such sizes."""
+"""Models whose feature pyramid needs sizes that are divisible by this."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that a worker needs to know; two works that are equal cost the same.
+    """A piece of work for a benchmark worker; equal works cost the same.
 
     Attributes:
         model: a preset of ours, or a name in `PEERS`.
         task: `inference`; `training`, which is forward, loss and backward; `loss`, which is matching, loss and its
             backward on given predictions of six layers; `processor`, which is JPEG files to pixel values; `load`, which
             is import and `from_pretrained` in a new process.
-        height, width: of the pixels, not padded. The processor has JPEGs of its own.
+        height, width: of the input in pixels, without padding; unused by `processor`.
         batch_size: images.
-        threads: of PyTorch.
-        dtype: `bfloat16` is autocast.
-        compiled: by `torch.compile`, on a GPU with CUDA graphs (`mode="reduce-overhead"`).
+        threads: PyTorch threads.
+        dtype: `bfloat16` runs in autocast.
+        compiled: uses `torch.compile`, on a GPU with CUDA graphs (`mode="reduce-overhead"`).
         objects: in each image, for `training` and `loss`.
         overrides: configuration fields that differ from the preset's, as pairs.
-        device: of `inference`, `training` and `loss`; the threads then only feed it.
+        device: of `inference`, `training` and `loss`.
     """
 
     model: str
@@ -71,13 +71,13 @@ class Work:
 
     @property
     def pixel_size(self) -> tuple[int, int]:
-        """Height and width of the tensor, rounded up where the model fits on no other."""
+        """Height and width of the tensor, rounded up to the model's `SIZE_DIVISOR`."""
         divisor = SIZE_DIVISOR.get(self.model, 1)
         return -(-self.height // divisor) * divisor, -(-self.width // divisor) * divisor
 
     @property
     def label(self) -> str:
-        """`sam-detr-r50 inference 800x1066 batch 1, 2 threads, float32`, with what else differs from the defaults."""
+        """`sam-detr-r50 inference 800x1066 batch 1, 2 threads, float32`, and what differs from the defaults."""
         place = {
             "inference": "{height}x{width} batch {batch_size}, ",
             "training": "{height}x{width} batch {batch_size}, {objects} objects, ",
@@ -97,14 +97,14 @@ class Work:
 
 @dataclass
 class Measurement:
-    """What one work took.
+    """Time and memory of one work.
 
     Attributes:
         work: the work.
-        seconds: of each repetition, the first ones left out.
-        first_seconds: of the very first repetition; with `compiled`, the compiler's time is in it.
-        peak_bytes: most memory of the process above the same process with everything imported but no model.
-        error: why there are no figures, or None.
+        seconds: of each repetition after the first ones.
+        first_seconds: of the first repetition, compilation included.
+        peak_bytes: peak memory of the process above the same process with everything imported but no model.
+        error: the reason if the work failed, or None.
     """
 
     work: Work
@@ -119,7 +119,7 @@ class Measurement:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Between them lies the middle half of the repetitions."""
+        """First and third quartile of the repetitions."""
         if len(self.seconds) < 2:
             return self.seconds[0], self.seconds[0]
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -137,7 +137,7 @@ MODELS = ("sam-detr-r50", "sam-detr-r50-dc5-smca", "sam-detr-pp-r50-smca", *PEER
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of its values; the models are what is compared at each of them."""
+    """All combinations of its values; at each of them the models are compared."""
 
     models: tuple[str, ...] = MODELS
     tasks: tuple[str, ...] = ("inference",)
@@ -149,7 +149,7 @@ class Grid:
     device: str = "cpu"
 
     def groups(self) -> list[list[Work]]:
-        """Works to interleave, one list for each combination of everything but the model."""
+        """Works to interleave: a list of all models for each combination of the other values."""
         combinations = itertools.product(
             self.tasks, self.sizes, self.batch_sizes, self.threads, self.dtypes, self.compiled
         )
@@ -185,14 +185,14 @@ GRIDS = {
 
 @dataclass
 class Axis:
-    """How the cost of one model grows with one number.
+    """How the time of one model grows with one number.
 
     Attributes:
         name: of the number.
-        unit: what is counted, for the table.
+        unit: of the number, for the table.
         values: of the number, one for each work.
-        works: differ in nothing else.
-        measurements: filled in by whoever measures.
+        works: which differ only in this number.
+        measurements: of the works, set by the caller.
     """
 
     name: str
@@ -203,7 +203,7 @@ class Axis:
 
     @property
     def exponent(self) -> float | None:
-        """Slope of log time over log number by least squares: 1 is in proportion, 0 is free. None without figures."""
+        """Slope of log time over log number by least squares: 1 is proportional, 0 constant; None without figures."""
         points = [
             (math.log(value), math.log(entry.median))
             for value, entry in zip(self.values, self.measurements, strict=True)

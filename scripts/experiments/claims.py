@@ -1,4 +1,4 @@
-"""What the paper claims, as differences that can be measured, and what a measurement says of each."""
+"""The paper's claims as differences between two detectors, and the verdict of the measurements on each."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ HOLDS, NOT_SHOWN, CONTRADICTED, NOT_MEASURED = (
 
 @dataclass(frozen=True)
 class Claim:
-    """One detector is better than another, or as good.
+    """One detector is better than another, or equally good.
 
     Attributes:
         suite: in which both have a row.
-        text: what the paper says; None for a row of the table in which detectors are compared by all measures.
+        text: the claim in words; None for a pair of detectors that is compared by several measures.
         better, worse: the variants.
-        published: the difference in the paper's metric, in points, or None where the text has no number.
-        measure: `"final"`, the suite's metric after the last epoch; `"epochs"` and `"time"`, the mean AP over the
-            epochs or over the same processor time of training; `"half"`, that the better one needs at most half of the
-            other's epochs to 90 % of the best final AP of the suite: the difference is in epochs then.
-        margin: 0 claims that one is better; above 0, that both differ by no more points than this.
+        published: the paper's difference in points of the metric, or None.
+        measure: `"final"`, the suite's metric after the last epoch; `"epochs"` or `"time"`, the mean AP over the epochs
+            or over equal training time; `"half"`, that the better one reaches 90 % of the best final AP of the two in
+            at most half of the other's epochs (the difference is in epochs).
+        margin: 0 claims that one is better; above 0 claims that both differ by at most this many points.
     """
 
     suite: str
@@ -38,10 +38,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured for a claim.
+    """The measurement of a claim.
 
     Attributes:
-        claim: of the paper, or a bar of ours.
+        claim: see there.
         difference: better minus worse over paired seeds, in points; None without pairs.
         verdict: `HOLDS` or `CONTRADICTED` where the whole interval says so, else `NOT_SHOWN`; `NOT_MEASURED` with fewer
             than two pairs, whose spread is unknown.
@@ -71,12 +71,10 @@ def judge(claim: Claim, comparison: Comparison) -> Finding:
 
 
 def _judge_half(claim: Claim, better: RowRuns, worse: RowRuns) -> Finding:
-    """Compares half of the other's epochs to the level with the better one's.
+    """Compares half of the other's epochs to the level with the better one's; the level is of these two alone.
 
-    The level is of these two alone, whatever else stands in the table.
-
-    Where the other never gets there, it counts as if it did after the last epoch, which favours it: that can show that
-    the claim holds, but contradicts nothing.
+    If the other never reaches the level, its last epoch counts, which favours it: that can show that the claim holds,
+    but not contradict it.
     """
     level = nearly_best([better, worse])
     if level is None or None in (own := better.epochs_to(level)).values():
@@ -91,7 +89,7 @@ def _judge_half(claim: Claim, better: RowRuns, worse: RowRuns) -> Finding:
 
 
 def verdict(difference: Estimate | None, margin: float = 0.0) -> str:
-    """What an interval says of `difference > 0`, or with a margin of `|difference| <= margin`.
+    """The verdict of an interval on `difference > 0`, or with a margin on `|difference| <= margin`.
 
     >>> verdict(Estimate(2.0, 1.0, 3.0, 3)), verdict(Estimate(2.0, -1.0, 5.0, 3)), verdict(Estimate(2.0, None, None, 1))
     ('holds', 'does not show at this scale', 'not yet measured')
@@ -115,11 +113,11 @@ _RELATIVES = {
     "dab-detr": None,
     "deformable-detr": 2.4,
 }
-"""Of Table 1 the differences in final AP of one scale, where both have a row of the same backbone."""
+"""Differences in final AP in Table 1 (single scale), where both have a row with the same backbone."""
 
 
 def _convergence() -> tuple[Claim, ...]:
-    """SAM-DETR against each relative of one scale: at the end, over the epochs, and over the time of training."""
+    """SAM-DETR against each single-scale detector: at the end, over the epochs, and over training time."""
     # the strongest of them against the paper's stronger models of one scale, too; with DN it has another backbone there
     strongest, strongest_from_set = "deformable-detr", "deformable-detr-set-boxes"
     everywhere, without_epochs = ("final", "epochs", "time"), ("final", "time")

@@ -1,4 +1,4 @@
-"""Trains one row on COCO, on all processes that a launcher has started, and writes its ledger entry.
+"""The paper's rows on COCO: their recipes and costs, how they are launched, and the worker that trains one.
 
 PYTHONPATH=scripts accelerate launch --num_processes 8 -m experiments.coco sam-detr-r50-12e --data COCO ...
 """
@@ -29,7 +29,7 @@ from .runs import FREE_FIELDS, LEDGER, Ledger
 from .worker import train_and_measure
 
 PROCESSES = 8
-"""Of the paper's runs: two pictures each, one with DC5."""
+"""GPUs of the paper's runs, with two images each (one with DC5)."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def launch_command(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """What trains a row: the same steps on fewer GPUs, by accumulation.
+    """The command that trains a row; fewer GPUs take the same steps by accumulating gradients.
 
     Args:
         run: the row.
@@ -145,7 +145,7 @@ def launch_command(
         ValueError: the number of processes is no divisor of 8.
     """
     if processes < 1 or PROCESSES % processes:
-        raise ValueError(f"processes={processes} is not possible: the paper's batches are made by 8, 4, 2 or 1.")
+        raise ValueError(f"processes={processes} must be 8, 4, 2 or 1, so that batches have the paper's size.")
     command = ["accelerate", "launch", "--num_processes", str(processes), "-m", "experiments.coco", run.name]
     command += ["--data", data, "--output_dir", str(output_dir / "coco" / f"{run.name}-seed{seed}")]
     command += ["--ledger", str(ledger.folder), "--seed", str(seed)]
@@ -165,7 +165,7 @@ def make_coco_runs(
     dry_run: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Starts what is not in the ledger; a failed run does not stop the others.
+    """Runs the rows that are not in the ledger, one after another; a failed run does not stop the others.
 
     Args:
         runs: of a suite.
@@ -182,7 +182,7 @@ def make_coco_runs(
         ValueError: there is no data to train on.
     """
     if data is None and not dry_run:
-        raise ValueError("On COCO the pictures must be named: --data FOLDER, or --dry_run to see the commands.")
+        raise ValueError("Runs on COCO need --data FOLDER; --dry_run prints the commands without it.")
     failed, total = [], 0.0
     for seed in seeds:
         for run in runs:
@@ -214,7 +214,7 @@ SAVE_EVERY = 500
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """`epochs=1` to `("epochs", 1)`; what is no JSON is a word, and `none` is None.
+    """Parses `epochs=1` to `("epochs", 1)`: values are JSON or words, and `none` is None.
 
     >>> setting("epochs=1"), setting("mixed_precision=bf16"), setting("backbone_weights=none")
     (('epochs', 1), ('mixed_precision', 'bf16'), ('backbone_weights', None))
@@ -231,7 +231,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def train_row(run: CocoRun, recipe: Recipe, data: DetectionData, ledger: Ledger, folder: Path) -> int:
-    """Trains a row from where it stands; the main process writes the entry. Returns the exit code."""
+    """Trains or resumes a row; the main process writes the ledger entry. Returns the exit code."""
     model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
     if run.peer is not None:
         model = make_peer(run.peer, model.config, recipe)

@@ -83,13 +83,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F3C8D", "#999999")
-"""Told apart by most eyes."""
+"""Distinct with most kinds of colour vision."""
 BANDS = 8
-"""Up to so many curves have a band over all epochs; more would hide each other's."""
+"""Up to this number of curves each has a band over all epochs; more would hide each other."""
 LONG_LABEL = 56
-"""Characters of the longest label of which three stand side by side."""
+"""Length of the longest label with which a legend has three columns."""
 FIXED = {"dpi": 110, "metadata": {"Software": None}}
-"""So that a picture's bytes depend on its lines alone, and not on the version or the day."""
+"""Makes the bytes of a picture independent of version and date."""
 
 
 def save_curves(comparison: Comparison, path: Path, variants: Sequence[str] = ()) -> None:

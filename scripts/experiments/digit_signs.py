@@ -1,4 +1,4 @@
-"""Digit scenes learned with and without aligner and denoising; matching and similarity measured after every epoch."""
+"""Trains on digit scenes with and without aligner and denoising; measures matched queries after every epoch."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +28,12 @@ from .matched_queries import (
 SIGNS = replace(
     DIGITS,
     name="signs",
-    # a rate that stays: one that falls would calm the matching by itself
+    # a constant rate: a decreasing one would stabilise the matching by itself
     recipe=replace(DIGITS.recipe, name="signs", epochs=8, schedule="step", drop_at=1.0),
 )
-"""The ablations' digit scenes and SAM-DETR, which learns them."""
+"""The digit scenes and SAM-DETR of the ablations."""
 PROBE = 100
-"""So many of the scenes that are learned, the first ones: matching and similarity are measured on them."""
+"""Number of training scenes, from the first, on which matching and similarity are measured."""
 RUNS: dict[str, Mapping[str, Any]] = {
     "keypoints": {},
     "keypoints-dn": DENOISING,
@@ -45,10 +45,10 @@ RUNS: dict[str, Mapping[str, Any]] = {
 class SignsProbe(TrainingHook):
     """Measures the model before training and after each epoch, on the same scenes in the same order.
 
-    A hook of the trainer's.
+    A trainer callback.
 
     Args:
-        batches: what the model takes, with `labels`.
+        batches: the model's inputs, with `labels`.
     """
 
     def __init__(self, batches: Sequence[Mapping[str, Any]]):
@@ -71,7 +71,7 @@ class SignsProbe(TrainingHook):
         self.measurements.append(found)
 
     def _means(self, names: Sequence[str], measure: Callable[[Mapping[str, Any]], Any]) -> dict[str, list[float]]:
-        """By decoder layer, over all objects: fields of what is measured on each batch."""
+        """Means over all objects, by decoder layer, of the named fields of a measurement."""
         parts = [measure(batch) for batch in self.batches]
         return {name: _rounded(torch.cat([getattr(part, name) for part in parts], dim=1).mean(1)) for name in names}
 

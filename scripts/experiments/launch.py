@@ -22,14 +22,14 @@ from .runs import Ledger, Run, plan
 
 POLL_SECONDS = 1.0
 LOG_TAIL = 15
-"""Lines of a failed run's output that are shown."""
+"""Number of last lines of a failed run's output that are shown."""
 OUTPUT_FILE = "output.txt"
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 
 
 @dataclass
 class Job:
-    """A run and what has become of it.
+    """A run and its state.
 
     Attributes:
         run: what is trained.
@@ -54,15 +54,15 @@ class Job:
 
 
 class Schedule:
-    """Makes the runs of a plan, so many at a time.
+    """Makes the runs of a plan, a number of them at a time.
 
     Args:
-        plan: gives the runs in order; asked again whenever one has ended, since some depend on how others went.
-        ledger: has the finished ones.
+        plan: returns the runs in order; called again whenever a run ends, since some depend on the results of others.
+        ledger: of finished runs, which are skipped.
         output_dir: each run has a folder in it.
         data_dir: folder with the real sets, if any is needed.
         jobs: runs at a time; they share the cores.
-        show: is told the jobs whenever one has changed, and every second.
+        show: called with the jobs whenever one changes, and every second.
         command: what trains a run and writes its ledger entry; by default `worker.py`.
 
     Raises:
@@ -80,7 +80,7 @@ class Schedule:
         command: Callable[[Run], list[str]] | None = None,
     ):
         if jobs < 1:
-            raise ValueError(f"jobs={jobs} is not possible: it must be at least 1.")
+            raise ValueError(f"jobs={jobs} must be at least 1.")
         self.plan, self.ledger, self.output_dir, self.data_dir = plan, ledger, output_dir, data_dir
         self.slots, self.show = jobs, show
         self.command = command or self._worker_command
@@ -88,7 +88,7 @@ class Schedule:
         self.stop_requested = False
 
     def request_stop(self) -> None:
-        """Stops the running ones, which save where they stand, and starts no other."""
+        """Stops running jobs, which save a checkpoint, and starts no other."""
         self.stop_requested = True
 
     def make(self) -> list[Job]:
@@ -181,11 +181,11 @@ def usable_cores() -> int:
 
 
 MOST_ROWS = 30
-"""Of a table, which must fit on a screen: what runs, what failed, and what comes next."""
+"""Rows of the table, which must fit on a screen."""
 
 
 class ProgressTable:
-    """Shows jobs; a context, at whose end the table stays.
+    """Shows jobs as a table on a terminal, or one line a change elsewhere; a context manager.
 
     Args:
         stream: where to write; standard output by default.
@@ -206,7 +206,7 @@ class ProgressTable:
             self.live.stop()
 
     def show(self, jobs: list[Job]) -> None:
-        """Shows how the jobs stand now."""
+        """Shows the current state of the jobs."""
         if self.live:
             self.live.update(jobs_table(jobs))
             return
@@ -228,7 +228,7 @@ def columns(job: Job) -> tuple[str, str, str, str]:
 
 
 def jobs_table(jobs: list[Job]) -> Table:
-    """All jobs, or those that matter now where there are too many."""
+    """All jobs; without the finished ones if there are too many."""
     counts = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
     table = Table(title=", ".join(f"{count} {state}" for state, count in counts.items()), box=None, pad_edge=False)
     for name in ("run", "state", "epochs", "AP", "time"):

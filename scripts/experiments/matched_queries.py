@@ -25,7 +25,7 @@ from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
 
 @dataclass
 class Assignment:
-    """Which query each of the N objects of a set is matched with, layer by layer.
+    """The query that each of the N objects of a set is matched with, at each decoder layer.
 
     Attributes:
         query: `(layers, N)` int64, index of the query in its image; -1 where there were more objects than queries.
@@ -50,14 +50,13 @@ class Assignment:
         )
         if mine != others or not torch.equal(self.image, other.image):
             raise ValueError(
-                f"The assignments cannot be compared: {mine}, and {others}. Take the same pictures in the same order, "
-                "and as many layers and queries."
+                f"The assignments must have the same images in order, layers and queries: {mine}, and {others}."
             )
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while this lasts."""
+    """Puts the model into evaluation mode within the block."""
     was_training = model.training
     model.eval()
     try:
@@ -98,11 +97,11 @@ class MatchedObjects:
 def match_objects(
     model: SamDetrForObjectDetection, outputs: SamDetrObjectDetectionOutput, labels: list[Mapping[str, Tensor]]
 ) -> MatchedObjects:
-    """Matches at each layer by what it predicts there, as in the loss."""
+    """Matches the predictions of each layer with the objects, as in the loss."""
     logits, boxes = predictions_by_layer(outputs)
     targets = prepare_targets(labels, len(logits), model.config.num_labels, logits.device)
     matches = match(logits, boxes, targets, model.config)
-    # matches come in the order of the queries, which is another one at each layer
+    # matches are in the order of the queries, which differs by layer
     order = torch.argsort(matches.image * targets.labels.shape[1] + matches.target, dim=1)
     image = matches.image.expand_as(order).gather(1, order)
     query, target = (pairs.gather(1, order) for pairs in (matches.query, matches.target))
@@ -111,11 +110,11 @@ def match_objects(
 
 @torch.no_grad()
 def assign_queries(model: SamDetrForObjectDetection, batches: Iterable[Mapping[str, Any]]) -> Assignment:
-    """Matches the objects of a set as the training loss does, with the model as it stands, in evaluation mode.
+    """Matches the objects of a set as the training loss does, with the model in evaluation mode.
 
     Args:
         model: its mode is restored.
-        batches: what the model takes, with `labels`.
+        batches: the model's inputs, with `labels`.
     """
     queries, images, first = [], [], 0
     with evaluating(model):
@@ -134,7 +133,7 @@ def assign_queries(model: SamDetrForObjectDetection, batches: Iterable[Mapping[s
 
 
 def changed_objects(before: Assignment, after: Assignment) -> Tensor:
-    """`(layers,)`: the share of objects that have another query than before; 0 without objects.
+    """`(layers,)`: the share of objects that are matched with another query than before; 0 without objects.
 
     Raises:
         ValueError: the assignments are not of the same objects.
@@ -144,7 +143,7 @@ def changed_objects(before: Assignment, after: Assignment) -> Tensor:
 
 
 def instability(before: Assignment, after: Assignment) -> Tensor:
-    """`(layers,)`: DN-DETR's measure, the number of queries of an image that have another object, or none any more.
+    """`(layers,)`: DN-DETR's instability (section 3): queries of an image whose object is another, or none, now.
 
     An object that moves to a free query counts twice, for the query that it leaves and for the one that it takes.
 
@@ -185,14 +184,14 @@ class AttentionInBoxes:
 
 @torch.no_grad()
 def attention_in_boxes(model: SamDetrForObjectDetection, batch: Mapping[str, Any]) -> AttentionInBoxes:
-    """Adds up the cross-attention of matched queries over their objects' boxes, positions and all.
+    """The sum of each matched query's cross-attention weights within its object's box.
 
-    A query is matched at each layer by what it predicts there, as in the loss. A pixel of the feature map that lies in
-    a box by a part counts by that part.
+    Queries are matched by each layer's predictions, as in the loss. A pixel of the feature map counts by the part of it
+    that the box covers.
 
     Args:
         model: with or without aligner; it runs in evaluation mode with eager attention, and both are restored.
-        batch: what the model takes, with `labels`.
+        batch: the model's inputs, with `labels`.
 
     Raises:
         ValueError: the model does not return every layer's predictions.
@@ -212,12 +211,12 @@ def attention_in_boxes(model: SamDetrForObjectDetection, batch: Mapping[str, Any
 def attention_in_set(
     model: SamDetrForObjectDetection, processor: BaseImageProcessor, pictures: Dataset
 ) -> AttentionInBoxes:
-    """The same over a whole set.
+    """`attention_in_boxes` over a whole set.
 
     Args:
         model: with or without aligner.
         processor: of the model.
-        pictures: with their objects, as `DetectionData.evaluation`.
+        pictures: images with objects, as `DetectionData.evaluation`.
 
     Raises:
         ValueError: no picture has an object.
@@ -231,7 +230,7 @@ def attention_in_set(
 
 
 def attention_summary(found: AttentionInBoxes) -> str:
-    """A table: at each layer the mean shares in percent, and how often the one is in the other."""
+    """A table: at each layer the mean shares in percent, and their ratio."""
     rows = []
     for layer, (weight, area) in enumerate(zip(found.weight.mean(1), found.area.mean(1), strict=True)):
         rows.append([str(layer + 1), f"{100 * weight:.1f}", f"{100 * area:.1f}", f"{weight / area:.1f}"])
@@ -259,7 +258,7 @@ def covered_parts(boxes: Tensor, level: FeatureLevel, image: Tensor) -> Tensor:
 
 @contextmanager
 def recorded_levels(model: SamDetrForObjectDetection) -> Iterator[list[FeatureLevel]]:
-    """The feature map that each decoder layer is given, while this lasts."""
+    """Records the feature level that each decoder layer gets, within the block."""
     levels: list[FeatureLevel] = []
     layers = model.model.decoder.layers
     with removed_after(
@@ -270,7 +269,7 @@ def recorded_levels(model: SamDetrForObjectDetection) -> Iterator[list[FeatureLe
 
 @contextmanager
 def removed_after(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
-    """Hooks that last as long as this."""
+    """Removes the hooks at the end of the block."""
     try:
         yield
     finally:
@@ -280,7 +279,7 @@ def removed_after(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
 
 @contextmanager
 def _eager(model: SamDetrForObjectDetection) -> Iterator[None]:
-    """The attention that keeps its weights, while this lasts."""
+    """Eager attention, which returns its weights, within the block."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -319,7 +318,7 @@ def region_similarity(
 
     Args:
         model: with or without aligner; it runs in evaluation mode, and its mode is restored.
-        batch: what the model takes, with `labels`.
+        batch: the model's inputs, with `labels`.
         space: `"features"`, that of the encoded features themselves, or `"attention"`, after the learned projections
             of queries and keys, head by head, where cross-attention compares.
 
@@ -327,7 +326,7 @@ def region_similarity(
         ValueError: there is no such space, or the model does not return every layer's predictions.
     """
     if space not in SPACES:
-        raise ValueError(f"space={space!r} is not possible: choose one of {', '.join(map(repr, SPACES))}.")
+        raise ValueError(f"space={space!r} must be one of {', '.join(map(repr, SPACES))}.")
     with evaluating(model), recorded_levels(model) as levels, _recorded_queries(model) as queries:
         outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
     objects, found = match_objects(model, outputs, batch["labels"]), []
@@ -343,7 +342,7 @@ def region_similarity(
 
 @contextmanager
 def _recorded_queries(model: SamDetrForObjectDetection) -> Iterator[list[Tensor]]:
-    """What cross-attention is given at each layer: queries `(B, Q, M, C)`, 1 for M where heads share them."""
+    """Records the queries that cross-attention gets at each layer, `(B, Q, M, C)`; M is 1 where heads share them."""
     queries: list[Tensor] = []
     hooks = []
     for layer in model.model.decoder.layers:

@@ -19,14 +19,14 @@ from .runs import Ledger, Run
 
 @torch.no_grad()
 def share_initial_weights(model: nn.Module, reference: nn.Module) -> list[str]:
-    """Copies the reference's tensors to where the model has one of the same name and shape.
+    """Copies each tensor of the reference to the model's tensor of the same name and shape.
 
     Args:
         model: of the variant; changed in place.
         reference: of the same setting and seed, freshly made.
 
     Returns:
-        Names of the tensors that are now the same.
+        Names of the copied tensors.
     """
     given, shared = reference.state_dict(), []
     for name, tensor in model.state_dict().items():
@@ -41,21 +41,21 @@ PAPER_SIDE, ANCHOR_SIDE = 800, 256
 
 
 def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Module, BaseImageProcessor]:
-    """The model that the run starts from, and its processor.
+    """The initial model of a run, and its processor.
 
     Args:
-        run: says all of the model but its classes.
-        data: gives the classes, and the boxes of its objects where the run starts from them.
-        ledger: has the reference boxes, where the run takes them from another one.
+        run: defines the model except its classes.
+        data: for the classes, and for initial boxes from the training set.
+        ledger: for reference boxes that are taken from another run.
 
     Raises:
-        ValueError: the run that the boxes are taken from is not finished.
+        ValueError: the run whose reference boxes are taken is not finished.
     """
     source = None if run.needs is None else ledger.read(run.needs)
     if run.needs is not None and source is None:
         raise ValueError(f"{run.name} takes its reference boxes from {run.needs.name}, which is not in the ledger.")
     recipe, peer = run.recipe(), run.parts[1].peer
-    # as drawn, since weights that are shared come first
+    # random boxes first: shared weights are copied before the boxes are placed
     drawn = replace(recipe, initial_boxes="model")
     model, processor = load_model_and_processor(drawn, data.names, data.category_ids)
     if peer is not None:
@@ -70,7 +70,7 @@ def build_model(run: Run, data: DetectionData, ledger: Ledger) -> tuple[nn.Modul
 
 
 def start_from_objects(model: nn.Module, recipe: Recipe, data: DetectionData) -> None:
-    """Places the reference boxes of a model, a peer's too, if its recipe asks for it and the data have boxes."""
+    """Sets the reference boxes of a model or peer from the training set if the recipe asks for it."""
     if recipe.initial_boxes == "training_set" and data.train is not None:
         model.set_reference_boxes(boxes_of_objects(data.train, model.config.num_queries, recipe.seed))
 

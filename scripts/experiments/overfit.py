@@ -1,7 +1,7 @@
-"""A few photographs learned by heart: what a detector that is put together rightly can do, and a broken one cannot.
+"""A few photographs learned by heart, which a correct detector can do and a broken one cannot.
 
-Average precision up to IoU 0.95 of a model on the pictures it was trained on needs all of it: features that tell places
-apart, boxes that are refined to a few percent of their size, classes, and one query for each object.
+AP up to IoU 0.95 on the training images needs features that differ by place, boxes refined to a few percent of their
+size, classes, and one query for each object.
 """
 
 import time
@@ -20,9 +20,44 @@ from transformers_samdetr.operations import is_frozen_batch_norm, reference_oper
 from transformers_samdetr.training import Recipe, Trainer, TrainingHook, load_model_and_processor
 from transformers_samdetr.training.log import LOG_FILE, read_log
 
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "single-scale": {"model": "sam-detr-r50"},
+    "smca": {"model": "sam-detr-r50-smca"},
+    "dc5": {"model": "sam-detr-r50-dc5"},
+    "multi-scale": {"model": "sam-detr-pp-r50"},
+    "dn": {"model": "sam-detr-pp-r50-dn"},
+}
+"""The paper's models whose parts differ, as fields of a `Recipe`."""
+
+OVERFIT = Recipe(
+    name="overfit",
+    # fewer layers than the paper's 6 + 6: each layer makes initial queries more alike, which takes time to unlearn
+    model_overrides={"num_queries": 12, "encoder_layers": 2, "decoder_layers": 3},
+    image_size=96,
+    epochs=20,
+    batch_size=8,
+    evaluation_batch_size=8,
+    learning_rate=4e-4,
+    backbone_learning_rate=1e-4,
+    weight_decay=0.0,
+    warmup=0.05,
+    schedule="cosine",
+    augmentation="none",
+    trackers="none",
+)
+"""Random weights and no regularisation; at most 400 steps."""
+
+PASSES = 20
+"""Repetitions of each photograph in an epoch of `OVERFIT`, after which AP is measured."""
+ENOUGH = 95.0
+"""AP in percent at which the photographs count as learned."""
+
 
 def set_norm_statistics(model: SamDetrForObjectDetection, pixel_values: Tensor) -> None:
-    """Sets mean and variance of the backbone's frozen batch norms to those of a batch, from the first norm to the last.
+    """Sets mean and variance of the backbone's frozen batch norms to those of a batch, in order of depth.
+
+    Frozen at mean 0 and variance 1 they normalise nothing: after fifty random layers the features of any two images are
+    nearly equal. Pretrained backbones bring statistics.
 
     Args:
         model: changed in place; its mode is restored.
@@ -47,39 +82,6 @@ def set_norm_statistics(model: SamDetrForObjectDetection, pixel_values: Tensor) 
             hook.remove()
 
 
-VARIANTS: dict[str, Mapping[str, Any]] = {
-    "single-scale": {"model": "sam-detr-r50"},
-    "smca": {"model": "sam-detr-r50-smca"},
-    "dc5": {"model": "sam-detr-r50-dc5"},
-    "multi-scale": {"model": "sam-detr-pp-r50"},
-    "dn": {"model": "sam-detr-pp-r50-dn"},
-}
-"""The paper's models whose parts differ, as fields of a `Recipe`."""
-
-OVERFIT = Recipe(
-    name="overfit",
-    # fewer layers than the paper's 6 + 6: at the start each one makes queries more alike, and time to part them is dear
-    model_overrides={"num_queries": 12, "encoder_layers": 2, "decoder_layers": 3},
-    image_size=96,
-    epochs=20,
-    batch_size=8,
-    evaluation_batch_size=8,
-    learning_rate=4e-4,
-    backbone_learning_rate=1e-4,
-    weight_decay=0.0,
-    warmup=0.05,
-    schedule="cosine",
-    augmentation="none",
-    trackers="none",
-)
-"""Random weights, and nothing that keeps from learning by heart; 400 steps at most."""
-
-PASSES = 20
-"""How often a photograph comes in an epoch of `OVERFIT`, after which AP is measured."""
-ENOUGH = 95.0
-"""AP in percent at which the photographs count as learned."""
-
-
 class _StopWhenLearned(TrainingHook):
     """Ends a run whose last AP is `ENOUGH`; a hook of the trainer's."""
 
@@ -91,7 +93,7 @@ class _StopWhenLearned(TrainingHook):
 
 @dataclass
 class Overfit:
-    """How a variant learned its photographs.
+    """The learning curve of a variant.
 
     Attributes:
         variant: one of `VARIANTS`.
@@ -124,7 +126,7 @@ class Overfit:
 
 
 def choose_photographs(data: Dataset, count: int = 8, most: int = 5, smallest: float = 0.1) -> Dataset:
-    """The first pictures of a set whose few objects are large enough to be seen on small pictures.
+    """The first images of a set that have few objects, all large enough for small input sizes.
 
     Args:
         data: in the schema of `detection_features`.
@@ -144,8 +146,8 @@ def choose_photographs(data: Dataset, count: int = 8, most: int = 5, smallest: f
     rows = [row for row, example in enumerate(data.remove_columns("image")) if is_fit(example)]
     if len(rows) < count:
         raise ValueError(
-            f"count={count} is not possible: {len(rows)} pictures have 1 to {most} objects, none below {smallest:g} of "
-            "the picture's side. Ask for fewer, or allow more objects (most) or smaller ones (smallest)."
+            f"count={count} is too many: {len(rows)} images have 1 to {most} objects, none below {smallest:g} of "
+            "the picture's side. Ask for fewer, or change most or smallest."
         )
     return data.select(rows[:count])
 

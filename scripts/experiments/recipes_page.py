@@ -1,4 +1,4 @@
-"""docs/recipes.md: every recipe of the paper with its published AP and an estimate of what a run takes.
+"""docs/recipes.md: every recipe of the paper with its published AP and estimated memory and time.
 
 python scripts/run_experiments.py --recipes > docs/recipes.md
 """

@@ -16,7 +16,7 @@ from .timing import TrainingCost, training_costs
 def area_under_curve(
     values: Sequence[float], positions: Sequence[float] | None = None, end: float | None = None
 ) -> float:
-    """Mean height of a curve that starts at 0, by the trapezoidal rule: in the unit of its values.
+    """Mean height of a curve that starts at (0, 0), by the trapezoidal rule, in the unit of its values.
 
     >>> area_under_curve([10.0, 20.0])
     10.0
@@ -25,9 +25,9 @@ def area_under_curve(
 
     Args:
         values: AP after each epoch.
-        positions: where they were reached, rising from above 0, such as seconds of training; epochs by default.
-        end: the mean is taken up to here, at most the last position (the default); curves of models whose epochs take
-            different times are compared up to the time that all of them have reached.
+        positions: of the values, such as seconds of training, increasing and above 0; epochs by default.
+        end: the mean is taken up to here; by default the last position. Models whose epochs take different times are
+            compared up to the time that all have reached.
 
     Raises:
         ValueError: there are no values, positions do not rise or do not fit the values, or `end` is outside.
@@ -35,11 +35,11 @@ def area_under_curve(
     positions = [float(n + 1) for n in range(len(values))] if positions is None else positions
     end = positions[-1] if end is None and positions else end
     if not values or len(values) != len(positions):
-        raise ValueError(f"{len(values)} values at {len(positions)} positions are no curve: give one value a position.")
+        raise ValueError(f"{len(values)} values at {len(positions)} positions must be as many, and at least one.")
     if any(right <= left for left, right in zip([0.0, *positions], positions, strict=False)):
-        raise ValueError(f"positions={list(positions)} must rise, from above 0.")
+        raise ValueError(f"positions={list(positions)} must be above 0 and increase.")
     if not 0 < end <= positions[-1]:
-        raise ValueError(f"end={end} must lie within the curve, above 0 and at most {positions[-1]}.")
+        raise ValueError(f"end={end} must be above 0 and at most {positions[-1]}.")
     area, (x, y) = 0.0, (0.0, 0.0)
     for position, value in zip(positions, values, strict=True):
         right = min(position, end)
@@ -52,7 +52,7 @@ def area_under_curve(
 
 
 def first_reaching(values: Sequence[float], level: float, positions: Sequence[float] | None = None) -> float | None:
-    """Where a curve from 0 first reaches a level, between two epochs by a straight line; None if it never does.
+    """The position at which a curve from (0, 0) first reaches a level, linearly interpolated; None if it never does.
 
     >>> first_reaching([10.0, 20.0], 15.0), first_reaching([10.0, 20.0], 5.0), first_reaching([10.0], 50.0)
     (1.5, 0.5, None)
@@ -66,7 +66,7 @@ def first_reaching(values: Sequence[float], level: float, positions: Sequence[fl
         ValueError: the level is not above 0.
     """
     if level <= 0:
-        raise ValueError(f"level={level} must be above 0, where every curve starts.")
+        raise ValueError(f"level={level} must be above 0: every curve starts at 0.")
     positions = [float(n + 1) for n in range(len(values))] if positions is None else positions
     x, y = 0.0, 0.0
     for position, value in zip(positions, values, strict=True):
@@ -103,7 +103,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of independent values, with its interval of 95 %.
+    """The mean of independent values with its 95 % confidence interval.
 
     >>> round(estimate([1.0, 2.0, 3.0]).half_width, 3)  # 4.303 * 1 / sqrt(3)
     2.484
@@ -112,7 +112,7 @@ def estimate(values: Sequence[float]) -> Estimate:
         ValueError: there are no values.
     """
     if not values:
-        raise ValueError("No values have no mean: give one at least.")
+        raise ValueError("values=[] has no mean: give at least one value.")
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
     if len(array) == 1:
@@ -130,7 +130,7 @@ def interval(found: Estimate | None, digits: int = 1, sign: bool = False) -> str
 
 
 def paired_difference(ours: dict[int, float], others: dict[int, float]) -> Estimate | None:
-    """The mean of ours minus others over the seeds that both have; None where there is none.
+    """The mean difference, ours minus others, over the seeds that both have; None without such a seed.
 
     >>> paired_difference({0: 5.0, 1: 6.0}, {1: 4.0, 2: 9.0}).mean
     2.0
@@ -141,7 +141,7 @@ def paired_difference(ours: dict[int, float], others: dict[int, float]) -> Estim
 
 Entry = dict[str, Any]
 NEARLY_THERE = 0.9
-"""The share of the best final AP whose first epoch is compared."""
+"""Detectors are compared by the first epoch with this share of the best final AP."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class RowRuns:
         row: of the suite.
         entries: of the ledger by seed, all with the same learning rate.
         tried: AP after the last epoch with the first seed, by learning rate, as far as they are finished.
-        cost: measured in turn with all other rows of the comparison; None where that was not done for each of them.
+        cost: measured in turn with all other rows of the comparison; None if any of them was not measured.
     """
 
     row: Row
@@ -169,7 +169,7 @@ class RowRuns:
         return [epoch["AP"] for epoch in self.entries[seed]["epochs"]]
 
     def clock(self, seed: int) -> list[float]:
-        """Seconds of processor time that training takes up to the end of each epoch: by `cost`, or the run's own."""
+        """Seconds of processor time of training up to the end of each epoch: by `cost`, or the run's own."""
         own = [epoch["cpu_seconds"] for epoch in self.entries[seed]["epochs"]]
         return list(accumulate(own if self.cost is None else [self.cost.seconds] * len(own)))
 
@@ -222,12 +222,12 @@ class Comparison:
 
     @property
     def timed_in_turn(self) -> bool:
-        """Whether times are those of steps that were measured in turn, and not those of the runs."""
+        """Whether times are of steps that were measured in turn, not of the runs."""
         return any(row.cost for row in self.measured)
 
     @property
     def common_time(self) -> float | None:
-        """Seconds of training that every finished run has reached; None without runs."""
+        """Training time in seconds that every finished run has reached; None without runs."""
         ends = [row.clock(seed)[-1] for row in self.measured for seed in row.entries]
         return min(ends, default=None)
 

@@ -12,12 +12,12 @@ from transformers_samdetr.training.resume import comparable, differences
 from .definitions import SEEDS, SETTINGS, VARIANTS, Setting, Suite, Variant
 
 FREE_FIELDS = ("log_steps", "trackers", "workers")
-"""Fields of a recipe that a run's numbers do not depend on."""
+"""Fields of a recipe that do not change a run's numbers."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained and measured once, whichever tables show it.
+    """A variant trained in a setting with a learning rate and a seed; several tables may show it.
 
     Attributes:
         setting: a name in `SETTINGS`.
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """`digits/sam-detr-lr0.001-seed0`, of its files too."""
+        """Such as `digits/sam-detr-lr0.001-seed0`; also the name of its files."""
         return f"{self.setting}/{self.variant}-lr{self.learning_rate:g}-seed{self.seed}"
 
     @property
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def needs(self) -> "Run | None":
-        """The run that must be finished before this one: what its reference boxes are taken from."""
+        """The run whose reference boxes this one takes, which must be finished first; usually None."""
         setting, variant = self.parts
         if variant.boxes_of is None:
             return None
@@ -62,7 +62,7 @@ class Run:
         return any(setting.boxes_from == self.setting for setting in SETTINGS.values())
 
     def recipe(self) -> Recipe:
-        """The setting's recipe with what is this run's own."""
+        """The setting's recipe with the fields of this run."""
         setting, variant = self.parts
         recipe = setting.recipe
         # the backbone keeps its share of the learning rate
@@ -79,7 +79,7 @@ class Run:
         )
 
     def identity(self) -> dict[str, Any]:
-        """All that its numbers depend on but data and software; plain, ready for JSON."""
+        """Everything that its numbers depend on except data and software, for JSON."""
         _, variant = self.parts
         recipe = {name: value for name, value in asdict(self.recipe()).items() if name not in FREE_FIELDS}
         return {
@@ -101,7 +101,7 @@ LEDGER = Path(__file__).with_name("ledger")
 
 
 class LedgerMismatch(ValueError):
-    """A finished run was another than what the same name asks for now."""
+    """A finished run has other settings than the run of the same name now."""
 
 
 class Ledger:
@@ -145,12 +145,12 @@ class Ledger:
             raise LedgerMismatch(
                 f"{path} is of a run with other settings:\n  "
                 + "\n  ".join(changes)
-                + "\nRemove the file to run it again, or take the settings back."
+                + "\nRemove the file to run it again, or restore the settings."
             )
         return entry
 
     def write(self, path: Path, entry: Mapping[str, Any]) -> Path:
-        """Writes an entry to its path, complete or not at all."""
+        """Writes an entry atomically: the file is complete or absent."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
@@ -161,15 +161,15 @@ class Ledger:
 def plan(
     suite: Suite, ledger: Ledger, seeds: Sequence[int] = SEEDS, variants: Sequence[str] | None = None
 ) -> list[Run]:
-    """The runs of a suite in the order in which they are best made, finished ones among them.
+    """All runs of a suite, finished ones included, in the order in which to make them.
 
-    Of several learning rates each is run with the first seed; the other seeds take the best, and so are planned once
-    all of those are finished.
+    Each learning rate is run with the first seed. The other seeds take the best rate, so they are planned once those
+    runs are finished.
 
     Args:
         suite: gives rows and settings.
-        ledger: tells the best learning rates.
-        seeds: of all variants, so that runs are pairs.
+        ledger: for the best learning rates.
+        seeds: the same for all variants, so that runs can be paired.
         variants: those to keep; all by default.
 
     Raises:
@@ -200,7 +200,7 @@ def _runs(setting: Setting, variant: str, seed: int, first_seed: int, ledger: Le
 
 
 def best_learning_rate(setting: Setting, variant: str, seed: int, ledger: Ledger) -> float | None:
-    """That of the highest AP after the last epoch with this seed; None while one of them is not finished."""
+    """The rate with the highest AP after the last epoch with this seed; None until all rates are finished."""
     if len(setting.learning_rates) == 1:
         return setting.learning_rates[0]
     entries = [ledger.read(Run(setting.name, variant, rate, seed)) for rate in setting.learning_rates]

@@ -34,13 +34,13 @@ def median_seconds(
     warm_up: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Does each action once a round.
+    """Runs each action once a round and returns the median time of each.
 
     Args:
         actions: by name.
-        rounds: that count.
-        warm_up: rounds before them, which do not.
-        clock: gives seconds; `time.process_time` leaves out what other processes took.
+        rounds: number of timed rounds.
+        warm_up: rounds before them.
+        clock: returns seconds; `time.process_time` excludes other processes.
 
     Returns:
         The median of each, by name.
@@ -64,9 +64,9 @@ def latency_path(setting: Setting, ledger: Ledger) -> Path:
 def measure_latency(
     suite: Suite, setting: Setting, ledger: Ledger, rounds: int = ROUNDS, names: list[str] | None = None
 ) -> Path:
-    """Measures the variants of a suite, with the reference among them, and adds them to the setting's file.
+    """Measures the latency of the reference and of a suite's variants, and adds it to the setting's file.
 
-    Weights are those at the start: time does not depend on them but for Faster R-CNN, whose boxes must be picked.
+    Models are untrained: time does not depend on the weights, except for Faster R-CNN's non-maximum suppression.
 
     Args:
         suite: gives the variants.
@@ -102,7 +102,7 @@ def latency_ratios(setting: Setting, ledger: Ledger) -> dict[str, float]:
 
 
 class ClassNames:
-    """What a model needs of its data; there are no boxes to start from, which changes no time."""
+    """Stands in for data: class names without images, and so without boxes to start from."""
 
     train = None
 
@@ -129,16 +129,16 @@ def training_cost_path(setting: Setting, ledger: Ledger) -> Path:
 
 
 def measure_training_cost(setting: Setting, ledger: Ledger, data: DetectionData, steps: int = STEPS) -> Path:
-    """Trains what was run in a setting, a step of each variant in turn, and writes down what it took.
+    """Trains every variant that was run in a setting, a step of each in turn, and writes the median times.
 
-    All have the same batches, those of the first epoch. Boxes of a new model are large unless they are the set's, and
-    RoIAlign takes a little longer then than it does later on.
+    All take the batches of the first epoch. A new model's boxes are large unless they come from the training set, so
+    RoIAlign takes a little longer than later in training.
 
     Args:
         setting: gives sizes and training.
         ledger: says which variants; gets the ratios of medians to the reference's, and the machine.
         data: of the setting.
-        steps: of each that count; a few before them do not.
+        steps: timed steps of each variant.
 
     Raises:
         ValueError: an epoch has not so many steps.
@@ -170,14 +170,14 @@ def _check_steps(steps: int, steps_an_epoch: int, setting: Setting):
 
 
 def _steps(trainer: Trainer) -> Callable[[], None]:
-    """What makes the next step of the first epoch, its batch included."""
+    """A function that makes the next training step of the first epoch, loading its batch included."""
     trainer.model.train()
     windows = trainer.windows()
     return lambda: trainer.train_window(next(windows))
 
 
 def training_costs(setting: Setting, ledger: Ledger) -> dict[str, TrainingCost]:
-    """Measured costs by variant; none where nothing was measured."""
+    """Measured costs by variant; empty if nothing was measured."""
     path = training_cost_path(setting, ledger)
     if not path.is_file():
         return {}

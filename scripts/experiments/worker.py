@@ -32,9 +32,9 @@ from .runs import LEDGER, Ledger, Run
 
 
 class TrainingClock:
-    """Counts the processor time of each epoch's training, all threads together, evaluations and saving left out.
+    """Counts the processor time of each epoch's training, all threads, without evaluation and saving.
 
-    A hook of the trainer, before `Checkpointing`, with whose checkpoints it is kept: a resumed run goes on counting.
+    A trainer callback; it must come before `Checkpointing`, which saves its state, so that a resumed run continues.
 
     Attributes:
         seconds: of each finished epoch, and of the running one so far.
@@ -49,7 +49,7 @@ class TrainingClock:
         trainer.accelerator.register_for_checkpointing(self)
 
     def begin(self) -> None:
-        """What has been before does not count; call it right before `train`."""
+        """Starts counting; call it right before `train`."""
         self._mark = time.process_time()
 
     def after_step(self, trainer: Any) -> None:
@@ -81,7 +81,7 @@ LOCK_FILE = "lock"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder until the end of the block; a process that dies gives it back.
+    """Locks the folder until the end of the block; a process that dies releases it.
 
     Raises:
         RuntimeError: another process holds it.
@@ -99,15 +99,15 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, height: int, width: int) -> int:
-    """Products that are summed in an inference, as matrix products, convolutions and attention have them.
+    """Multiply-adds of matrix products, convolutions and attention in one inference.
 
-    Sampling, RoIAlign, norms and activations are not counted, as usual.
+    Sampling, RoIAlign, norms and activations count 0, as usual.
 
     Args:
-        model: in whatever mode; it stays as it is.
+        model: not changed.
         height, width: of the one picture, in pixels.
     """
-    # of a copy: the counter stumbles over parameters that ask for a gradient while none is recorded
+    # of a copy: the counter fails on parameters with requires_grad under no_grad
     still = copy.deepcopy(model).eval().requires_grad_(False)
     pixels = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
@@ -116,11 +116,11 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
 
 PAPER_SIZE = {"height": 800, "width": 1066}
-"""Of the picture whose multiply-adds are counted where a processor keeps the proportions."""
+"""Image size for the multiply-adds if the processor keeps the aspect ratio."""
 
 
 def train_run(run: Run, data: DetectionData, ledger: Ledger, folder: Path) -> int:
-    """Trains a run to its end, from where it stands, and writes it into the ledger.
+    """Trains a run to its end, resuming it if it was interrupted, and writes it into the ledger.
 
     Args:
         run: not in the ledger yet.
@@ -129,7 +129,7 @@ def train_run(run: Run, data: DetectionData, ledger: Ledger, folder: Path) -> in
         folder: of this run alone: checkpoints while it runs, log and model at its end.
 
     Returns:
-        The exit code: 0, or that of a run that was told to stop and saved where it stood.
+        The exit code: 0, or the code of a run that was stopped and has saved a checkpoint.
     """
     model, processor = build_model(run, data, ledger)
     code, measured = train_and_measure(model, processor, data, run.recipe(), folder)
@@ -148,18 +148,18 @@ def train_and_measure(
     folder: Path,
     every: int = 0,
 ) -> tuple[int, dict[str, Any]]:
-    """Trains a model and says what a ledger entry holds of it beside its identity.
+    """Trains a model and returns the ledger entry without its identity.
 
     Args:
-        model: as it starts, if the folder has no checkpoint.
+        model: the initial model, used if the folder has no checkpoint.
         processor: of the model.
-        data: what is learned and measured.
+        data: for training and evaluation.
         recipe: how it is trained.
         folder: of this run alone.
         every: optimizer steps between checkpoints; 0: one an epoch.
 
     Returns:
-        The exit code, and the measurements, empty if the run was told to stop.
+        The exit code, and the measurements, empty if the run was stopped.
     """
     work = {
         "parameters": count_trained(model),
@@ -189,7 +189,7 @@ def train_and_measure(
 
 
 def _epoch(line: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
-    """A line of the log without what all lines share and without the losses of single layers but the last."""
+    """A line of the log without constants and without the losses of earlier layers."""
     kept = {
         name: value
         for name, value in line.items()

@@ -187,7 +187,7 @@ def test_without_a_gpu_the_gpus_preset_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="PyTorch sees no GPU here: measure on the CPU"):
         interleave_on_gpu([Work("sam-detr-r50", device="cuda")])
-    with pytest.raises(ValueError, match="is for device='cpu': give it 'cuda'"):
+    with pytest.raises(ValueError, match="is for device='cpu': it must be 'cuda'"):
         interleave_on_gpu([OURS])
 
 

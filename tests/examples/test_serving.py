@@ -233,7 +233,7 @@ def client():
         (b"hello", "", 400, "it is none of JPEG, PNG"),
         (numbered(3)[0][:45], "", 400, "The upload cannot be read as a picture: "),
         (BOMBS[0], "", 400, "decompression bomb"),
-        (STRIPS[1], "", 413, "The picture is 20000x1; up to 10000 pixels and sides of 1000 are taken"),
+        (STRIPS[1], "", 413, "The picture is 20000x1; at most 10000 pixels and sides of 1000 are accepted"),
         (png(101, 100), "", 413, "The picture is 101x100"),
         (bytes(100_001), "", 413, "The upload has more than 100000 bytes"),
         (numbered(3)[0], "?threshold=nan", 422, "threshold"),

@@ -78,7 +78,7 @@ def test_photographs_are_the_first_that_fit(scenes):
         if 0 < len(boxes) <= 3 and all(min(w, h) / 96 >= 0.2 for _, _, w, h in boxes):
             fits.append(scenes.train[row]["image_id"])
     assert list(chosen["image_id"]) == fits[:4] != list(scenes.train["image_id"])[:4]
-    with pytest.raises(ValueError, match=f"count=20 is not possible: {len(fits)} pictures have 1 to 3 objects"):
+    with pytest.raises(ValueError, match=f"count=20 is too many: {len(fits)} images have 1 to 3 objects"):
         choose_photographs(scenes.train, count=20, most=3, smallest=0.2)
 
 

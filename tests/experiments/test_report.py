@@ -71,11 +71,11 @@ def test_area_is_the_mean_height_of_a_curve_from_zero():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([],), "0 values at 0 positions are no curve"),
+        (([],), "0 values at 0 positions must be as many"),
         (([1.0, 2.0], [1.0]), "2 values at 1 positions"),
-        (([1.0, 2.0], [2.0, 2.0]), "must rise"),
-        (([1.0], [0.0]), "from above 0"),
-        (([1.0], [3.0], 4.0), "end=4.0 must lie within the curve"),
+        (([1.0, 2.0], [2.0, 2.0]), "must be above 0 and increase"),
+        (([1.0], [0.0]), "must be above 0"),
+        (([1.0], [3.0], 4.0), "end=4.0 must be above 0 and at most 3.0"),
     ],
 )
 def test_what_is_no_curve_is_refused(arguments, message):

@@ -166,7 +166,7 @@ def test_a_recipe_may_get_new_fields_and_the_ledger_stays_good(small_setting, tm
 def test_other_seeds_wait_for_the_best_learning_rate(small_setting, tmp_path, monkeypatch):
     setting = replace(small_setting, learning_rates=(1e-4, 1e-3))
     monkeypatch.setitem(SETTINGS, "small", setting)
-    suite, ledger = Suite("s", "S", ("small",), (Row("max", "max"),)), Ledger(tmp_path)
+    suite, ledger = Suite("s", "S", None, ("small",), (Row("max", "max"),)), Ledger(tmp_path)
     assert [run.name for run in plan(suite, ledger)] == ["small/max-lr0.0001-seed0", "small/max-lr0.001-seed0"]
     for rate, precision in ((1e-4, 12.0), (1e-3, 10.0)):
         run = Run("small", "max", rate, 0)
@@ -215,7 +215,7 @@ def test_a_failed_run_does_not_stop_the_others_and_finished_ones_are_passed_over
 
 
 def test_a_schedule_without_jobs_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="jobs=0 is not possible"):
+    with pytest.raises(ValueError, match="jobs=0 must be at least 1"):
         Schedule(list, Ledger(tmp_path), tmp_path, jobs=0)
 
 
