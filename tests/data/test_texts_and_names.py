@@ -11,7 +11,7 @@ from PIL import Image
 
 from transformers_samdetr.data import full_check, load_detection_data
 from transformers_samdetr.data.dataset_check import Severity
-from transformers_samdetr.data.source_files import JsonReader, SetFiles, read_text, read_yaml
+from transformers_samdetr.data.source_files import SetFiles, read_json_rows, read_text, read_yaml
 
 from ..detection_folders import SIZE, save_picture
 from .test_exports import BOXES, NAMES, coco, pictures, voc, write, yolo, yolo_line
@@ -124,10 +124,18 @@ def test_json_read_in_pieces(tmp_path, monkeypatch, piece):
     (tmp_path / "a.json").write_text(
         '\ufeff {"a": [1, 22 , {"é": "x, ]"}, []], "b": 12345, "c": "ü", "d": []}\n ', "utf-8"
     )
-    reader, found = JsonReader(tmp_path / "a.json"), {}
-    for key in reader.members():
-        found[key] = list(reader.elements()) if reader.peek() == "[" else reader.value()
-    assert found == {"a": [1, 22, {"é": "x, ]"}, []], "b": 12345, "c": "ü", "d": []} and reader.peek() == ""
+    rows = [("a", -1, []), *(("a", i, row) for i, row in enumerate([1, 22, {"é": "x, ]"}, []]))]
+    rows += [("b", -1, 12345), ("c", -1, "ü"), ("d", -1, [])]
+    assert list(read_json_rows(tmp_path / "a.json")) == rows
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"a"}', '{"a": 1,}', '{"a": [1 2]}', '{"a": [1,]}', "{} {}", "{1: 2}", '{"a": nul}', '{"a": [1}']
+)
+def test_broken_json_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match="a.json is not valid JSON: .* at character"):
+        list(read_json_rows(tmp_path / "a.json"))
 
 
 @pytest.mark.parametrize(

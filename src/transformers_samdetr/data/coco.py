@@ -17,7 +17,7 @@ import numpy as np
 
 from ..annotations import LARGEST_AREA, shown
 from .schema import AnnotatedPictures, FolderContent, area_of, box_of, crowd_of, side_of
-from .source_files import PIECE, JsonReader, SetFiles, picture_size, split_in, text_encoding
+from .source_files import PIECE, SetFiles, picture_size, read_json_rows, split_in, text_encoding
 
 KEYS = ("images", "annotations", "categories")
 OTHER_TASKS = ("person_keypoints", "stuff", "captions", "panoptic", "image_info")
@@ -138,37 +138,24 @@ class CocoFile:
         self.ids, self.other_ids = array("q"), {}
         self.notes: list[str] = []
         self._of_polygons = 0
-        reader = JsonReader(path)
-        try:
-            self._read(reader)
-        finally:
-            reader.close()
-        if self._of_polygons:
-            self.notes.append(f"{path.name}: {self._of_polygons} objects have no bbox; it is that of their polygon")
-
-    def _read(self, reader: JsonReader) -> None:
         read = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
-        if reader.peek() != "{":
-            raise ValueError(
-                f"{self.path} holds {shown(reader.value(), repr)}, expected an object with {', '.join(KEYS)}."
-            )
         found = []
-        for key in reader.members():
-            found.append(key)
-            if key not in read:
-                reader.value()
-                continue
-            if reader.peek() != "[":
-                raise ValueError(f"{self.path}: {key} is {shown(reader.value(), repr)}: give a list.")
-            for index, row in enumerate(reader.elements()):
-                if not isinstance(row, dict):
-                    raise ValueError(f"{self.path}: {key}[{index}] is {shown(row, repr)}: give an object in braces.")
+        for key, index, row in read_json_rows(path):
+            if index < 0:
+                found.append(key)
+                if not key:
+                    raise ValueError(f"{path} holds {shown(row, repr)}, expected an object with {', '.join(KEYS)}.")
+                if key in read and row != []:
+                    raise ValueError(f"{path}: {key} is {shown(row, repr)}: give a list.")
+            elif key in read and not isinstance(row, dict):
+                raise ValueError(f"{path}: {key}[{index}] is {shown(row, repr)}: give an object in braces.")
+            elif key in read:
                 read[key](index, row)
-        if reader.peek():
-            raise ValueError(f"{self.path} is not valid JSON: it goes on after its end. Export it again.")
         missing = next((key for key in KEYS if key not in found), None)
         if missing:
-            raise ValueError(f"{self.path} has no {missing!r}; it holds {shown(sorted(found))}.")
+            raise ValueError(f"{path} has no {missing!r}; it holds {shown(sorted(found))}.")
+        if self._of_polygons:
+            self.notes.append(f"{path.name}: {self._of_polygons} objects have no bbox; it is that of their polygon")
 
     def _add_image(self, index: int, row: dict[str, Any]) -> None:
         self._check_named(row, "file_name", f"images[{index}]")

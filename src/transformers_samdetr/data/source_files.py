@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from json.decoder import WHITESPACE
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import yaml
@@ -31,7 +31,6 @@ BYTE_ORDER_MARKS = (
 )
 PIECE = 2**22
 """Bytes of a JSON file that are read at a time."""
-COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 LEFT_BEHIND = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 """Files and folders that operating systems add; names that begin with a dot are left out too."""
 DEEPEST = 10
@@ -93,107 +92,92 @@ def read_xml(path: str | os.PathLike) -> ElementTree.Element:
         raise ValueError(f"{path} is not valid XML: {error}.") from error
 
 
-class JsonReader:
-    """A JSON file's outermost object, value by value.
+def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
+    """The members of a JSON object, arrays element by element: a large file takes little memory.
 
-    Args:
-        path: of the file.
+    Yields:
+        `(key, -1, value)` of each member, an empty list for an array, then `(key, index, element)` of each element.
+        A file of something else than an object yields `("", -1, value)`.
 
     Raises:
-        ValueError: the file is no JSON text, in whatever is called; the message names it.
+        ValueError: the file is no JSON text; the message names it.
     """
+    decode, text, place, before = json.JSONDecoder().raw_decode, "", 0, 0
+    with path.open("rb") as file:
+        decoder = codecs.getincrementaldecoder(text_encoding(file.read(4)))()
+        file.seek(0)
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._decode = json.JSONDecoder().raw_decode
-        self._file = path.open("rb")
-        self._text, self._place, self._before, self._at_end = "", 0, 0, False
-        encoding = text_encoding(self._file.read(4))
-        self._file.seek(0)
-        self._decoder = codecs.getincrementaldecoder(encoding)()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def peek(self) -> str:
-        """The next character that is no white space, `""` at the end."""
-        while True:
-            self._place = WHITESPACE.match(self._text, self._place).end()
-            if self._place < len(self._text):
-                return self._text[self._place]
-            if self._at_end:
-                return ""
-            self._fill()
-
-    def take(self, expected: str) -> None:
-        """Passes over a character."""
-        if self.peek() != expected:
-            self._refuse(f"Expecting {expected!r}", self._place)
-        self._place += 1
-
-    def value(self) -> Any:
-        """The value that comes next."""
-        if not self._text.startswith("{", self._place):
-            self.peek()
-        while True:
+        def more() -> bool:
+            """Reads on, and forgets what has been used; False at the end."""
+            nonlocal text, place, before
+            piece = file.read(max(PIECE, len(text) - place))
             try:
-                value, end = self._decode(self._text, self._place)
-            except json.JSONDecodeError as error:
-                if self._at_end:
-                    self._refuse(error.msg, error.pos)
-            except (ValueError, RecursionError) as error:  # the former for a number of thousands of digits
-                raise ValueError(f"{self.path} is not valid JSON: {error}. Export it again.") from error
-            else:
-                if end < len(self._text) or self._at_end:  # a number at the end may go on
-                    self._place = end
-                    return value
-            self._fill()
+                text, before, place = text[place:] + decoder.decode(piece, final=not piece), before + place, 0
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+            return bool(piece)
 
-    def members(self) -> Iterator[str]:
-        """Keys of an object; the value of each has to be taken before the next key."""
-        self.take("{")
-        if self.peek() != "}":
+        def refuse(problem: str, at: int) -> NoReturn:
+            raise ValueError(f"{path} is not valid JSON: {problem}, at character {before + at}. Export it again.")
+
+        def peek() -> str:
+            nonlocal place
             while True:
-                key = self.value()
+                place = WHITESPACE.match(text, place).end()
+                if place < len(text) or not more():
+                    return text[place : place + 1]
+
+        def take(characters: str) -> str:
+            nonlocal place
+            found = peek()
+            if not found or found not in characters:
+                refuse(f"Expecting one of {' '.join(characters)}", place)
+            place += 1
+            return found
+
+        def value() -> Any:
+            nonlocal place
+            peek()
+            while True:
+                try:
+                    found, end = decode(text, place)
+                    if end < len(text) or not more():  # a number at the end may go on
+                        place = end if end < len(text) else len(text)
+                        return found
+                except json.JSONDecodeError as error:
+                    problem, at = error.msg, error.pos - place
+                    if not more():
+                        refuse(problem, place + at)
+                except (ValueError, RecursionError) as error:  # the former for a number of thousands of digits
+                    raise ValueError(f"{path} is not valid JSON: {error}. Export it again.") from error
+
+        def members(end: str) -> Iterator[None]:
+            """Runs before each member of what has begun, up to its end."""
+            if peek() == end:
+                take(end)
+                return
+            yield
+            while take("," + end) == ",":
+                yield
+
+        if peek() != "{":
+            yield "", -1, value()
+        else:
+            take("{")
+            for _ in members("}"):
+                key = value()
                 if not isinstance(key, str):
-                    self._refuse("Expecting a key in quotes", self._place)
-                self.take(":")
-                yield key
-                if self.peek() != ",":
-                    break
-                self.take(",")
-        self.take("}")
-
-    def elements(self) -> Iterator[Any]:
-        """Values of an array."""
-        self.take("[")
-        if self.peek() != "]":
-            while True:
-                yield self.value()
-                comma = COMMA.match(self._text, self._place)
-                if comma and comma.end() < len(self._text):
-                    self._place = comma.end()
-                elif self.peek() == ",":
-                    self.take(",")
+                    refuse("Expecting a key in quotes", place)
+                take(":")
+                if peek() == "[":
+                    take("[")
+                    yield key, -1, []
+                    for index, _ in enumerate(members("]")):
+                        yield key, index, value()
                 else:
-                    break
-        self.take("]")
-
-    def _fill(self) -> None:
-        piece = self._file.read(max(PIECE, len(self._text) - self._place))
-        try:
-            more = self._decoder.decode(piece, final=not piece)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
-        self._at_end = not piece
-        self._before += self._place
-        self._text, self._place = self._text[self._place :] + more, 0
-
-    def _refuse(self, problem: str, place: int) -> None:
-        raise ValueError(
-            f"{self.path} is not valid JSON: {problem}, at character {self._before + place}. Export it again."
-        )
+                    yield key, -1, value()
+        if peek():
+            refuse("Extra data", place)
 
 
 def picture_size(content: str | bytes) -> tuple[int, int]:
