@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.export import ExportedProgram
 
+import transformers_samdetr
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.export import ExportedDetector, ExportError, export_detector
 from transformers_samdetr.export.export_detector import describe
@@ -22,6 +23,7 @@ from transformers_samdetr.export.formats import (
     OPSETS,
     require_compiler,
     write_onnx,
+    write_openvino,
     write_package,
     write_program,
 )
@@ -30,6 +32,7 @@ from transformers_samdetr.post_processing import best_detections
 from transformers_samdetr.presets import PRESETS
 
 from ..models import MULTI_SCALE, SMALL_BACKBONE, VARIANTS, tiny_model
+from .operator_lists import refused_operators
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -58,7 +61,14 @@ def decided(model: SamDetrForObjectDetection) -> SamDetrForObjectDetection:
 
 
 def onnx_of(model: SamDetrForObjectDetection, path: Path) -> ExportedDetector:
+    import onnx
+
     write_onnx(capture(ExportableDetector(model)), path, DEFAULT_OPSET, {})
+    assert not refused_operators(onnx.load(path))
+    if importlib.util.find_spec("openvino") is not None:
+        import openvino
+
+        openvino.convert_model(path)  # raises for operators that it does not know
     return ExportedDetector(path, threads=1)
 
 
@@ -75,6 +85,7 @@ def file(quick, tmp_path_factory) -> Path:
     """The program as ONNX."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     processor = SamDetrImageProcessor(size={"height": 96, "width": 96})
+    quick[0].config.detection_threshold = 0.25
     write_onnx(quick[1], path, DEFAULT_OPSET, describe(quick[0], processor))
     return path
 
@@ -116,9 +127,12 @@ def test_what_an_onnx_file_says(file):
         "boxes": ["batch", 20, 4],
     }
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", DEFAULT_OPSET)]
+    assert not refused_operators(proto)
     metadata = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
     assert metadata["id2label"] == {str(label): f"LABEL_{label}" for label in range(5)}
     assert metadata["image_processor"]["size"] == {"height": 96, "width": 96}
+    assert metadata["image_processor"]["image_mean"] == SamDetrImageProcessor().image_mean
+    assert metadata["version"] == transformers_samdetr.__version__ and metadata["detection_threshold"] == 0.25
     assert str(Path(__file__).parents[2]).encode() not in file.read_bytes()
 
 
@@ -132,6 +146,20 @@ def test_the_document_s_code_runs(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "export.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.startswith("LABEL_")
+
+
+def test_engines_operator_lists_refuse_sequences_and_other_domains():
+    from onnx import TensorProto, helper
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])
+    nodes = [helper.make_node("SplitToSequence", ["x"], ["s"]), helper.make_node("Custom", ["x"], ["y"], domain="own")]
+    graph = helper.make_graph(nodes, "graph", [x], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 20)]
+    assert refused_operators(helper.make_model(graph, opset_imports=opsets)) == {
+        "all engines: domain own",
+        "TensorRT: SplitToSequence",
+        "TensorRT: Custom",
+    }
 
 
 @needs_onnx
@@ -227,6 +255,22 @@ def saved(tmp_path) -> Path:
     model.save_pretrained(tmp_path / "saved")
     SamDetrImageProcessor(size={"height": 96, "width": 96}).save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
+
+
+@needs_onnx
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
+def test_openvino_finds_the_same_and_carries_its_description(quick, file, tmp_path):
+    import openvino
+
+    write_openvino(file, tmp_path / "model_openvino", describe(quick[0], None), half=False)
+    exported = ExportedDetector(tmp_path / "model_openvino", threads=1)
+    shapes = tuple((1, *size) for _, *size in SHAPES)  # see export_detector: positions in padding are not compared
+    difference = compare(exported, quick[0], shapes, top_k=20)
+    assert difference.off == difference.labels == 0, difference
+    model = openvino.Core().read_model(tmp_path / "model_openvino" / "model.xml")
+    assert json.loads(model.get_rt_info(["samdetr", "id2label"]).value)["0"] == "LABEL_0"
+    with pytest.raises(FileNotFoundError, match="No exported file"):
+        ExportedDetector(tmp_path)
 
 
 @needs_onnx

@@ -66,7 +66,9 @@ def main(description: str | None = __doc__) -> None:
         print(f"Against PyTorch: {export.difference}")
         if benchmark:
             top_k = args["top_k"] if args["postprocess"] else None
-            print(f"Latency: {measure_latency(export.path, args['model'], *benchmark, threads, rounds, top_k)}")
+            file, eager = measure_latency(export.path, args["model"], *benchmark, threads, rounds, top_k)
+            times = f"{1000 * file:.0f} ms, PyTorch {1000 * eager:.0f} ms, ratio {file / eager:.2f}"
+            print(f"Latency: {times} (medians of {rounds} rounds in turn, load {os.getloadavg()[0]:.1f})")
         if data:
             from .. import SamDetrForObjectDetection
             from ..evaluation.evaluate import compare_average_precision  # needs extras
