@@ -131,7 +131,7 @@ def test_what_an_onnx_file_says(file):
     metadata = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
     assert metadata["id2label"] == {str(label): f"LABEL_{label}" for label in range(5)}
     assert metadata["image_processor"]["size"] == {"height": 96, "width": 96}
-    assert metadata["image_processor"]["image_mean"] == SamDetrImageProcessor().image_mean
+    assert metadata["image_processor"]["image_mean"] == list(SamDetrImageProcessor().image_mean)
     assert metadata["version"] == transformers_samdetr.__version__ and metadata["detection_threshold"] == 0.25
     assert str(Path(__file__).parents[2]).encode() not in file.read_bytes()
 
