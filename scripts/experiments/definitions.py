@@ -82,7 +82,7 @@ def _as_one_class(scenes: DatasetDict) -> DatasetDict:
 
 
 def _small_recipe(name: str, **fields: Any) -> Recipe:
-    return replace(TINY, name=name, initial_boxes="model", trackers="none", log_steps=100, **fields)
+    return replace(TINY, name=name, initial_boxes="model", keep="last", trackers="none", log_steps=100, **fields)
 
 
 def _at_128(name: str, **fields: Any) -> Recipe:

@@ -39,6 +39,7 @@ def add_streaming_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--stream_length", type=int, metavar="N", help="training pictures of an epoch; default: what the set says"
     )
+    parser.add_argument("--ignore_data_errors", action="store_true", help="train although the check found errors")
 
 
 def data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
@@ -80,8 +81,13 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     with state.local_main_process_first():  # so that one process fills the caches of the others
         data = data_from(args, seed)
     findings = quick_check(data)
-    findings.raise_errors(data.source)
-    state.print(data.describe(), *(f"  {finding}" for finding in findings.all), sep="\n", flush=True)
+    if not getattr(args, "ignore_data_errors", False):
+        try:
+            findings.raise_errors(data.source)
+        except ValueError as error:
+            raise ValueError(f"{error} To train in spite of it, add --ignore_data_errors.") from error
+    if state.is_main_process:  # state.print would print on each machine
+        print(data.describe(), *(f"  {finding}" for finding in findings.all), sep="\n", flush=True)
     return data
 
 

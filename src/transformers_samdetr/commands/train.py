@@ -18,11 +18,14 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import get_args, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from ..training import RECIPES, Recipe
 from .data_arguments import add_data_arguments, add_streaming_arguments, checked_data_from
 from .messages import CommandParser, add_message_arguments, check_model_or_preset, plain_messages
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator, PartialState
 
 PEER_TIMEOUT = 60.0
 """As in `training.processes`, which takes seconds to import."""
@@ -115,7 +118,7 @@ def main(description: str | None = __doc__) -> None:
 
         state = start_processes()
         if state.num_processes > 1:
-            state.print(f"{state.num_processes} processes train together, on {state.device.type}", flush=True)
+            print_once(state, f"{state.num_processes} processes train together, on {state.device.type}")
         with stop_at_once_on_interrupt(args.output_dir):
             train(args, recipe)
 
@@ -142,10 +145,20 @@ def train(args: argparse.Namespace, recipe: Recipe) -> None:
             print(f"{error}\n({error.__cause__})", file=sys.stderr, flush=True)
             sys.exit(1)
     if trainer.stopped:
-        trainer.accelerator.print(f"Stopped as asked, and saved. {how_to_go_on(args.output_dir)}", flush=True)
+        print_once(trainer.accelerator, f"Stopped as asked, and saved. {how_to_go_on(args.output_dir)}")
         sys.exit(received.exit_code)
     values = "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
-    trainer.accelerator.print(f"COCO AP on the evaluation set: {values}")
+    print_once(trainer.accelerator, f"COCO AP on the evaluation set: {values}")
+    score = trainer.detection_threshold
+    score = "" if score is None else f"; detections count from a score of {score:.2f}, where F1 is highest"
+    print_once(trainer.accelerator, f"The model lies in {args.output_dir}{score}. Next:")
+    print_once(trainer.accelerator, f"  samdetr-predict PICTURES --model {args.output_dir} --output_dir FOLDER")
+
+
+def print_once(state: "PartialState | Accelerator", text: str) -> None:
+    """On one process of all machines; `state.print` prints on each machine."""
+    if state.is_main_process:
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

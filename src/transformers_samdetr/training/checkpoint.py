@@ -64,7 +64,7 @@ def find_model(folder: str | Path) -> Path | None:
     return None
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(OSError):
     """A checkpoint could not be written, or is not what was written; the message names the file."""
 
 

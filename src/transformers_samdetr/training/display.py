@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 TERMS = ("ce", "bbox", "giou")
@@ -35,13 +35,13 @@ class Display:
         self.device = accelerator.device
         self.epochs, self.steps, self.every = epochs, steps, every
         self.live: Live | None = None
+        self.evaluation_seconds = 0.0  # of the last evaluation
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TextColumn("ETA of the run {task.fields[left]}"),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             transient=True,
@@ -53,7 +53,7 @@ class Display:
         self.epoch = epoch
         if self.on_terminal:
             self.task = self.bars.add_task(
-                f"Epoch {epoch + 1}/{self.epochs}", total=self.steps, completed=step, note=""
+                f"Epoch {epoch + 1}/{self.epochs}", total=self.steps, completed=step, note="", left="-"
             )
             self.live = Live(self.bars, console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
@@ -69,17 +69,23 @@ class Display:
         self.images += images
         now = time.perf_counter()
         if self.on_terminal:
-            self.bars.update(self.task, completed=step)
+            self.bars.update(self.task, completed=step, left=clock(self._seconds_left(now, step)))
             if now - self.refreshed >= REFRESH_SECONDS:
                 self.refreshed = now
                 self.bars.update(self.task, note=self._note(now, lr))
                 self.live.update(Group(self.bars, loss_table(losses())))
         elif self.shown and step % self.every == 0:
-            left = (self.steps - step) * (now - self.begin) / max(step - self.first_step, 1)
+            left = self._seconds_left(now, step)
             self.print(
                 f"epoch {self.epoch + 1}/{self.epochs}  step {step}/{self.steps}  ETA {clock(left)}  "
                 f"{self._note(now, lr)}  {loss_text(losses())}"
             )
+
+    def _seconds_left(self, now: float, step: int) -> float:
+        """Until the end of the run, from the mean time of this epoch's steps and that of the last evaluation."""
+        steps = (self.epochs - self.epoch) * self.steps - step
+        seconds = steps * (now - self.begin) / max(step - self.first_step, 1)
+        return seconds + (self.epochs - self.epoch) * self.evaluation_seconds
 
     def end_epoch(self) -> None:
         """Takes the bars away, also after an error."""
@@ -97,7 +103,7 @@ class Display:
     def _with_bar(self, batches: Iterable) -> Iterable:
         with self.bars:
             task = self.bars.add_task(
-                f"Evaluation {self.epoch + 1}/{self.epochs}", total=length_hint(batches) or None, note=""
+                f"Evaluation {self.epoch + 1}/{self.epochs}", total=length_hint(batches) or None, note="", left="-"
             )
             for batch in batches:
                 yield batch

@@ -48,6 +48,14 @@ def make_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def set_learning_rates(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """Gives the optimizer the schedule's learning rates at its step, which a resumed run with more epochs changes."""
+    factor = schedule.lr_lambdas[0](schedule.last_epoch)
+    schedule._last_lr = [base * factor for base in schedule.base_lrs]
+    for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+        group["lr"] = rate
+
+
 def make_average(model: nn.Module, recipe: Recipe, accelerator: Accelerator) -> ModelEmaV3 | None:
     """The moving average of the weights, made before the model is wrapped; None where the recipe has none."""
     if not recipe.ema_decay:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.utils import TorchDynamoPlugin, is_tensorboard_available, parse_flag_from_env
 from torch import distributed
+from transformers import PreTrainedModel
 
 from .recipes import Recipe
 
@@ -40,7 +41,10 @@ def start_processes() -> PartialState:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     has_begun = distributed.is_initialized()
     on_cpus = launched > 1 and not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpus or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        state = PartialState(backend="gloo" if on_cpus else None)  # with cpu=True Accelerate leaves DeepSpeed aside
+    else:
+        state = PartialState(cpu=on_cpus or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if launched > 1 and state.num_processes == 1:
         raise RuntimeError(
             f"{launched} processes were launched (WORLD_SIZE), but Accelerate joins none on {state.device.type}: each "
@@ -72,7 +76,8 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     """An Accelerator for a recipe, with trackers that write into `output_dir`.
 
     Raises:
-        ValueError: fp16 without an accelerator, or an average of weights that are sharded.
+        ValueError: fp16 or FSDP without an accelerator, an average of sharded weights, or a DeepSpeed file that
+            contradicts the recipe.
         RuntimeError: see `start_processes`.
     """
     start_processes()
@@ -94,6 +99,14 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
             "mixed_precision='fp16' is not possible on a CPU: half precision and its scaler of gradients need a GPU. "
             "Train with 'no' (float32) or 'bf16' here, or on a machine with a GPU."
         )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            f"FSDP was asked for, but Accelerate offers it to several processes on accelerators only; on "
+            f"{accelerator.num_processes} x {accelerator.device.type} the weights would not be sharded. Launch with "
+            "examples/accelerate_configs/multi_cpu.yaml or multi_gpu.yaml instead."
+        )
+    if accelerator.state.deepspeed_plugin is not None:
+        _unite_with_recipe(accelerator.state.deepspeed_plugin.deepspeed_config, recipe, accelerator.num_processes)
     if recipe.ema_decay and accelerator.distributed_type not in EVERY_PARAMETER_EVERYWHERE:
         raise ValueError(
             f"ema_decay={recipe.ema_decay} is not possible with {accelerator.distributed_type.value}, which shards the "
@@ -104,6 +117,32 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
         options["model_overrides"] = json.dumps(recipe.model_overrides)
         accelerator.init_trackers("transformers_samdetr", config=options)
     return accelerator
+
+
+def _unite_with_recipe(settings: dict, recipe: Recipe, num_processes: int) -> None:
+    """Fills in what the recipe decides in DeepSpeed's settings.
+
+    Raises:
+        ValueError: the file has another value.
+    """
+    decided = {
+        "gradient_clipping": recipe.clip_norm,
+        "gradient_accumulation_steps": recipe.accumulation_steps,
+        "train_micro_batch_size_per_gpu": max(recipe.batch_size // (num_processes * recipe.accumulation_steps), 1),
+    }
+    for name, value in decided.items():
+        if settings.get(name, "auto") not in ("auto", value):
+            raise ValueError(f'{name} is {settings[name]} in the DeepSpeed file, {value} by the recipe: write "auto".')
+        settings[name] = value
+
+
+def name_sharded_layers(accelerator: Accelerator, model: PreTrainedModel) -> None:
+    """Leaves out of the layers that FSDP shards one by one those that the model does not have."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        present = {type(module).__name__ for module in model.modules()}
+        names = plugin.transformer_cls_names_to_wrap or model._no_split_modules
+        plugin.transformer_cls_names_to_wrap = [name for name in names if name in present]
 
 
 def tracker_names(trackers: str) -> list[str]:

@@ -131,6 +131,7 @@ TINY = Recipe(
     warmup=0.03,
     schedule="cosine",
     augmentation="crop",
+    keep="best",
 )
 """For small sets and two CPU cores: many small steps, a backbone that learns almost as fast as the rest,
 and queries that start where the objects lie."""

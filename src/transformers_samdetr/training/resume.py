@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from accelerate.utils import load as load_tensors
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file, save_model
 
 from .checkpoint import (
     CheckpointError,
@@ -36,8 +36,8 @@ from .trainer import Trainer
 RUN_STATE = "run.json"
 """File of a checkpoint with the progress, the identity of the run, and versions."""
 WEIGHTS = "model.safetensors"
-FREE_FIELDS = ("accumulation_steps", "workers")
-"""Fields of a recipe that may change on resume, since neither the order of images nor the loss depends on them."""
+FREE_FIELDS = "accumulation_steps workers evaluation_batch_size trackers log_steps patience max_corrupt".split()
+"""Fields of a recipe that may change on resume, since no training step depends on them. `epochs` may grow, too."""
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "timm", "transformers-samdetr")
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,11 @@ class Checkpointing:
             raise RuntimeError("Checkpointing.start(trainer) must be called before trainer.train().")
         best = trainer.progress.best_epoch * trainer.order.steps_per_epoch or None
         self.checkpoints.save(trainer.progress.global_step, trainer.state_dict(), best)
+
+
+def new_run(checkpoint: Path) -> str:
+    """What to do in place of a resume."""
+    return f"start a new run from its weights, with --model {checkpoint} and another --output_dir, without --resume"
 
 
 class RunCheckpoints:
@@ -251,12 +256,29 @@ class RunCheckpoints:
             checkpoint = Path(source)
             verify_checkpoint(checkpoint)
         state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
-        changes = differences(state["identity"], comparable(self.identity, state["identity"]))
+        saved, now = state["identity"], comparable(self.identity, state["identity"])
+        # checkpoints of earlier versions have free fields too
+        saved = {**saved, "recipe": {k: v for k, v in saved.get("recipe", {}).items() if k not in FREE_FIELDS}}
+        epochs, more = (run.get("recipe", {}).get("epochs", 0) for run in (saved, now))
+        if more > epochs > 0:
+            saved["recipe"]["epochs"] = more
+        changes = differences(saved, now)
         if changes:
             raise ResumeRefused(
-                f"{checkpoint} is of another run. It differs from what was asked for now:\n  "
-                + "\n  ".join(changes)
-                + "\nGive the same again, or start a new run with another output_dir."
+                f"{checkpoint} is of another run: {'; '.join(changes)}. Give the same again to resume, or "
+                f"{new_run(checkpoint)}."
+            )
+        if more > epochs > 0:
+            logger.warning(
+                "Resumed for %d instead of %d epochs: the learning rate now follows a schedule over all %d.",
+                *(more, epochs, more),
+            )
+        if state["num_processes"] != self.accelerator.num_processes and (
+            self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        ):
+            raise ResumeRefused(
+                f"{checkpoint} was saved by {state['num_processes']} processes of DeepSpeed, which cannot be resumed "
+                f"on {self.accelerator.num_processes}: launch as many, or {new_run(checkpoint)}."
             )
         for change in differences(state["versions"], versions()):
             logger.warning("Resumed with other software, so that numbers may differ a little: %s", change)
@@ -287,14 +309,17 @@ class RunCheckpoints:
 
     def _save_model(self, models: list[torch.nn.Module], weights: list[dict], folder: str) -> None:
         # Accelerate's own file would carry DDP's prefix, and fit neither from_pretrained nor another launch
-        if not weights:  # sharded: Accelerate has saved them
-            return
+        # of sharded weights Accelerate has saved the shards, to resume from; here they are gathered for from_pretrained
+        gathered = None if weights else self.accelerator.get_state_dict(models[0])
         weights.clear()
         if self.accelerator.is_main_process:
             model, file = self.accelerator.unwrap_model(models[0]), Path(folder) / WEIGHTS
             model.config.save_pretrained(folder)
             try:
-                save_model(model, file, metadata={"format": "pt"})
+                if gathered is None:
+                    save_model(model, file, metadata={"format": "pt"})
+                else:
+                    save_file({name: value.contiguous() for name, value in gathered.items()}, file, {"format": "pt"})
             except SafetensorError as error:
                 raise write_error(Path(folder), error, file) from error
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -20,9 +21,9 @@ from ..evaluation import SetLoss, evaluate_detector
 from .checkpoint import replace_files
 from .display import Display
 from .log import EpochLog, TrainingProgress, summary
-from .optimizer import count_trained, make_average, make_optimizer, make_schedule
+from .optimizer import count_trained, make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
-from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator
+from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator, name_sharded_layers
 from .recipes import Recipe
 from .step import (
     LossSums,
@@ -100,12 +101,14 @@ class Trainer:
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
         self.average = make_average(model, recipe, self.accelerator)
-        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe))
-        self.schedule = make_schedule(self.optimizer.optimizer, recipe, self.order.steps_per_epoch * recipe.epochs)
+        optimizer, trained = make_optimizer(model, recipe), count_trained(model)
+        self.schedule = make_schedule(optimizer, recipe, self.order.steps_per_epoch * recipe.epochs)
+        name_sharded_layers(self.accelerator, model)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.accelerator.register_for_checkpointing(self.schedule)
         self.progress = TrainingProgress()
         self.losses = LossSums(self.accelerator)
-        self.log = EpochLog(self.output_dir, self.accelerator, recipe.name, count_trained(model))
+        self.log = EpochLog(self.output_dir, self.accelerator, recipe.name, trained)
         self.display = Display(self.accelerator, recipe.epochs, self.order.steps_per_epoch, recipe.log_steps)
         self.gradient_norm: Tensor | None = None  # of the last step, on the device
         self._last_ids: list = []  # images of that step on this process
@@ -128,6 +131,7 @@ class Trainer:
         self.progress.load_state_dict(state)
         self.losses.restore(self.progress.loss_sums)
         self.order.restore(self.progress.stream)
+        set_learning_rates(self.schedule)  # those of this recipe, which may have more epochs than before
 
     def request_stop(self) -> None:
         """Stops all processes after the running step; hooks may save then."""
@@ -140,6 +144,7 @@ class Trainer:
             FloatingPointError: the loss or the gradient is not finite; on every process, with the ids of the images.
         """
         limit_waiting(self.peer_timeout)
+        self.display.print(self.describe())
         metrics: dict[str, float] = {}
         self.stopped = False
         while self.progress.epoch < self.recipe.epochs and not self._is_patience_over():
@@ -157,6 +162,22 @@ class Trainer:
             self.save()
         self.accelerator.end_training()
         return metrics
+
+    def describe(self) -> str:
+        """The run in one line for the user: recipe, model, picture size, queries, device, precision and steps."""
+        recipe, accelerator, config = self.recipe, self.accelerator, self.config
+        size = dict(self.processor.size)
+        pixels = (
+            f"{size['height']}x{size['width']}" if "height" in size else f"{size.get('shortest_edge')} (short side)"
+        )
+        places = f"{accelerator.num_processes} x {accelerator.device.type}" if accelerator.num_processes > 1 else ""
+        precision = {"no": "float32"}.get(recipe.mixed_precision, recipe.mixed_precision)
+        done = f", {self.progress.global_step} done" if self.progress.global_step else ""
+        return (
+            f"Recipe {recipe.name}: model {recipe.model}, pictures of {pixels} pixels, {config.num_queries} queries, "
+            f"{places or accelerator.device.type}, {precision}; {recipe.epochs} epochs of {self.order.steps_per_epoch} "
+            f"steps with {recipe.batch_size} pictures{done}"
+        )
 
     def train_epoch(self) -> None:
         """The rest of the epoch in which the run stands."""
@@ -262,7 +283,9 @@ class Trainer:
         if not self.accelerator.sync_gradients:
             return
         limit = self.recipe.clip_norm or float("inf")
-        self.gradient_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP2; DeepSpeed gives a float or None
+        self.gradient_norm = None if norm is None else torch.as_tensor(norm, device=self.accelerator.device)
         self.progress.learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.progress.skipped_steps += self.accelerator.optimizer_step_was_skipped
@@ -301,7 +324,7 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """COCO AP of the evaluation set in percent, every image counted once; the same on all processes."""
         self.refuse_bad_gradient()
-        loss = SetLoss()
+        loss, begin = SetLoss(), time.perf_counter()
         with self.accelerator.autocast():
             evaluator = evaluate_detector(
                 self.model if self.average is None else self.average.module,
@@ -313,6 +336,7 @@ class Trainer:
                 loss=loss,
                 progress=lambda batches: self._until_stopped(self.display.evaluation(batches)),
             )
+        self.display.evaluation_seconds = time.perf_counter() - begin
         result = evaluator.result()
         self.detection_threshold = result.useful_threshold()
         return {"test_loss": loss.compute(), **result.metrics()}
