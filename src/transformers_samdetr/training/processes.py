@@ -13,6 +13,7 @@ from accelerate.utils import TorchDynamoPlugin, is_tensorboard_available, parse_
 from torch import distributed
 from transformers import PreTrainedModel
 
+from ..semantics_aligner import Reweighting
 from .recipes import Recipe
 
 PEER_TIMEOUT = 60.0
@@ -106,7 +107,7 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
             "examples/accelerate_configs/multi_cpu.yaml or multi_gpu.yaml instead."
         )
     if accelerator.state.deepspeed_plugin is not None:
-        _unite_with_recipe(accelerator.state.deepspeed_plugin.deepspeed_config, recipe, accelerator.num_processes)
+        unite_with_recipe(accelerator.state.deepspeed_plugin.deepspeed_config, recipe, accelerator.num_processes)
     if recipe.ema_decay and accelerator.distributed_type not in EVERY_PARAMETER_EVERYWHERE:
         raise ValueError(
             f"ema_decay={recipe.ema_decay} is not possible with {accelerator.distributed_type.value}, which shards the "
@@ -119,7 +120,7 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     return accelerator
 
 
-def _unite_with_recipe(settings: dict, recipe: Recipe, num_processes: int) -> None:
+def unite_with_recipe(settings: dict, recipe: Recipe, num_processes: int) -> None:
     """Fills in what the recipe decides in DeepSpeed's settings.
 
     Raises:
@@ -137,12 +138,20 @@ def _unite_with_recipe(settings: dict, recipe: Recipe, num_processes: int) -> No
 
 
 def name_sharded_layers(accelerator: Accelerator, model: PreTrainedModel) -> None:
-    """Leaves out of the layers that FSDP shards one by one those that the model does not have."""
+    """Tells FSDP and DeepSpeed which layers are gathered as a whole.
+
+    FSDP: those of its settings that the model has. ZeRO-3: the aligners, which read the weight of a layer inside them
+    without calling it, so that the weight would be sharded again before the backward.
+    """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
         present = {type(module).__name__ for module in model.modules()}
         names = plugin.transformer_cls_names_to_wrap or model._no_split_modules
         plugin.transformer_cls_names_to_wrap = [name for name in names if name in present]
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        aligners = {type(module).__name__ for module in model.modules() if isinstance(module, Reweighting)}
+        plugin.transformer_moe_cls_names = ",".join(sorted(aligners)) or None
 
 
 def tracker_names(trackers: str) -> list[str]:
