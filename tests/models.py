@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
 
@@ -56,16 +58,73 @@ VARIANTS = {
 }
 
 
+class Made(NamedTuple):
+    """A tensor that an operation returned.
+
+    Attributes:
+        shape, dtype, device: its own.
+        numel: its elements.
+        stored: the elements that its storage has room for.
+        is_new: whether no input has the same storage.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: str
+    numel: int
+    stored: int
+    is_new: bool
+
+
+class Operation(NamedTuple):
+    """What PyTorch was given.
+
+    Attributes:
+        name: with its overload, such as `aten.add_.Tensor`.
+        made: the tensors that it returned.
+    """
+
+    name: str
+    made: tuple[Made, ...]
+
+    @property
+    def is_work(self) -> bool:
+        """Whether it writes: views do not."""
+        return any(one.is_new for one in self.made) or self.name.split(".")[1].endswith("_")
+
+    def has_written(self, numel: int) -> bool:
+        """Whether it wrote a tensor of so many elements or more."""
+        new = [one for one in self.made if one.is_new]
+        return self.is_work and any(one.numel >= numel for one in new or self.made)
+
+
 class Operations(TorchDispatchMode):
-    """Names of all operations that PyTorch is given, in their order."""
+    """All operations that PyTorch is given while it lasts, in their order."""
 
     def __init__(self):
         super().__init__()
-        self.names: list[str] = []
+        self.calls: list[Operation] = []
+
+    @property
+    def names(self) -> list[str]:
+        """Of the operations without overload, such as `add_`."""
+        return [call.name.split(".")[1] for call in self.calls]
+
+    @property
+    def made(self) -> list[Made]:
+        return [one for call in self.calls for one in call.made]
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        made = []
+        for x in tree_leaves(result):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                stored, is_new = storage.nbytes() // x.element_size(), storage._cdata not in known
+                made.append(Made(tuple(x.shape), x.dtype, x.device.type, x.numel(), stored, is_new))
+        self.calls.append(Operation(str(function), tuple(made)))
+        return result
 
 
 @contextlib.contextmanager

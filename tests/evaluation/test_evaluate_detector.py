@@ -22,7 +22,7 @@ from transformers_samdetr.evaluation.evaluation_page import result_figures, resu
 from transformers_samdetr.evaluation.matching import ERROR_KINDS
 
 from ..coco_by_hand import coco_by_hand, scattered
-from ..models import tiny_model
+from ..models import Operations, tiny_model
 from .test_coco_evaluator import COCO_SAMPLE, assert_equal_to_the_last_bit, random_set, through_corners
 
 REPOSITORY = Path(__file__).parents[2]
@@ -366,18 +366,8 @@ def test_intervals_calibration_and_the_paired_test():
 
 def test_no_tensor_becomes_float64(model, processor):
     """Apple's GPUs have no float64: what comes from the device stays as it is until it is on the host."""
-    made = []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            outputs = function(*args, **(kwargs or {}))
-            for value in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
-                if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
-                    made.append(str(function))
-            return outputs
-
     loss = SetLoss()
-    with Watch():
+    with Operations() as given:
         run(model, processor, Photographs(3), loss=loss).compute()
         loss.compute()
-    assert not made
+    assert given.calls and not [call.name for call in given.calls for one in call.made if one.dtype == torch.float64]

@@ -5,8 +5,6 @@ The bounds are a little above what was counted when each saving was made; what i
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, fast_operations
@@ -17,33 +15,14 @@ from transformers_samdetr.fast_resnet import features_in_strips
 from ..models import MULTI_SCALE, TINY, Operations, fake_gpu, tiny_model
 
 
-class Largest(TorchDispatchMode):
-    """Names of all operations, of those that make maps of three images, and the elements of the largest tensor made."""
-
-    def __init__(self):
-        super().__init__()
-        self.names, self.maps, self.elements = [], [], 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        self.names.append(str(function))
-        made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
-        if any(
-            x.ndim == 4 and x.shape[0] == 3 and x.shape[2] == x.shape[3] > 1 for x in made
-        ):  # no weight has 3 outputs
-            self.maps.append(str(function))
-        self.elements = max([self.elements, *(x.untyped_storage().nbytes() // x.element_size() for x in made)])
-        return result
+def is_map(shape: tuple[int, ...]) -> bool:
+    """Whether it is that of feature maps of three images; no weight has 3 outputs."""
+    return len(shape) == 4 and shape[0] == 3 and shape[2] == shape[3] > 1
 
 
-class LargestMap(Largest):
-    """The elements of the largest feature map made, `(1, C, H, W)`; weights have more outputs than one."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.ndim == 4 and len(x) == 1]
-        self.elements = max([self.elements, *(x.numel() for x in made)])
-        return result
+def most_stored(given: Operations) -> int:
+    """The elements of the largest tensor made."""
+    return max(one.stored for one in given.made)
 
 
 @pytest.mark.parametrize("smca", [False, True])
@@ -54,9 +33,9 @@ def test_no_large_attention_map_is_held_whole(smca):
     sizes = []
 
     def watch(module, args):
-        with Largest() as largest:
+        with Operations() as given:
             type(module).forward(module, *args)
-        sizes.append(largest.elements)
+        sizes.append(most_stored(given))
 
     handle = cross_attention.register_forward_pre_hook(watch)
     with torch.no_grad():
@@ -67,12 +46,13 @@ def test_no_large_attention_map_is_held_whole(smca):
 
 def test_frozen_norms_and_region_kernels_cost_nothing():
     model = tiny_model(smca=True)
-    with Largest() as count, torch.no_grad():
+    with Operations() as given, torch.no_grad():
         model(torch.randn(3, 3, 96, 96))
     # a ResNet-18 has 20 convolutions, and there is one projection; each frozen norm was a product and a sum of maps
-    assert sum(name.startswith("aten.convolution") for name in count.maps) == 21
-    assert not any(name.startswith("aten.mul") for name in count.maps), count.maps
-    assert not any("grid_sampler" in name or "roi_align" in name for name in count.names)
+    maps = [call.name for call in given.calls if any(is_map(one.shape) for one in call.made)]
+    assert sum(name.startswith("aten.convolution") for name in maps) == 21
+    assert not any(name.startswith("aten.mul") for name in maps), maps
+    assert not any("grid_sampler" in name or "roi_align" in name for name in given.names)
 
 
 def test_sampling_writes_no_sample():
@@ -83,11 +63,11 @@ def test_sampling_writes_no_sample():
     value = torch.randn(batch, positions, 8, 32)
     locations, weights = torch.rand(batch, positions, 8, 3, 4, 2), torch.rand(batch, positions, 8, 3, 4)
     with torch.no_grad():
-        with Largest() as bags:
+        with Operations() as bags:
             fast_operations.sample_by_bags(value, sizes, locations, weights)
-        with Largest() as grids:
+        with Operations() as grids:
             fast_operations.sample_by_grid(value, sizes, locations, weights)
-    assert bags.elements < grids.elements / 4, (bags.elements, grids.elements)
+    assert most_stored(bags) < most_stored(grids) / 4, (most_stored(bags), most_stored(grids))
 
 
 @pytest.mark.parametrize(("fields", "bound"), [({}, 8.2e6), (MULTI_SCALE, 3.5e7)], ids=["single", "multi-scale"])
@@ -104,10 +84,10 @@ def test_multiply_adds_of_the_transformer(fields, bound):
 def test_no_map_of_the_backbone_is_larger_than_a_strip():
     """At 256 x 256 the map at stride 4 has 256 · 64 · 64 numbers; the one at stride 8, which is kept, half of that."""
     model, pixels = SamDetrBackbone(SamDetrConfig.from_preset("sam-detr-r50")).eval(), torch.randn(1, 3, 256, 256)
-    maps = LargestMap()
-    with torch.no_grad(), maps:
+    with torch.no_grad(), Operations() as given:
         features_in_strips(model.feature_extractor, pixels, numbers_a_strip=200_000, add_in_place=True)
-    assert maps.elements == 512 * 32 * 32
+    maps = [one.numel for one in given.made if len(one.shape) == 4 and one.shape[0] == 1]  # weights have more outputs
+    assert max(maps) == 512 * 32 * 32
 
 
 VIEWS = "view _unsafe_view _reshape_alias expand permute transpose t unsqueeze squeeze slice select detach alias"

@@ -473,3 +473,9 @@ def test_the_whole_model_by_references(fields):
         results.append({"loss": outputs.loss, "boxes": outputs.pred_boxes, **gradients})
     largest = max(x.abs().max().item() for x in results[0].values())
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9 * largest)
+
+
+def test_a_map_is_reduced_first_where_regions_have_twice_its_pixels():
+    weight, corners = torch.zeros(3, 6), torch.zeros(1, 2, 4)
+    for width, way in ((7, fast_operations.align_reduced_by_bags), (8, None)):
+        assert operations.align_and_reduce.route(torch.zeros(1, 7, width, 6), weight, corners, 7) is way

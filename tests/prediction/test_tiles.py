@@ -264,3 +264,8 @@ def test_tiles_find_more_than_those_of_supervision():
         print(count, "objects:", means)
         ours = means.pop("ours")
         assert ours > 0.99 and max(means.values()) < ours - 0.015
+
+
+def test_a_box_is_cut_up_to_two_percent_of_a_tile_from_its_border():
+    near, far = [101.9, 20, 150, 60], [102.1, 20, 150, 60]
+    assert is_cut(torch.tensor([near, far]), (100, 0, 200, 100), 200, 100).tolist() == [True, False]

@@ -151,3 +151,12 @@ def test_without_a_set_there_is_none_to_start_from():
 def test_another_word_is_refused():
     with pytest.raises(ValueError, match="'data' is not possible: choose one of 'auto', 'model', 'training_set'"):
         Recipe(initial_boxes="data")
+
+
+def test_a_large_set_is_sampled(monkeypatch):
+    """5000 different pictures in their order, however many there are."""
+    data, chosen = a_set(*[[[20, 10, 20, 10]]] * 5002), []
+    select = Dataset.select
+    monkeypatch.setattr(Dataset, "select", lambda self, rows: chosen.extend(rows) or select(self, rows))
+    boxes_of_objects(data, 2)
+    assert len(chosen) == 5000 == len(set(chosen)) and chosen == sorted(chosen)
