@@ -152,7 +152,9 @@ def measure_training_cost(setting: Setting, ledger: Ledger, data: DetectionData,
             work[name] = multiply_adds(model, side, side)
             output_dir = Path(folder) / name
             trainers[name] = Trainer(model, processor, data.train, data.evaluation, run.recipe(), output_dir)
-            _check_steps(steps, trainers[name].order.steps_per_epoch, setting)
+            if trainers[name].order.steps_per_epoch < WARM_UP + steps:
+                found = f"An epoch of {setting.name} has {trainers[name].order.steps_per_epoch} steps"
+                raise ValueError(f"{found}: steps={steps} are too many.")
         step_makers = {name: _steps(trainer) for name, trainer in trainers.items()}
         medians = median_seconds(step_makers, steps, WARM_UP, time.process_time)
     costs = {
@@ -162,11 +164,6 @@ def measure_training_cost(setting: Setting, ledger: Ledger, data: DetectionData,
     seconds = round(trainers[REFERENCE].order.steps_per_epoch * medians[REFERENCE], 2)
     entry = {"variants": costs, "seconds": seconds, "steps": steps, "threads": torch.get_num_threads()}
     return ledger.write(training_cost_path(setting, ledger), entry | {"machine": describe_machine()})
-
-
-def _check_steps(steps: int, steps_an_epoch: int, setting: Setting):
-    if steps_an_epoch < WARM_UP + steps:
-        raise ValueError(f"An epoch of {setting.name} has {steps_an_epoch} steps: steps={steps} are too many.")
 
 
 def _steps(trainer: Trainer) -> Callable[[], None]:
