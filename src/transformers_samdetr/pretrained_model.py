@@ -39,9 +39,6 @@ class SamDetrPreTrainedModel(PreTrainedModel):
             parameter.requires_grad_(False)
         return loaded
 
-    def get_input_embeddings(self) -> None:
-        """None: pictures are not embedded. Accelerate asks before it shards a model with FSDP2."""
-
     @property
     def device(self) -> torch.device:
         """The device of the first parameter; of the CPU for an encoder without layers, which has none."""
