@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 from torchvision.ops import roi_align
 from transformers import AutoBackbone, TimmBackboneConfig
 
-from transformers_samdetr import SamDetrConfig, fast_operations, fast_resnet, operations, reference_operations
+from transformers_samdetr import SamDetrConfig, fast_operations, fast_resnet, operations, reference_operations, routes
 from transformers_samdetr.attention import AxisBias, SamDetrSharedKeyAttention, additive_mask, gaussian_bias
 from transformers_samdetr.geometry import box_to_pixel_corners
 from transformers_samdetr.routes import ROUTED, STRIP_ON_CPU
@@ -479,3 +479,15 @@ def test_a_map_is_reduced_first_where_regions_have_twice_its_pixels():
     weight, corners = torch.zeros(3, 6), torch.zeros(1, 2, 4)
     for width, way in ((7, fast_operations.align_reduced_by_bags), (8, None)):
         assert operations.align_and_reduce.route(torch.zeros(1, 7, width, 6), weight, corners, 7) is way
+
+
+def test_ways_of_a_cpu_and_of_compiled_code(monkeypatch):
+    feature_map, corners = torch.randn(1, 6, 8, 4), torch.rand(1, 3, 4)
+    levels = levels_case()
+    assert operations.region_align.route(feature_map, corners, 7) is fast_operations.align_by_bags
+    assert operations.sample_levels.route(*levels) is fast_operations.sample_by_bags
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert operations.region_align.route(feature_map, corners, 7) is None
+    assert operations.sample_levels.route(*levels) is fast_operations.sample_by_grid
+    monkeypatch.setattr(routes, "is_exporting", lambda: True)
+    assert operations.sample_levels.route(*levels) is None
