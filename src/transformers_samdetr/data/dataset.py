@@ -159,7 +159,7 @@ class DetectionDataset(torch.utils.data.Dataset):
         if count > self.max_corrupt:
             raise RuntimeError(
                 f"{count} pictures cannot be used, more than max_corrupt={self.max_corrupt}: "
-                f"{', '.join(self.skipped[:10])}. The last: {error} Run scripts/check_dataset.py, repair or remove "
+                f"{', '.join(self.skipped[:10])}. The last: {error} Run samdetr-check, repair or remove "
                 "them, or raise max_corrupt."
             ) from error
         logger.warning("Skipped %s (%d of at most %d): %s", self._name(row), count, self.max_corrupt, error)

@@ -96,8 +96,7 @@ class Findings:
         if errors:
             listing = "\n".join(f"  {error}" for error in errors)
             raise ValueError(
-                f"{source} cannot be trained on as it is:\n{listing}\nscripts/check_dataset.py shows all of it with "
-                "pictures."
+                f"{source} cannot be trained on as it is:\n{listing}\nsamdetr-check --report shows it with pictures."
             )
 
     def __str__(self) -> str:

@@ -55,11 +55,6 @@ def detection_features(names: list[str]) -> Features:
     return Features({"image": Image(), **annotation_features(names)})
 
 
-def category_names(features: Features) -> list[str]:
-    """The class names of a set in this schema, in the order of their labels."""
-    return features["objects"]["category"].feature.names
-
-
 def coco_annotations(example: dict[str, Any]) -> dict[str, Any]:
     """An example's objects as the image processor takes them: `{"image_id", "annotations": [...]}`."""
     objects = example["objects"]
