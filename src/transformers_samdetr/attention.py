@@ -111,7 +111,7 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer that starts at 0: its output does, whatever comes in."""
+    """A linear layer whose weight and bias start at 0, and with them its output."""
 
     def initialize(self):
         init.zeros_(self.weight)
@@ -119,9 +119,9 @@ class ZeroLinear(nn.Linear):
 
 
 class PackedLinear(nn.Linear):
-    """Query, key or value: they start as the authors' one `(3C, C)` matrix does, whose Xavier bound is √(6 / 4C)."""
+    """Query, key or value, initialised as parts of the authors' one `(3C, C)` matrix."""
 
-    GAIN = 0.5**0.5  # of a bound of √(6 / 2C)
+    GAIN = 0.5**0.5  # the Xavier bound of a (3C, C) matrix, √(6 / 4C), over that of a (C, C) matrix, √(6 / 2C)
 
     def initialize(self):
         init.xavier_uniform_(self.weight, gain=self.GAIN)

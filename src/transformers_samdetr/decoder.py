@@ -92,8 +92,8 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         Args:
             queries: `(B, Q, C)`.
             anchors: `(B, Q, 4)` reference boxes, or without the aligner `(B, Q, C)` query positions.
-            features, feature_positions: `(B, H·W, C)`, of the encoded feature level to read. They stand apart from
-                `level`, for reentrant gradient checkpointing cuts the graph at tensors that are arguments themselves.
+            features, feature_positions: `(B, H·W, C)`, of the encoded feature level to read. They are passed beside
+                `level` because reentrant gradient checkpointing gives gradients only to tensors that are arguments.
             level: that level, for its geometry.
             attention_mask: `(B, 1, 1, H·W)`, additive, of its valid positions.
             self_attention_mask: `(B, 1, Q, Q)`, additive.
@@ -177,9 +177,10 @@ class SamDetrDecoder(SamDetrPreTrainedModel):
             )
             change = head(queries).to(torch.promote_types(queries.dtype, torch.float32))  # half precision stops here
             if refines:
+                # predictions use the clamped logit of the authors' inverse_sigmoid
                 boxes.append((inverse_sigmoid(reference) + change).sigmoid())
                 references.append(reference)
-                # the first anchors learn from the first layer's boxes; after that each layer learns for itself
+                # initial boxes get a gradient from the first layer; boxes handed on are detached and not clamped
                 anchors = (anchors + change).detach()
             else:
                 boxes.append(change.sigmoid())

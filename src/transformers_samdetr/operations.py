@@ -1,4 +1,4 @@
-"""What the model computes that can be computed in several ways: for each operation its contract and plain PyTorch.
+"""Operations of the model that have faster versions: for each its contract and a reference in plain PyTorch.
 
 The function below `@operation` is the reference. It is right on every device, in training and inference, under autocast
 and determinism, compiled and exported. `routes` sends calls to faster ways with the same results; without that module,
@@ -54,7 +54,7 @@ class Operation:
 
 
 operation = Operation
-"""Decorator of a reference."""
+"""Use as `@operation` above a reference."""
 
 
 @contextmanager
@@ -97,15 +97,15 @@ def sample_places(
     """Where the samples of each bin of a region lie along one axis, and how much each counts.
 
     A bin takes the mean of n equally spaced samples, n being its length rounded up; without length, it is 0. A sample
-    in the outer one-pixel band takes the edge's value, and beyond it 0.
+    up to one pixel outside the line takes the value at its edge; farther out it counts 0.
 
     Args:
         starts, ends: `(…)`, in pixels; 0 and `length` are the outer edges of the line.
         size: number of bins.
         length: number of pixels.
         valid_length: where the line ends instead, in pixels, of a shape that broadcasts with `starts`.
-        samples: places of each bin, used or not; by default as many as the longest bin needs, which has to be read from
-            the device.
+        samples: places reserved for each bin; by default as many as the longest bin needs, for which the device is
+            synchronised.
 
     Returns:
         `(…, size, samples)` both: places, moved onto the line and counted from the center of its first pixel, and
@@ -355,7 +355,7 @@ def scale_and_shift(norm: FrozenNorm2d) -> tuple[Tensor, Tensor]:
 
 @operation
 def frozen_convolution(conv: FrozenConv2d, x: Tensor) -> Tensor:
-    """The convolution alone; a way that applies the norm as well belongs to one of `frozen_norm` that does not."""
+    """The convolution without its norm. A way that applies the norm too needs `frozen_norm` to apply nothing."""
     return nn.Conv2d.forward(conv, x)
 
 

@@ -13,7 +13,7 @@
 | `extract_features` at inference | in strips, in place | in strips | in strips | channels last | channels last |
 
 Gradients in evaluation mode are computed by references as far as the backbone goes: see `_is_folded`. A CPU's ways are
-deterministic. A way is removed by its line below, a file of them by their lines.
+deterministic. To remove a faster way, delete its line below; to remove a file of them, delete their lines.
 """
 
 from collections.abc import Callable
@@ -55,10 +55,9 @@ from .operations import (
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has no such function
 
 FEWER_PIXELS = 2
-"""A map with so many times fewer pixels than its regions together is reduced before them."""
+"""The map is reduced before RoIAlign if all regions together have at least so many times its number of pixels."""
 STRIP_ON_CPU, STRIP_ON_GPU = 5 * 2**20, 64 * 2**20
-"""Numbers of the largest map in a strip. A GPU takes as long for a strip that is too small to fill it as for a larger
-one; its strips have 256 MiB."""
+"""Elements of the largest feature map in one strip. A small strip does not fill a GPU, whose strips have 256 MiB."""
 
 Way = Callable | None
 
@@ -122,9 +121,8 @@ def _(num_features: int, like: Tensor) -> Way:
 def _is_folded(norm: nn.Module) -> bool:
     """Whether convolution and norm are computed as one: in training and inference.
 
-    Gradients in evaluation mode are what one compares with other implementations. Rounded otherwise, a ReLU or a
-    sampled place of the multi-scale encoder now and then falls on the other side of its kink, which moved gradient
-    norms by up to 1.6e-3.
+    Gradients in evaluation mode are those that people compare with other implementations. With other rounding a ReLU
+    input or a sampled position near a threshold can change sides, which moved gradient norms by up to 1.6e-3.
     """
     return norm.training or not torch.is_grad_enabled()
 

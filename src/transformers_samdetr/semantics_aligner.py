@@ -32,8 +32,8 @@ class AlignedQueries:
     attention_bias: AxisBias | None = None
 
 
-class Reweighting(nn.Module):
-    """The feature reweighting that all aligners share: new queries are multiplied by a sigmoid of the previous ones.
+class AlignerBase(nn.Module):
+    """What all aligners share: boxes in pixels, one embedding a head, and reweighting by the previous queries.
 
     Args:
         d_model: C, channels of queries and features.
@@ -70,28 +70,28 @@ class Reweighting(nn.Module):
         """What RoIAlign takes: the map in float32 at least, and boxes in its pixels, without gradient.
 
         Returns:
-            The map, corner boxes `(B, Q, 4)`, the `(B, 2)` valid size of the map, and the same again or, where maps do
-            not end at their valid part, None.
+            The map, corner boxes `(B, Q, 4)`, the `(B, 2)` valid size of the map, and the size to crop the map to: the
+            valid size with `ends_at_valid`, else None.
         """
         if valid_size is None:
             height, width = (boxes.new_full((len(boxes), 1), length) for length in feature_map.shape[1:3])
             valid_size = torch.cat([width, height], dim=1)
-        # rounded, a batch takes to the last bit as many samples as its pictures alone
+        # rounded, so that float error in a batch cannot change the number of samples of RoIAlign
         valid_size = valid_size.round() if self.ends_at_valid else valid_size
         feature_map = at_least_float32(feature_map)
         corners = box_to_pixel_corners(boxes.detach().to(valid_size.dtype), valid_size).to(feature_map.dtype)
-        ends = valid_size.to(corners.dtype) if self.ends_at_valid else None
-        return feature_map, corners, valid_size, ends
+        crop_size = valid_size.to(corners.dtype) if self.ends_at_valid else None
+        return feature_map, corners, valid_size, crop_size
 
 
-class SemanticsAligner(Reweighting):
+class SemanticsAligner(AlignerBase):
     """Region features of each reference box → salient points → queries sampled there, reweighted by the previous ones.
 
     Args:
         num_points: P, salient points of each query, a divisor of the heads; each serves M / P heads.
         roi_size: height and width of the region features.
         smca: also predicts a Gaussian around each point, a prior for the cross-attention (paper section 4.5.1).
-        others: see [`Reweighting`].
+        others: see [`AlignerBase`].
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class SemanticsAligner(Reweighting):
             valid_size: `(B, 2)`, width and height of the part of each map that is not padding, in its pixels; by
                 default all of it.
         """
-        feature_map, corners, valid_size, ends = self.to_pixels(feature_map, reference_boxes, valid_size)
+        feature_map, corners, valid_size, crop_size = self.to_pixels(feature_map, reference_boxes, valid_size)
         reduction = self.region_reduction.weight.flatten(1)
-        regions, reduced = align_and_reduce(feature_map, reduction, corners, self.roi_size, ends)  # equation 2
+        regions, reduced = align_and_reduce(feature_map, reduction, corners, self.roi_size, crop_size)  # equation 2
         offsets, scales = self.search(reduced, queries)  # equation 4
         points = self.place(offsets, reference_boxes)
         content = self.sample(regions, offsets, feature_map, points, valid_size)  # equations 3 and 5
@@ -139,8 +139,8 @@ class SemanticsAligner(Reweighting):
         """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4).
 
         Args:
-            reduced: `(B, Q, roi, roi, C/4)`, the regions after `region_reduction`, but for its bias.
-            queries: give the precision.
+            reduced: `(B, Q, roi, roi, C/4)`, regions times the weight of `region_reduction`; its bias is added here.
+            queries: only their dtype is used.
         """
         reduced = reduced.flatten(2, 3).transpose(2, 3).contiguous()  # once: (B, Q, C/4, roi²), as the head reads it
         reduced = (reduced + self.region_reduction.bias[:, None]).relu().to(queries.dtype)
@@ -205,13 +205,13 @@ class ImageSearchAligner(SemanticsAligner):
         return sample_points(maps, grid.flatten(1, 2)).unflatten(1, points.shape[1:3])
 
 
-class PooledAligner(Reweighting):
+class PooledAligner(AlignerBase):
     """One pooled vector of each region serves all heads, at the center of its box (paper Table 3).
 
     Args:
         pooling: `"average"` or `"max"`.
         roi_size: height and width of the region features.
-        others: see [`Reweighting`].
+        others: see [`AlignerBase`].
     """
 
     def __init__(self, d_model: int, num_heads: int, pooling: str, roi_size: int = 7, **others):
@@ -222,8 +222,8 @@ class PooledAligner(Reweighting):
         self, queries: Tensor, reference_boxes: Tensor, feature_map: Tensor, valid_size: Tensor | None = None
     ) -> AlignedQueries:
         """See [`SemanticsAligner.forward`]."""
-        feature_map, corners, _, ends = self.to_pixels(feature_map, reference_boxes, valid_size)
-        regions = region_align(feature_map, corners, self.roi_size, ends).flatten(2, 3)
+        feature_map, corners, _, crop_size = self.to_pixels(feature_map, reference_boxes, valid_size)
+        regions = region_align(feature_map, corners, self.roi_size, crop_size).flatten(2, 3)
         content = regions.mean(2, keepdim=True) if self.pooling == "average" else regions.amax(2, keepdim=True)
         positions = embed_points(reference_boxes[..., None, :2], self.d_model)
         return AlignedQueries(*self.reweight(content, positions, queries))

@@ -23,6 +23,7 @@ Pipeline = Callable[..., Any]
 SIZE_IS_FINAL = "size_is_final"
 """Key of an example's annotations: the augmentation chose the picture's size, and nothing may resize it again."""
 IMAGENET_MEAN = (124, 116, 104)
+# repeated in training/recipes.py, which is read before PyTorch is imported
 AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
 REFERENCE = 800
 """Shortest side at evaluation, to which all other sizes here belong."""
@@ -121,12 +122,14 @@ def make_augmentation(augmentation: str | Pipeline | None, size: Mapping[str, in
         return Augmentation(PaperAugmentation(size), decides_size=True)
     if augmentation in ("none", None):
         return Augmentation(None)
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError(f"augmentation={augmentation!r} is none of {', '.join(AUGMENTATIONS)}, and no pipeline.")
+    flip = v2.RandomHorizontalFlip()
+    if augmentation == "flip":
+        return Augmentation(flip)
+    if augmentation == "crop":
+        return Augmentation(v2.Compose([flip, RandomWindow()]))
     if augmentation == "strong":
         return Augmentation(strong())
-    flip = v2.RandomHorizontalFlip()
-    return Augmentation(flip if augmentation == "flip" else v2.Compose([flip, RandomWindow()]))
+    raise ValueError(f"augmentation={augmentation!r} is none of {', '.join(AUGMENTATIONS)}, and no pipeline.")
 
 
 class Augmentation:

@@ -13,7 +13,7 @@ from accelerate.utils import TorchDynamoPlugin, is_tensorboard_available, parse_
 from torch import distributed
 from transformers import PreTrainedModel
 
-from ..semantics_aligner import Reweighting
+from ..semantics_aligner import AlignerBase
 from .recipes import Recipe
 
 PEER_TIMEOUT = 60.0
@@ -151,7 +151,7 @@ def name_sharded_layers(accelerator: Accelerator, model: PreTrainedModel) -> Non
         plugin.transformer_cls_names_to_wrap = [name for name in names if name in present]
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3:
-        aligners = {type(module).__name__ for module in model.modules() if isinstance(module, Reweighting)}
+        aligners = {type(module).__name__ for module in model.modules() if isinstance(module, AlignerBase)}
         plugin.transformer_moe_cls_names = ",".join(sorted(aligners)) or None
 
 
