@@ -113,3 +113,9 @@ def test_the_worst_pictures_are_kept_in_order():
     assert not any(worst[kind] for kind in ERROR_KINDS if kind != ErrorKinds.BACKGROUND)
     missed = one_image([], TRUTH).result().worst[ErrorKinds.MISSED][0]
     assert missed.cost == 4 and np.array_equal(missed.objects.boxes[0], [0, 0, 10, 10])
+
+
+def test_half_of_an_object_that_is_found_already_is_a_fault_of_place():
+    evaluator = one_image([(CAT, 0.9, 0, 0, 10, 10), (CAT, 0.8, 0, 0, 10, 5)], [(CAT, 0, 0, 10, 10, 0)])
+    kinds = [ErrorKinds(row["error"]).name for row in evaluator.result().found]
+    assert sorted(kinds) == ["CORRECT", "LOCALISATION"]

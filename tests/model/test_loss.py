@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -73,6 +74,9 @@ def test_more_objects_than_queries_warns_and_learns_the_rest():
     with pytest.warns(UserWarning, match=r"image 0 of the batch \(image_id 100\) has 7 objects, more than the 3"):
         loss = model(torch.randn(1, 3, 64, 64), labels=targets(7)).loss
     assert torch.isfinite(loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.randn(1, 3, 64, 64), labels=targets(3))
 
 
 @pytest.mark.parametrize(
