@@ -4,7 +4,7 @@
 (docs/aligner.md). Below it stand what the paper's ablations put in its place.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from .geometry import box_to_pixel_corners, embed_points, inverse_sigmoid
 from .operations import align_and_reduce, at_least_float32, region_align, sample_regions
 
 
-@dataclass
-class AlignedQueries:
+class AlignedQueries(NamedTuple):
     """What cross-attention matches with the features.
 
     Attributes:

@@ -145,6 +145,7 @@ def name_sharded_layers(accelerator: Accelerator, model: PreTrainedModel) -> Non
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
+        plugin.mixed_precision_policy = None  # weights stay float32, autocast computes in bf16, as without FSDP
         model.get_input_embeddings = lambda: None  # Accelerate asks; Transformers raises for a model of pictures
         present = {type(module).__name__ for module in model.modules()}
         names = plugin.transformer_cls_names_to_wrap or model._no_split_modules

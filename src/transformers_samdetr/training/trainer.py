@@ -256,7 +256,8 @@ class Trainer:
             # noise and dropout of these images are the same however many processes there are, and after a resume
             torch.manual_seed(position_seed(recipe.seed, progress.epoch, progress.step, slot))
             with accelerator.accumulate(self.model):
-                outputs = self.model(**self._to_device(batch))
+                with accelerator.autocast():  # for FSDP2; other models have it in their forward
+                    outputs = self.model(**self._to_device(batch))
                 bad.append(~outputs.loss.detach().isfinite())
                 if accelerator.sync_gradients:
                     self._agree(window, bad)
