@@ -284,3 +284,13 @@ def test_backbone_weights_that_do_not_fit_are_refused(tmp_path):
     model.load_backbone_weights(tmp_path / "weights.pth")
     loaded = model.model.backbone.feature_extractor._backbone.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+
+
+def test_eager_and_sdpa_attention_agree_where_padding_is_masked():
+    pixels, mask = torch.randn(2, 3, 96, 96), torch.ones(2, 96, 96, dtype=torch.long)
+    mask[1, :, 64:] = 0
+    with torch.no_grad():
+        eager, sdpa = (
+            tiny_model(attn_implementation=name)(pixels, pixel_mask=mask).logits for name in ("eager", "sdpa")
+        )
+    torch.testing.assert_close(eager, sdpa, rtol=1e-4, atol=1e-5)
