@@ -159,7 +159,8 @@ class SamDetrModel(SamDetrPreTrainedModel):
             anchors = anchors.to(torch.promote_types(anchors.dtype, torch.float32))
         if self.label_embedding is None:
             return anchors.new_zeros(batch_size, config.num_queries, config.d_model, dtype=dtype), anchors, None
-        no_class = self.label_embedding.weight[-1].expand(batch_size, config.num_queries, -1)
+        no_class = self.label_embedding(torch.full((1, 1), config.num_labels, device=anchors.device))
+        no_class = no_class.expand(batch_size, config.num_queries, -1)
         queries = nn.functional.pad(no_class, (0, 1))  # indicator 0
         if denoising is None:
             return queries.to(dtype), anchors, None

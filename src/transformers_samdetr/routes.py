@@ -63,7 +63,8 @@ Way = Callable | None
 
 
 def _is_eager(device: torch.device, kind: str) -> bool:
-    return device.type == kind and not torch.compiler.is_compiling()
+    # torch.jit.trace cannot record autograd functions of our own
+    return device.type == kind and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def _suits_gpu_kernels(x: Tensor) -> bool:

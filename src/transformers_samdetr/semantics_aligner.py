@@ -83,6 +83,21 @@ class AlignerBase(nn.Module):
         return feature_map, corners, valid_size, crop_size
 
 
+class RegionReduction(nn.Conv2d):
+    """Region features, and these again after a 1x1 convolution to a quarter of the channels and a ReLU."""
+
+    def __init__(self, d_model: int):
+        super().__init__(d_model, d_model // 4, kernel_size=1)
+
+    def forward(
+        self, feature_map: Tensor, corners: Tensor, size: int, crop_size: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Arguments as in [`operations.region_align`]; `(B, Q, size, size, C)` and `(B, Q, C/4, size²)`."""
+        regions, reduced = align_and_reduce(feature_map, self.weight.flatten(1), corners, size, crop_size)
+        reduced = reduced.flatten(2, 3).transpose(2, 3).contiguous()  # once, in the order that the keypoint head reads
+        return regions, (reduced + self.bias[:, None]).relu()
+
+
 class SemanticsAligner(AlignerBase):
     """Region features of each reference box → salient points → queries sampled there, reweighted by the previous ones.
 
@@ -104,7 +119,7 @@ class SemanticsAligner(AlignerBase):
     ):
         super().__init__(d_model, num_heads, **others)
         self.num_points, self.roi_size, self.smca = num_points, roi_size, smca
-        self.region_reduction = nn.Conv2d(d_model, d_model // 4, kernel_size=1)
+        self.region_reduction = RegionReduction(d_model)
         outputs = num_points * (4 if smca else 2)
         # a zero last weight, as box heads have, would keep SMCA's scales at 0 for ever: they enter squared
         self.keypoint_head = SamDetrMLP([d_model // 4 * roi_size**2, d_model, 2 * d_model, 2 * d_model, outputs])
@@ -121,8 +136,7 @@ class SemanticsAligner(AlignerBase):
                 default all of it.
         """
         feature_map, corners, valid_size, crop_size = self.to_pixels(feature_map, reference_boxes, valid_size)
-        reduction = self.region_reduction.weight.flatten(1)
-        regions, reduced = align_and_reduce(feature_map, reduction, corners, self.roi_size, crop_size)  # equation 2
+        regions, reduced = self.region_reduction(feature_map, corners, self.roi_size, crop_size)  # equation 2
         offsets, scales = self.search(reduced, queries)  # equation 4
         points = self.place(offsets, reference_boxes)
         content = self.sample(regions, offsets, feature_map, points, valid_size)  # equations 3 and 5
@@ -138,12 +152,10 @@ class SemanticsAligner(AlignerBase):
         """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4).
 
         Args:
-            reduced: `(B, Q, roi, roi, C/4)`, regions times the weight of `region_reduction`; its bias is added here.
+            reduced: `(B, Q, C/4, roi²)`, the reduced regions.
             queries: only their dtype is used.
         """
-        reduced = reduced.flatten(2, 3).transpose(2, 3).contiguous()  # once: (B, Q, C/4, roi²), as the head reads it
-        reduced = (reduced + self.region_reduction.bias[:, None]).relu().to(queries.dtype)
-        outputs = self.keypoint_head(reduced.flatten(2)).unflatten(-1, (-1, self.num_points, 2))
+        outputs = self.keypoint_head(reduced.to(queries.dtype).flatten(2)).unflatten(-1, (-1, self.num_points, 2))
         outputs = at_least_float32(outputs)
         return self.bound(outputs[:, :, 0]), outputs[:, :, 1] if self.smca else None
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from accelerate import init_empty_weights, load_checkpoint_and_dispatch
+from accelerate import cpu_offload, init_empty_weights, load_checkpoint_and_dispatch
 from transformers import AutoModelForObjectDetection
 
 from tests.models import MULTI_SCALE, SMALL_BACKBONE, tiny_model
@@ -17,6 +17,7 @@ MODELS = {
     "transformers' resnet": RESNET,
     "several levels": MULTI_SCALE,
     "fixed boxes": {"backbone_config": SMALL_BACKBONE, "reference_boxes": "fixed"},
+    "denoising": {"backbone_config": SMALL_BACKBONE, "num_denoising_groups": 2},
     "no aligner": {"backbone_config": SMALL_BACKBONE, "query_resampling": "none"},
 }
 models = pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
@@ -123,3 +124,45 @@ def test_weights_loaded_into_an_empty_model(fields, include_buffers, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(pixels).logits, model(pixels).logits)
     assert frozen(loaded) == frozen(model)
+
+
+@models
+def test_weights_kept_on_disk_or_on_another_device(fields, tmp_path):
+    model = tiny_model(**fields)
+    model.save_pretrained(tmp_path / "model")
+    pixels = torch.randn(1, 3, 64, 64)
+    places = {"class_heads": "disk", **{f"model.{name}": "disk" for name, _ in model.model.named_children()}}
+    places |= {f"model.{name}": "cpu" for name, _ in model.model.named_parameters(recurse=False)}
+    places["model.encoder"] = "cpu"
+    on_disk = SamDetrForObjectDetection.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload"
+    ).eval()
+    half = cpu_offload(tiny_model(**fields), execution_device=torch.device("cpu"))
+    with torch.no_grad():
+        expected = model(pixels).logits
+        assert torch.equal(on_disk(pixels).logits, expected)
+        assert torch.equal(half(pixels).logits, expected)
+
+
+@models
+def test_a_traced_model_detects_the_same_at_its_size(fields):
+    model = tiny_model(**fields)
+
+    class Detector(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values, pixel_mask):
+            outputs = self.model(pixel_values, pixel_mask)
+            return outputs.logits, outputs.pred_boxes
+
+    pixels, others = torch.randn(2, 3, 64, 96), torch.randn(2, 3, 64, 96)
+    mask = torch.ones(2, 64, 96, dtype=torch.int64)
+    with torch.no_grad():
+        traced = torch.jit.trace(Detector(), (pixels, mask), check_trace=False)
+        for batch in (pixels, others):
+            logits, boxes = traced(batch, mask)
+            expected = model(batch, mask)
+            torch.testing.assert_close(logits, expected.logits, atol=1e-4, rtol=0)
+            torch.testing.assert_close(boxes, expected.pred_boxes, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""One loss for a window of micro-batches over all processes, decisions that all processes share, and sums for the log.
+"""One loss for a window of micro-batches over all processes, and decisions that all processes share.
 
 The model divides the loss of a micro-batch by its boxes, averaged over the processes and at least 1. Summing such
 losses would weigh a box by how few others are in its micro-batch. Here each is multiplied by what the model divided it
@@ -90,37 +90,3 @@ def weighted_terms(loss_dict: Mapping[str, Tensor], config: PreTrainedConfig) ->
         "giou": config.giou_loss_coefficient,
     }
     return {name: coefficients[name.split("loss_")[1].split("_")[0]] * term for name, term in loss_dict.items()}
-
-
-class LossSums:
-    """Sums by name over the windows of an epoch; `mean` is over all processes.
-
-    Args:
-        accelerator: its processes take part in `collect` together.
-    """
-
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, losses: Mapping[str, Tensor], weight: Tensor | float = 1.0) -> None:
-        """Adds losses of this process, times `weight`, on the device."""
-        for name, value in losses.items():
-            part = (value.detach().float() * weight).to(self.accelerator.device)
-            self.sums[name] = self.sums[name] + part if name in self.sums else part
-
-    def collect(self) -> dict[str, float]:
-        """The means over the processes of the sums, the same everywhere; all processes call it together."""
-        if not self.sums:
-            return {}
-        names = sorted(self.sums)
-        values = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]).double(), reduction="mean")
-        return dict(zip(names, values.tolist(), strict=True))
-
-    def restore(self, sums: Mapping[str, float]) -> None:
-        """Goes on from what `collect` returned, on every process."""
-        self.sums = {name: torch.tensor(value, device=self.accelerator.device) for name, value in sums.items()}
-
-    def local_means(self, steps: int) -> dict[str, float]:
-        """This process's means over `steps` windows, for display; waits for the device."""
-        return {name: value.item() / max(steps, 1) for name, value in self.sums.items()}

@@ -21,12 +21,12 @@ from ..evaluation import SetLoss, evaluate_detector
 from .checkpoint import replace_files
 from .display import Display
 from .log import EpochLog, TrainingProgress, summary
+from .loss_sums import LossSums
 from .optimizer import count_trained, make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
 from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator, name_sharded_layers
 from .recipes import Recipe
 from .step import (
-    LossSums,
     any_process,
     count_boxes,
     image_ids,
