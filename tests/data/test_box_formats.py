@@ -50,6 +50,31 @@ def test_a_few_wrong_boxes_do_not_matter():
     assert detect_box_format(xywh, sizes).box_format == "xywh"
 
 
+@pytest.mark.parametrize(("wrong", "fits"), [(4, True), (5, False)])
+def test_two_percent_of_the_boxes_may_be_wrong(wrong, fits):
+    xywh, sizes = random_boxes(200, seed=1)
+    xywh[:wrong, 2] = 5000
+    if fits:
+        assert detect_box_format(xywh, sizes).wrong["xywh"] == wrong
+    else:
+        with pytest.raises(ValueError, match=f"fit no format: in the best one, xywh, {wrong} of 200"):
+            detect_box_format(xywh, sizes)
+
+
+@pytest.mark.parametrize(("against", "decided"), [(9, False), (10, True)])
+def test_a_format_is_ruled_out_by_five_times_the_wrong_boxes_of_the_best(against, decided):
+    """Two boxes are wrong in each format; others leave their picture as corners or centers, and not as x, y, w, h."""
+    sizes = np.full((200, 2), 1000.0)
+    xywh = np.tile([400.0, 400, 500, 500], (200, 1))  # possible in every format
+    xywh[:2, 2] = -1
+    xywh[2:against] = [10.0, 10, 300, 5]  # as corners without height, as centers beyond the left edge
+    if decided:
+        assert detect_box_format(xywh, sizes).box_format == "xywh"
+    else:
+        with pytest.raises(ValueError, match="could be xywh or xyxy or cxcywh"):
+            detect_box_format(xywh, sizes)
+
+
 def test_areas_decide_where_places_do_not():
     sizes = np.full((10, 2), 1000.0)
     corners = np.array([[300.0, 300, 350, 350]] * 10)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from transformers_samdetr.annotations import shown
 from transformers_samdetr.image_processing_sam_detr import (
     SamDetrImageProcessor,
     SamDetrImageProcessorPil,
@@ -588,3 +589,8 @@ def test_post_processing_of_the_authors(processor, path):
             distances = [np.abs(reference["post_boxes"][index, row] - box).max() for row in same]
             assert distances and min(distances) <= 1e-4, (score, label, box)
             free.remove(same[int(np.argmin(distances))])
+
+
+def test_values_in_errors_are_cut_after_twenty_entries():
+    assert shown(list(range(20))) == str(list(range(20)))
+    assert shown(list(range(21))) == f"{str(list(range(20)))[:-1]}, ...]"

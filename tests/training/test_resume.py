@@ -139,6 +139,16 @@ def test_a_field_that_an_older_recipe_lacks_was_at_its_default(value, differs, t
         assert newer.checkpoints.resume("auto")["step"] == 1
 
 
+def test_another_number_of_processes_is_a_warning(tmp_path, monkeypatch, caplog):
+    Run(tmp_path).step().save()
+    assert Run(tmp_path).checkpoints.resume("auto")["step"] == 1
+    assert "processes" not in caplog.text
+    run = Run(tmp_path)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    assert run.checkpoints.resume("auto")["step"] == 1
+    assert "Resumed on 2 instead of 1 processes" in caplog.text
+
+
 def test_other_versions_are_a_warning(tmp_path, monkeypatch, caplog):
     Run(tmp_path).step().save()
     monkeypatch.setattr("transformers_samdetr.training.resume.versions", lambda: {"torch": "9.9"})
