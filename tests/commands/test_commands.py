@@ -95,7 +95,7 @@ MISTAKES = {
     },
     "predict": {
         "picture.png --model modle --output_dir out": "did you mean model?",
-        "picture.png --model run --output_dir out": "training has saved run/checkpoints/step-20",
+        "picture.png --model run --output_dir out": "training has saved run/checkpoints/step-000000020",
         "picture.png --model set --output_dir out": "holds no saved model",
         "picture.png --model file.txt --output_dir out": "is a file",
         "picture.png --output_dir out": "required: --model",
@@ -128,7 +128,13 @@ MISTAKES = {
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """A folder with a model's configuration, an unfinished run, a data set's folder and a file."""
-    for name in ("model/config.json", "run/checkpoints/step-20/config.json", "set/nothing", "file.txt"):
+    for name in (
+        "model/config.json",
+        "run/checkpoints/step-000000020/config.json",
+        "run/checkpoints/step-000000020/model.safetensors",
+        "set/nothing",
+        "file.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)

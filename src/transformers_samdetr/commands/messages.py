@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..presets import PRESETS
+from ..training.checkpoint import find_model
 
 PACKAGES_OF_TRAIN = ("accelerate", "datasets", "evaluate", "hotcoco", "jinja2", "matplotlib", "rich")
 """What the extra `train` installs."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-CHECKPOINTS = "checkpoints/step-*/config.json"
-"""Below the output folder of a training run; each of these folders can be loaded as a model."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -121,8 +120,8 @@ def check_model(text: str) -> None:
     if (path / "config.json").is_file():
         return
     if path.is_dir():
-        saved = sorted(path.glob(CHECKPOINTS), key=lambda file: file.stat().st_mtime)
-        hint = f"; training has saved {saved[-1].parent}" if saved else ", so it holds no saved model"
+        saved = find_model(path)
+        hint = f"; training has saved {saved}" if saved else ", so it holds no saved model"
         raise ValueError(f"the folder {text} has no config.json{hint}")
     _check_hub_name(text, path, "model")
 
