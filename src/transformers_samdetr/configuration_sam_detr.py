@@ -200,6 +200,8 @@ class SamDetrConfig(PreTrainedConfig):
         Weight of the generalised IoU in the matching cost.
     class_loss_coefficient (`float`, *optional*, defaults to 2):
         Weight of the focal class loss.
+    class_weights (`list[float]`, *optional*):
+        What the class loss of each class is multiplied by, for imbalanced sets; by default all count alike.
     auxiliary_loss (`bool`, *optional*, defaults to `True`):
         Whether the loss covers every decoder layer instead of the last one alone.
 
@@ -261,6 +263,7 @@ class SamDetrConfig(PreTrainedConfig):
     bbox_loss_coefficient: float | int = 5
     giou_loss_coefficient: float | int = 2
     focal_alpha: float | int = 0.25
+    class_weights: list[float | int] | None = None
     auxiliary_loss: bool = True
 
     def __post_init__(self, **kwargs):
@@ -292,7 +295,9 @@ class SamDetrConfig(PreTrainedConfig):
         old_names = list((config_dict.get("id2label") or {}).values())
         if (names and names != old_names) or kwargs.get("num_labels", len(old_names)) != len(old_names):
             config_dict = {
-                key: value for key, value in config_dict.items() if key not in ("category_ids", "detection_threshold")
+                key: value
+                for key, value in config_dict.items()
+                if key not in ("category_ids", "class_weights", "detection_threshold")
             }
         return super().from_dict(config_dict, **kwargs)
 
@@ -436,6 +441,11 @@ class SamDetrConfig(PreTrainedConfig):
         for field in (*costs, "class_loss_coefficient", "bbox_loss_coefficient", "giou_loss_coefficient"):
             if not 0 <= getattr(self, field) < float("inf"):
                 self._refuse(field, "it must be a finite number, at least 0")
+        if self.class_weights is not None:
+            if len(self.class_weights) != self.num_labels:
+                self._refuse("class_weights", f"give one for each of the {self.num_labels} classes")
+            if not all(0 <= weight < float("inf") for weight in self.class_weights):
+                self._refuse("class_weights", "each must be a finite number, at least 0")
         if not any(getattr(self, field) for field in costs):
             self._refuse("class_cost", "class_cost, bbox_cost and giou_cost cannot all be 0")
 

@@ -202,25 +202,35 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDetrConfig
 # Loss
 
 
-def focal_loss(logits: Tensor, alpha: float, present: bool, gamma: float = 2.0) -> Tensor:
+def focal_loss(
+    logits: Tensor, alpha: float, present: bool, gamma: float = 2.0, class_weights: Tensor | None = None
+) -> Tensor:
     """Sigmoid focal loss (RetinaNet, equation 5) of each element, not reduced.
 
     Args:
         logits: any shape.
         alpha: weight of a class that is there; that of one that is not is 1 - alpha.
         present: whether the classes of all these logits are there.
+        class_weights: of each logit's class, to multiply its loss by, a shape that broadcasts; None for 1.
     """
     logits, weight = (-logits, alpha) if present else (logits, 1 - alpha)
-    return weight * logits.sigmoid() ** gamma * nn.functional.softplus(logits)
+    loss = weight * logits.sigmoid() ** gamma * nn.functional.softplus(logits)
+    return loss if class_weights is None else loss * class_weights
 
 
-def presence_correction(logits: Tensor, alpha: float) -> Tensor:
-    """What to add to the focal loss of absent classes for each of these logits, whose classes are there.
+def presence_correction(logits: Tensor, alpha: float, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """What to add to the focal loss of absent classes for each of these logits, whose classes `labels` are there.
 
     Almost all of the logits belong to absent classes. This way none is told apart from the others, which would take
     dense one-hot targets, a dozen passes over all logits and as much memory.
     """
-    return focal_loss(logits, alpha, present=True) - focal_loss(logits, alpha, present=False)
+    correction = focal_loss(logits, alpha, present=True) - focal_loss(logits, alpha, present=False)
+    return correction if class_weights is None else correction * class_weights[labels]
+
+
+def class_weights_of(config: SamDetrConfig, logits: Tensor) -> Tensor | None:
+    """`(K,)` weights of the classes in the loss, of the logits' type and device; None where all count alike."""
+    return None if config.class_weights is None else logits.new_tensor(config.class_weights)
 
 
 def box_losses(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,9 +257,10 @@ def matched_terms(
     """Unweighted terms `ce`, `bbox`, `giou`, `(layers,)` each, of `(B, layers, Q, K)` logits and `(…, 4)` boxes."""
     matches = match(logits, boxes, targets, config)
     layer = torch.arange(logits.shape[1], device=logits.device)[:, None]  # (layers, 1)
-    found = logits[matches.image, layer, matches.query, targets.labels[matches.image, matches.target]]  # (layers, N)
-    class_loss = focal_loss(logits, config.focal_alpha, present=False).sum((0, 2, 3))
-    class_loss = class_loss + presence_correction(found, config.focal_alpha).sum(-1)
+    labels, weights = targets.labels[matches.image, matches.target], class_weights_of(config, logits)
+    found = logits[matches.image, layer, matches.query, labels]  # (layers, N)
+    class_loss = focal_loss(logits, config.focal_alpha, present=False, class_weights=weights).sum((0, 2, 3))
+    class_loss = class_loss + presence_correction(found, config.focal_alpha, labels, weights).sum(-1)
     distance, overlap = box_losses(
         boxes[matches.image, layer, matches.query], targets.boxes[matches.image, matches.target]
     )  # (layers, N) each; sums over none are 0 and still carry a gradient
@@ -267,8 +278,10 @@ def denoising_terms(
     groups = config.num_denoising_groups
     valid = targets.valid.repeat(1, groups)[:, None]  # (B, 1, P·T)
     labels = targets.labels.repeat(1, groups)[:, None, :, None].expand(*logits.shape[:3], 1)
-    class_loss = focal_loss(logits, config.focal_alpha, present=False).sum(-1)
-    class_loss = class_loss + presence_correction(logits.gather(-1, labels).squeeze(-1), config.focal_alpha)
+    weights = class_weights_of(config, logits)
+    class_loss = focal_loss(logits, config.focal_alpha, present=False, class_weights=weights).sum(-1)
+    found = logits.gather(-1, labels).squeeze(-1)
+    class_loss = class_loss + presence_correction(found, config.focal_alpha, labels.squeeze(-1), weights)
     distance, overlap = box_losses(boxes, targets.boxes.repeat(1, groups, 1)[:, None].expand_as(boxes))
     return {
         name: (loss * valid).sum((0, 2)) / (groups * num_boxes)

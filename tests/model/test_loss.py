@@ -62,6 +62,40 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     torch.testing.assert_close(loss, 2 * terms["loss_ce"] + 5 * terms["loss_bbox"] + 2 * terms["loss_giou"])
 
 
+def test_class_weights_multiply_the_columns_of_their_classes():
+    logits, boxes = torch.randn(2, 3, 12, 5, dtype=torch.float64), torch.rand(2, 3, 12, 4, dtype=torch.float64)
+    noised = torch.randn(2, 3, 6, 5, dtype=torch.float64), torch.rand(2, 3, 6, 4, dtype=torch.float64)
+    labels = prepared(*targets(2, 3))
+    fields = TINY | {"num_denoising_groups": 2}
+
+    def class_losses(*weights):
+        config = SamDetrConfig(**fields, class_weights=list(weights) or None)
+        return sam_detr_loss(logits, boxes, labels, config, *noised)[1]
+
+    plain, ones = class_losses(), class_losses(1, 1, 1, 1, 1)
+    assert all(torch.equal(plain[name], ones[name]) for name in plain)
+    alone = [class_losses(*(float(label == column) for label in range(5))) for column in range(5)]
+    weighted = class_losses(3, 0, 1, 0.5, 2)
+    for name, value in weighted.items():
+        by_column = [losses[name] for losses in alone]
+        expected = sum(w * loss for w, loss in zip((3, 0, 1, 0.5, 2), by_column, strict=True))
+        torch.testing.assert_close(value, expected if "_ce" in name else plain[name])
+        if "_ce" in name:
+            torch.testing.assert_close(sum(by_column), plain[name])
+
+
+def test_class_weights_are_one_for_each_class():
+    with pytest.raises(
+        ValueError, match=r"^`class_weights=\[1, 2\]` is not possible: give one for each of the 5 classes.$"
+    ):
+        SamDetrConfig(**TINY, class_weights=[1, 2])
+    with pytest.raises(ValueError, match="each must be a finite number"):
+        SamDetrConfig(**TINY, class_weights=[1, 1, -1, 1, 1])
+    saved = SamDetrConfig(**TINY, class_weights=[1, 2, 1, 1, 1]).to_dict()
+    assert SamDetrConfig.from_dict(saved).class_weights == [1, 2, 1, 1, 1]
+    assert SamDetrConfig.from_dict(saved, num_labels=3).class_weights is None
+
+
 def test_a_batch_without_objects_has_only_a_class_loss():
     logits = torch.randn(2, 3, 12, 5)
     loss, terms = sam_detr_loss(logits, torch.rand(2, 3, 12, 4), prepared(*targets(0, 0)), CONFIG)

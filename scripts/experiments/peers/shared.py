@@ -74,6 +74,7 @@ class PeerConfig(PreTrainedConfig):
     bbox_loss_coefficient: float = 5
     giou_loss_coefficient: float = 2
     focal_alpha: float = 0.25
+    class_weights: list | None = None
     auxiliary_loss: bool = True
     anchor_scale: float = 1.0
     category_ids: list | None = None
