@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,30 @@ def test_mistakes_in_yaml_are_named(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images\nnames: 2\n")
     with pytest.raises(ValueError, match="data.yaml has names=.2.: give a list"):
         load_detection_data(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize("up", ["", "../"])
+def test_pictures_in_folders_far_apart_are_found_and_nothing_else_is_read(tmp_path, monkeypatch, up):
+    train, val = tmp_path / "disk1" / "a" / "images", tmp_path / "disk2" / "b" / "val"
+    write_yolo(train / "day 1", train.parent / "labels" / "day 1", list("abc"))
+    write_yolo(val, val, list("de"))
+    for folder in (tmp_path, train.parent, val.parent):
+        write_yolo(folder / "private", folder / "private", list("xyz"))
+    (tmp_path / "set").mkdir()
+    above = up or f"{tmp_path}/"
+    content = f"train: {above}disk1/a/images/day 1\nval: {above}disk2/b/val\nnames: [cat, dog]\n"
+    (tmp_path / "set" / "data.yaml").write_text(content)
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(os.path.realpath(path)) or scandir(path))
+    data = load_detection_data(tmp_path / "set")
+    assert len(data.train) == 3 and len(data.evaluation) == 2 and not any("private" in path for path in listed)
+    assert [len(example["objects"]["bbox"]) for example in [*data.train, *data.evaluation]] == [0, 1, 1, 0, 1]
+    assert {path for path in listed if Path(path).is_dir()} == set(
+        map(str, (tmp_path / "set", train / "day 1", train.parent / "labels" / "day 1", val))
+    )
+    (tmp_path / "set" / "data.yaml").write_text("train: /\nnames: [cat, dog]\n")
+    with pytest.raises(ValueError, match="names '/', the whole disk: give the folder of the pictures"):
+        load_detection_data(tmp_path / "set")
 
 
 # VOC

@@ -1,8 +1,6 @@
-"""Files of a data set: texts as tools and operating systems write them, and pictures by the names that texts give them.
+"""Files of a data set: its texts, as tools and operating systems write them, and its pictures, by the names in texts.
 
-All texts of annotation formats are read here, so byte order marks, line ends and YAML's words for true and false are
-treated alike in every format. All files are found here, so that holds for case, Unicode form (NFC, NFD), folders of
-another machine, and files that macOS and Windows leave behind.
+Byte order marks, line ends, case, Unicode form (NFC, NFD) and folders of another machine are treated alike everywhere.
 """
 
 import codecs
@@ -13,10 +11,11 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from json.decoder import WHITESPACE
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote
 
 import yaml
@@ -24,14 +23,9 @@ import yaml
 from ..annotations import shown
 from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, exif_orientation, opened_picture
 
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 PIECE = 2**22
-"""Bytes of a JSON file that are read at a time."""
-LEFT_BEHIND = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+"""Characters of a JSON file that are read at a time."""
+LEFT_BEHIND = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """Files and folders that operating systems add; names that begin with a dot are left out too."""
 DEEPEST = 10
 """Levels of folders below that of the set which are searched."""
@@ -43,23 +37,26 @@ MOST_COMPARED = 20_000
 """Names among which a similar one is looked for."""
 
 
-def text_encoding(start: bytes) -> str:
-    """The encoding that a file's byte order mark declares, UTF-8 without one."""
-    return next((encoding for mark, encoding in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
+@contextmanager
+def opened_text(path: str | os.PathLike, errors: str = "strict") -> Iterator[TextIO]:
+    """A text file, without its byte order mark and with line ends `\\n`; `errors` is of `open`.
+
+    Raises:
+        ValueError: while it is read: it is neither UTF-8 nor UTF-16 with a byte order mark, naming the file.
+    """
+    with open(path, "rb") as file:
+        is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        with open(path, encoding="utf-16" if is_wide else "utf-8-sig", errors=errors) as file:
+            yield file
+    except UnicodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The file's text, without a byte order mark and with line ends `\\n`.
-
-    Raises:
-        ValueError: it is neither UTF-8 nor UTF-16 with a byte order mark, naming the file.
-    """
-    content = Path(path).read_bytes()
-    try:
-        text = content.decode(text_encoding(content[:4]))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """The whole text of `opened_text`."""
+    with opened_text(path) as file:
+        return file.read()
 
 
 def read_yaml(path: Path) -> Any:
@@ -103,22 +100,17 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
         ValueError: the file is no JSON text; the message names it.
     """
     decode, text, place, before = json.JSONDecoder().raw_decode, "", 0, 0
-    with path.open("rb") as file:
-        decoder = codecs.getincrementaldecoder(text_encoding(file.read(4)))()
-        file.seek(0)
+    with opened_text(path) as file:
 
         def more() -> bool:
             """Reads on, and forgets what has been used; False at the end."""
             nonlocal text, place, before
             piece = file.read(max(PIECE, len(text) - place))
-            try:
-                text, before, place = text[place:] + decoder.decode(piece, final=not piece), before + place, 0
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+            text, before, place = text[place:] + piece, before + place, 0
             return bool(piece)
 
-        def refuse(problem: str, at: int) -> NoReturn:
-            raise ValueError(f"{path} is not valid JSON: {problem}, at character {before + at}. Export it again.")
+        def refuse(problem: object) -> NoReturn:
+            raise ValueError(f"{path} is not valid JSON: {problem}, at character {before + place}. Export it again.")
 
         def peek() -> str:
             nonlocal place
@@ -131,7 +123,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
             nonlocal place
             found = peek()
             if not found or found not in characters:
-                refuse(f"Expecting one of {' '.join(characters)}", place)
+                refuse(f"Expecting one of {' '.join(characters)}")
             place += 1
             return found
 
@@ -142,14 +134,15 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
                 try:
                     found, end = decode(text, place)
                     if end < len(text) or not more():  # a number at the end may go on
-                        place = end if end < len(text) else len(text)
+                        place = min(end, len(text))
                         return found
                 except json.JSONDecodeError as error:
-                    problem, at = error.msg, error.pos - place
+                    at = error.pos - place
                     if not more():
-                        refuse(problem, place + at)
+                        place += at
+                        refuse(error.msg)
                 except (ValueError, RecursionError) as error:  # the former for a number of thousands of digits
-                    raise ValueError(f"{path} is not valid JSON: {error}. Export it again.") from error
+                    refuse(error)
 
         def members(end: str) -> Iterator[None]:
             """Runs before each member of what has begun, up to its end."""
@@ -167,7 +160,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
             for _ in members("}"):
                 key = value()
                 if not isinstance(key, str):
-                    refuse("Expecting a key in quotes", place)
+                    refuse("Expecting a key in quotes")
                 take(":")
                 if peek() == "[":
                     take("[")
@@ -177,17 +170,14 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
                 else:
                     yield key, -1, value()
         if peek():
-            refuse("Extra data", place)
+            refuse("Extra data")
 
 
 def picture_size(content: str | bytes) -> tuple[int, int]:
-    """Width and height of a displayed picture, its EXIF orientation applied, from the file's header alone.
+    """Width and height of a displayed picture, its EXIF orientation applied, from the header of a file.
 
     Args:
-        content: path or bytes of a file.
-
-    Returns:
-        (0, 0) where the file is no picture, is missing, or is larger than Pillow opens.
+        content: path or bytes of the file; (0, 0) where it is no picture, missing, or larger than Pillow opens.
     """
     try:
         with opened_picture(content, "") as image:
@@ -203,15 +193,8 @@ def split_in(name: str) -> str:
     ('val2017', 'valid', '')
     """
     match = SPLIT.search(re.sub(r"\d+", "", name))
-    if not match:
-        return ""
-    with_year = re.search(match[1] + r"\d*", name)
-    return with_year[0] if with_year else match[1]
-
-
-def is_left_behind(name: str) -> bool:
-    """Whether a file or folder is one that an operating system or a tool left, such as `._p.jpg` and `__MACOSX`."""
-    return name.startswith(".") or name in LEFT_BEHIND
+    with_year = match and re.search(match[1] + r"\d*", name)
+    return with_year[0] if with_year else match[1] if match else ""
 
 
 def folded(name: str) -> str:
@@ -229,11 +212,7 @@ def is_picture(name: str) -> bool:
 
 
 def require_utf8(paths: Iterable[str | None]) -> None:
-    """Refuses names of files that Arrow cannot hold.
-
-    Raises:
-        ValueError: one is not UTF-8.
-    """
+    """Refuses names of files that Arrow cannot hold, with a ValueError."""
     for path in paths:
         try:
             (path or "").encode()
@@ -245,7 +224,7 @@ class SetFiles:
     """All files of a set's folder, listed once; paths are relative to it, with `/`.
 
     Links to folders and files are followed: whoever made one has chosen where it leads. Devices, pipes and what
-    `is_left_behind` are no files of the set.
+    systems leave behind (`._p.jpg`, `__MACOSX`) are no files of the set.
 
     Args:
         root: folder of the set.
@@ -254,30 +233,42 @@ class SetFiles:
 
     def __init__(self, root: Path, deepest: int = DEEPEST):
         self.root = root
-        self._deepest = deepest
         self.files: dict[str, None] = {}
         self.folders: set[str] = {""}
-        self._list("", {os.path.realpath(root)}, 0)
-        self._by_name: dict[str, list[str]] | None = None
-        self._by_path: dict[str, str] | None = None
+        self._list("", {os.path.realpath(root)}, deepest)
+        self._index()
 
-    def _list(self, folder: str, above: set[str], depth: int) -> None:
+    def add(self, folder: str) -> None:
+        """Lists a folder elsewhere too, by its path relative to the set's folder, such as `../images`."""
+        relative = os.path.relpath(folder, self.root).replace(os.sep, "/")
+        if relative not in self.folders:
+            self.folders.add(relative)
+            self._list(relative, {os.path.realpath(self.root), os.path.realpath(folder)}, DEEPEST)
+            self._index()
+
+    def _list(self, folder: str, above: set[str], levels: int) -> None:
         try:
-            with os.scandir(self.root / folder) as listing:
+            with os.scandir(self.path(folder)) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
             return
         for entry in entries:
-            if is_left_behind(entry.name):
+            path = f"{folder}/{entry.name}".lstrip("/")
+            if entry.name.startswith(".") or entry.name in LEFT_BEHIND:
                 continue
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if _is(entry.is_file):
+            if os.path.isfile(entry.path):
                 self.files[path] = None
-            elif depth < self._deepest and _is(entry.is_dir):
-                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+            elif levels and os.path.isdir(entry.path):
+                real = os.path.realpath(entry.path)
                 if real not in above:  # a link to a folder that it lies in
                     self.folders.add(path)
-                    self._list(path, above | {real}, depth + 1)
+                    self._list(path, above | {real}, levels - 1)
+
+    def _index(self) -> None:
+        self._by_path = {folded(path): path for path in (*sorted(self.folders, reverse=True), *self.files)}
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in self.files:
+            self._by_name[folded(os.path.basename(path))].append(path)
 
     def path(self, relative: str) -> str:
         """The path to open."""
@@ -290,23 +281,11 @@ class SetFiles:
 
     def pictures(self, within: str = "") -> list[str]:
         """Pictures of a folder and those below it, in the order of their paths."""
-        start = f"{within}/" if within else ""
-        return sorted((p for p in self.files if p.startswith(start) and is_picture(p)), key=lambda p: p.split("/"))
-
-    def folder(self, name: str) -> str | None:
-        """The folder of this path below the set's, compared by `folded`; None if there is none."""
-        wanted = "/".join(clean_parts(name))
-        if wanted in self.folders:
-            return wanted
-        return next((path for path in sorted(self.folders) if folded(path) == folded(wanted)), None)
+        return sorted(self.with_suffix(*PICTURE_SUFFIXES, within=within), key=lambda path: path.split("/"))
 
     def match(self, path: str) -> str | None:
-        """The file of this path below the set's folder, compared by `folded`; None if there is none."""
-        if path in self.files:
-            return path
-        if self._by_path is None:
-            self._by_path = {folded(own): own for own in self.files}
-        return self._by_path.get(folded(path))
+        """The file or folder of this path below the set's folder, compared by `folded`; None if there is none."""
+        return path if path in self.files or path in self.folders else self._by_path.get(folded(path))
 
     def find(self, name: str, folders: Iterable[str] = ("",)) -> str | None:
         """The file that a text calls `name`.
@@ -315,72 +294,44 @@ class SetFiles:
         in the set, if there is one: a text from elsewhere cannot have files read that are not the set's.
 
         Args:
-            name: with or without folders, which may be those of another machine.
+            name: with or without folders, which may be those of another machine, or in a URL.
             folders: of the set, in which it is looked for first, in this order.
 
         Returns:
             The file with exactly this name in one of `folders`; else the one file anywhere in the set whose name,
             compared by `folded`, is this one, and whose folders agree best. None where there is none, or several.
         """
-        folders = tuple(folders)
-        parts = clean_parts(name)
+        parts, folders = clean_parts(name), tuple(folders)
         if not parts:
             return None
         for tail in ("/".join(parts), parts[-1]):
             for folder in folders:
-                path = f"{folder}/{tail}" if folder else tail
-                if path in self.files:
+                if (path := f"{folder}/{tail}".lstrip("/")) in self.files:
                     return path
-        found = self._best(parts, folders)
-        if found is None and ("%" in name or "?" in name):  # names in URLs, as Label Studio writes them
-            decoded = unquote(name)
-            return self._best(clean_parts(decoded.partition("?d=")[2] or decoded.partition("?")[0]), folders)
-        return found
-
-    def _best(self, parts: Sequence[str], folders: Sequence[str]) -> str | None:
-        """The one file of the folded name with most of the folders in common; of `folders` if that decides."""
-        if not parts:
-            return None
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for path in self.files:
-                self._by_name[folded(path.rpartition("/")[2])].append(path)
-        wanted = [folded(part) for part in parts]
-        best: list[str] = []
-        most = 0
-        for path in self._by_name.get(wanted[-1], ()):
-            common = 0
-            for own, other in zip(reversed(path.split("/")), reversed(wanted), strict=False):
-                if folded(own) != other:
-                    break
-                common += 1
-            if common > most:
-                best, most = [path], common
-            elif common == most:
-                best.append(path)
-        for folder in folders:
-            if len(best) > 1 and folder:
+        wanted = [folded(part) for part in reversed(parts)]
+        common = {
+            path: len(os.path.commonprefix([wanted, [folded(part) for part in reversed(path.split("/"))]]))
+            for path in self._by_name.get(wanted[0], ())
+        }
+        most = max(common.values(), default=0)
+        best = [path for path in common if common[path] == most]
+        for folder in filter(None, folders):
+            if len(best) > 1:
                 best = [path for path in best if path.startswith(f"{folder}/")] or best
-        return best[0] if len(best) == 1 else None
+        if len(best) == 1:
+            return best[0]
+        decoded = unquote(name)  # as Label Studio writes names
+        decoded = decoded.partition("?d=")[2] or decoded.partition("?")[0]
+        return self.find(decoded, folders) if decoded != name else None
 
-    def similar(self, name: str) -> str | None:
-        """The file of the most similar name, to offer where `find` has found none: of another suffix or prefix."""
-        wanted = folded(name.replace("\\", "/").rpartition("/")[2])
-        stem = os.path.splitext(wanted)[0]
-        names = {folded(path.rpartition("/")[2]): path for path in self.files if is_picture(path)}
-        same_stem = [path for own, path in names.items() if os.path.splitext(own)[0] == stem]
-        longer = [path for own, path in names.items() if own.endswith(wanted) or wanted.endswith(own)]
-        if same_stem or longer:
-            return (same_stem or longer)[0]
-        close = difflib.get_close_matches(wanted, list(names)[:MOST_COMPARED], n=1, cutoff=0.8)
-        return names[close[0]] if close else None
-
-
-def _is(kind: Callable[[], bool]) -> bool:
-    try:
-        return kind()
-    except OSError:  # a link to itself
-        return False
+    def hint(self, name: str) -> str:
+        """`; for x.jpg there is images/x.png` where `find` has found none but a similar name, else `""`."""
+        wanted = folded(os.path.basename(name.replace("\\", "/")))
+        names = {folded(os.path.basename(path)): path for path in self.files if is_picture(path)}
+        near = [own for own in names if os.path.splitext(own)[0] == os.path.splitext(wanted)[0]]
+        near = near or [own for own in names if own.endswith(wanted) or wanted.endswith(own)]
+        near = near or difflib.get_close_matches(wanted, list(names)[:MOST_COMPARED], n=1, cutoff=0.8)
+        return f"; for {shown(name)} there is {names[near[0]]}" if near else ""
 
 
 def clean_parts(name: str) -> list[str]:
