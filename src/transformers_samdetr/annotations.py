@@ -1,7 +1,4 @@
-"""COCO annotations of a picture, checked one by one, to the labels that the loss reads.
-
-Everything here is NumPy on a handful of numbers, so that both image processors share it.
-"""
+"""COCO annotations of a picture, checked one by one, to the labels that the loss reads: NumPy on a few numbers."""
 
 import math
 import reprlib
@@ -10,27 +7,11 @@ from numbers import Integral, Real
 from typing import Any, NoReturn
 
 import numpy as np
-from transformers.image_utils import AnnotationFormat
 
-FORMAT = AnnotationFormat.COCO_DETECTION.value
 LARGEST_INTEGER = 2**63 - 1
 """That a tensor holds."""
 LARGEST_AREA = 2.0**63
 """In pixels: far beyond any picture, and far from the end of float32."""
-
-
-def check_format(format: str) -> None:
-    """Refuses every annotation format but `"coco_detection"`.
-
-    Raises:
-        ValueError: naming `format` and what is supported.
-    """
-    if format != FORMAT:
-        raise ValueError(
-            f"format={str(getattr(format, 'value', format))!r} is not supported: SAM-DETR detects boxes, and its "
-            f"annotations are {FORMAT!r}, one dict per image with `image_id` and `annotations`. Convert panoptic "
-            "segments to boxes first."
-        )
 
 
 def integer_keys(name: str, mapping: Mapping | None, integer_values: bool = False) -> dict | None:
@@ -55,7 +36,7 @@ def check_batch(annotations: Any, num_images: int) -> list[Mapping]:
     """One annotation dict per image; a single dict stands for a single image.
 
     Raises:
-        ValueError: not dicts with `image_id` and `annotations`, or not as many as there are images.
+        ValueError: not dicts, or not as many as there are images.
     """
     batch = [annotations] if isinstance(annotations, Mapping) else annotations
     if not isinstance(batch, Sequence) or isinstance(batch, str):
@@ -106,143 +87,118 @@ def labels_from_coco(
     Raises:
         ValueError: an annotation does not fit; the message has the image's id, the box, and what would be right.
     """
-    image_id, objects = _image_id(target), _objects(target)
+    image_id, objects = _read_target(target)
     parsed = [
         _read_object(obj, f"Image {image_id}, annotation {index}", category_id_to_label, id2label)
         for index, obj in enumerate(objects)
     ]
-    boxes = np.array([entry["bbox"] for entry in parsed], dtype=np.float64).reshape(-1, 4)  # (T, 4): x y w h
+
+    def column(field: str, dtype: type) -> np.ndarray:
+        return np.array([entry[field] for entry in parsed], dtype=dtype)
+
+    boxes = column("bbox", np.float64).reshape(-1, 4)  # (T, 4): x y w h
     (height, width), (new_height, new_width) = image_size, resized_size
     limits = np.array([width, height], dtype=np.float64)
-
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    corners = corners.clip(0, np.tile(limits, 2))
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).clip(0, np.tile(limits, 2))
     sides = corners[:, 2:] - corners[:, :2]  # (T, 2): w h
-    area = np.array([entry["area"] for entry in parsed], dtype=np.float64)
+    area = column("area", np.float64)
     area = np.where(np.isnan(area), sides.prod(axis=1), area)
     if normalise:
         # ratios of the displayed picture: the resized one has them too, up to the rounding of its sides
         placed = np.concatenate([(corners[:, :2] + corners[:, 2:]) / (2 * limits), sides / limits], axis=1)
     else:
         placed = corners * np.tile([new_width / width, new_height / height], 2)
-
-    crowd = np.array([entry["iscrowd"] for entry in parsed], dtype=bool)
     # a side that is lost in float32 is none
-    keep = ~crowd & ((sides / limits).astype(np.float32) > 0).all(axis=1)
+    keep = ~column("iscrowd", bool) & ((sides / limits).astype(np.float32) > 0).all(axis=1)
     return {
         "image_id": np.array([image_id], dtype=np.int64),
-        "class_labels": np.array([entry["label"] for entry in parsed], dtype=np.int64)[keep],
+        "class_labels": column("label", np.int64)[keep],
         "boxes": placed.astype(np.float32)[keep],
         "area": (area * (new_height / height) * (new_width / width)).astype(np.float32)[keep],
         "iscrowd": np.zeros(int(keep.sum()), dtype=np.int64),
         # in every picture, since Trainer.evaluate concatenates the labels of all batches key by key
-        "annotation_ids": np.array([entry["id"] for entry in parsed], dtype=np.int64)[keep],
+        "annotation_ids": column("id", np.int64)[keep],
         "orig_size": np.array(image_size, dtype=np.int64),
         "size": np.array(resized_size, dtype=np.int64),
     }
 
 
-def _image_id(target: Mapping) -> int:
+def _read_target(target: Mapping) -> tuple[int, Sequence]:
+    """The id and the objects of an image."""
     if "image_id" not in target:
-        raise ValueError(
-            f"An annotation has no 'image_id', only {shown(list(target))}: add the integer id of its image."
-        )
+        raise ValueError(f"An annotation has no 'image_id', only {shown(list(target))}: add its image's integer id.")
     image_id = _integer(target["image_id"])
     if image_id is None:
         raise ValueError(
             f"image_id={shown(target['image_id'], repr)} must be an integer of at most 64 bits: number the images, and "
             "keep their names."
         )
-    return image_id
-
-
-def _objects(target: Mapping) -> Sequence:
     where = f"Image {target['image_id']}"
     if "annotations" not in target:
         hint = "; 'objects' of a Hub data set hold lists, make one dict per object" if "objects" in target else ""
-        raise ValueError(
-            f"{where}: no key 'annotations', only {shown(list(target))}: give the list of its objects{hint}."
-        )
+        raise ValueError(f"{where}: no key 'annotations', only {shown(list(target))}: give its list of objects{hint}.")
     objects = target["annotations"]
     if not isinstance(objects, Sequence) or isinstance(objects, str):
         raise ValueError(f"{where}: 'annotations' is {_kind(objects)} ({shown(objects)}), expected a list of dicts.")
-    return objects
+    return image_id, objects
 
 
 def _read_object(
     obj: Any, where: str, category_id_to_label: Mapping[int, int] | None, id2label: Mapping[int, str] | None
 ) -> dict[str, Any]:
     """Checked `bbox`, `label`, `area` (NaN where missing), `iscrowd` and `id` (-1 where missing) of one object."""
+
+    def refuse(problem: str, remedy: str) -> NoReturn:
+        raise ValueError(f"{where} {problem}: {remedy}.")
+
+    def refuse_value(key: str, remedy: str) -> NoReturn:
+        refuse(f"has {key} {shown(obj[key], repr)}", remedy)
+
     if not isinstance(obj, Mapping):
-        _refuse(where, f"is {_kind(obj)} ({shown(obj)})", "give the annotation's dict itself, not its id")
+        refuse(f"is {_kind(obj)} ({shown(obj)})", "give the annotation's dict itself, not its id")
     if "bbox" in obj:
         where = f"{where} (bbox {shown(obj['bbox'])})"
     for key in ("bbox", "category_id"):
         if obj.get(key) is None:
-            _refuse(where, f"has no {key!r}, only {shown(list(obj))}", f"add its {key!r} or leave the object out")
-    area, crowd = obj.get("area"), obj.get("iscrowd")
-    if area is not None:
-        area = _number(area)
+            refuse(f"has no {key!r}, only {shown(list(obj))}", f"add its {key!r} or leave the object out")
+    area, crowd, identity = math.nan, False, -1
+    if obj.get("area") is not None:
+        area = _number(obj["area"])
         if area is None or not 0 <= area <= LARGEST_AREA:  # so that NaN fails too
-            _refuse(
-                where,
-                f"has area {shown(obj['area'], repr)}",
-                "give a number of pixels >= 0, or no area for that of the box",
-            )
-    if (0 if crowd is None else _integer(crowd, allow_bool=True)) not in (0, 1):
-        _refuse(where, f"has iscrowd {shown(crowd, repr)}", "give 0 for one object, 1 for a crowd region")
-    identity = obj.get("id")
-    if identity is not None and _integer(identity) is None:
-        _refuse(where, f"has id {shown(identity, repr)}", "give an integer of at most 64 bits or no id")
-    return {
-        "bbox": _box(obj["bbox"], where),
-        "label": _label(obj["category_id"], where, category_id_to_label, id2label),
-        "area": math.nan if area is None else area,
-        "iscrowd": bool(crowd),
-        "id": -1 if identity is None else _integer(identity),
-    }
+            refuse_value("area", "give a number of pixels >= 0, or no area for that of the box")
+    if obj.get("iscrowd") is not None:
+        crowd = _integer(obj["iscrowd"], allow_bool=True)
+        if crowd not in (0, 1):
+            refuse_value("iscrowd", "give 0 for one object, 1 for a crowd region")
+    if obj.get("id") is not None:
+        identity = _integer(obj["id"])
+        if identity is None:
+            refuse_value("id", "give an integer of at most 64 bits or no id")
 
-
-def _box(bbox: Any, where: str) -> list[float]:
-    values = bbox.tolist() if hasattr(bbox, "tolist") else bbox
-    numbers = [_number(value) for value in values] if isinstance(values, Sequence) else []
+    bbox = obj["bbox"].tolist() if hasattr(obj["bbox"], "tolist") else obj["bbox"]
+    numbers = [_number(value) for value in bbox] if isinstance(bbox, Sequence) else []
     if len(numbers) != 4 or None in numbers:
-        _refuse(where, "must have four numbers", "give [x, y, width, height] in pixels")
+        refuse("must have four numbers", "give [x, y, width, height] in pixels")
     if not all(map(math.isfinite, numbers)):
-        _refuse(where, "is not finite", "correct the box or leave the object out")
-    if numbers[2] < 0 or numbers[3] < 0:
-        _refuse(
-            where,
-            "has a negative width or height",
-            "COCO boxes are [x, y, width, height], of corners that is [x1, y1, x2 - x1, y2 - y1]",
-        )
-    return numbers
+        refuse("is not finite", "correct the box or leave the object out")
+    if min(numbers[2:]) < 0:
+        remedy = "COCO boxes are [x, y, width, height], of corners that is [x1, y1, x2 - x1, y2 - y1]"
+        refuse("has a negative width or height", remedy)
 
-
-def _label(
-    category_id: Any, where: str, category_id_to_label: Mapping[int, int] | None, id2label: Mapping[int, str] | None
-) -> int:
-    label = _integer(category_id)
+    label = _integer(obj["category_id"])
     if label is None:
-        remedy = "give the integer id (of at most 64 bits), not the name of the category"
-        _refuse(where, f"has category_id {shown(category_id, repr)}", remedy)
+        refuse_value("category_id", "give the integer id (of at most 64 bits), not the name of the category")
     if category_id_to_label is not None:
         if label not in category_id_to_label:
             known = shown(sorted(category_id_to_label))
-            _refuse(
-                where, f"has category_id {label}, which is not in category_id_to_label {known}", "add it or drop it"
-            )
+            refuse(f"has category_id {label}, which is not in category_id_to_label {known}", "add it or drop it")
         label = category_id_to_label[label]
     if label < 0:
-        _refuse(where, f"has category_id {shown(category_id, repr)}", "labels start at 0: set category_id_to_label")
+        refuse_value("category_id", "labels start at 0: set category_id_to_label")
     if id2label is not None and label not in id2label:
         remedy = "set category_id_to_label if category ids are not the model's labels"
-        _refuse(where, f"has label {label}, which is not in id2label {shown(sorted(id2label))}", remedy)
-    return label
-
-
-def _refuse(where: str, problem: str, remedy: str) -> NoReturn:
-    raise ValueError(f"{where} {problem}: {remedy}.")
+        refuse(f"has label {label}, which is not in id2label {shown(sorted(id2label))}", remedy)
+    return {"bbox": numbers, "label": label, "area": area, "iscrowd": bool(crowd), "id": identity}
 
 
 def _number(value: Any) -> float | None:
@@ -272,19 +228,18 @@ def _kind(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 20
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
 def shown(value: Any, text_of: Callable[[Any], str] = str, limit: int = 120) -> str:
     """A value for a message, cut where it is long.
 
     Of containers the first entries and levels only: a few lines of YAML can make one whose whole text fills the memory.
     """
-    containers = (list, tuple, dict, set, frozenset)
     try:
-        text = _SHORT.repr(value) if isinstance(value, containers) else text_of(value)
+        text = _SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else text_of(value)
     except ValueError:  # an integer of thousands of digits
         return f"of type {type(value).__name__}, too large to show"
     return text if len(text) <= limit else f"{text[:limit]}..."
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 20
-_SHORT.maxstring = _SHORT.maxother = 80

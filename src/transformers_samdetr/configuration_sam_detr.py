@@ -1,6 +1,8 @@
 """SAM-DETR model configuration: one field per choice of the paper, each validated."""
 
+import inspect
 import json
+import math
 import os
 import re
 import shutil
@@ -25,9 +27,6 @@ try:
 except ImportError:  # older Transformers: a sub-configuration is named by its class, and built here
     SubConfigSpec = None
 
-QUERY_RESAMPLING = ("keypoints", "average", "max", "none")
-KEYPOINT_SEARCH_RANGES = ("box", "image")
-REFERENCE_BOXES = ("learned", "fixed")
 OTHER_DETECTORS = ("backbone", "backbone_kwargs", "use_timm_backbone")
 """Arguments of Transformers' older detectors; here `backbone_config` says it all."""
 AUTO_MAPS: dict[str, dict[str, str | list[str]]] = {
@@ -45,20 +44,16 @@ AUTO_MAPS: dict[str, dict[str, str | list[str]]] = {
     },
 }
 """`auto_map` of each file of a saved folder: where Transformers' Auto classes find the code of this package."""
-CUSTOM_PIPELINES = {
-    "object-detection": {
-        "impl": "image_processing_sam_detr.SamDetrObjectDetectionPipeline",
-        "pt": ["AutoModelForObjectDetection"],
-    }
-}
+PIPELINE = "image_processing_sam_detr.SamDetrObjectDetectionPipeline"
+CUSTOM_PIPELINES = {"object-detection": {"impl": PIPELINE, "pt": ["AutoModelForObjectDetection"]}}
 """Of `config.json`: the class that `pipeline(..., trust_remote_code=True)` takes."""
-ENTRY_FILES = ("configuration_sam_detr.py", "image_processing_sam_detr.py", "modeling_sam_detr.py")
 
 
 def code_files() -> list[Path]:
     """Every file of the package that a saved model needs where the package is not installed."""
+    names = ("configuration_sam_detr.py", "image_processing_sam_detr.py", "modeling_sam_detr.py")
     # a model loaded as remote code has only those of the classes that were asked for
-    entries = [path for name in ENTRY_FILES if (path := Path(__file__).with_name(name)).is_file()]
+    entries = [path for name in names if (path := Path(__file__).with_name(name)).is_file()]
     return sorted({*entries, *(Path(needed) for entry in entries for needed in get_relative_import_files(entry))})
 
 
@@ -76,73 +71,72 @@ def save_code(folder: str | os.PathLike, name: str) -> None:
     partial.replace(file)
 
 
-# What a user reads when a configuration is refused. Transformers checks configurations with huggingface_hub's strict
-# dataclasses, whose errors are no `ValueError` and lead with the name of a validator. Here they become one sentence:
-# the field, its value, and what would be right.
-
-SIMILAR = 0.85
-"""How alike a name must be to a field's, of 1, to be taken for a slip of the pen."""
-
-
 class SamDetrConfigError(StrictDataclassError, ValueError):
     """No SAM-DETR can have this value; the message names the field, the value and the remedy."""
 
+    @classmethod
+    def of(cls, field: str, value: object, remedy: str) -> "SamDetrConfigError":
+        return cls(f"`{field}={value}` is not possible: {remedy}")
+
 
 def readable_errors(cls: type) -> type:
-    """Goes above `@strict`: building the class, and setting a field, raise `SamDetrConfigError`."""
+    """Goes above `@strict`: building the class, and setting a field, raise `SamDetrConfigError`.
+
+    The errors of huggingface_hub's strict dataclasses are no `ValueError` and lead with the name of a validator. Here
+    they become one sentence: the field, its value, and what would be right.
+    """
+
+    def translating(method: Callable) -> Callable:
+        @wraps(method)
+        def translated(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except SamDetrConfigError:
+                raise
+            except StrictDataclassError as error:
+                field, cause = re.search(r"for field '(\w+)'", str(error)), str(error.__cause__)
+                if field is None:  # the message of a validator of ours
+                    raise SamDetrConfigError(cause) from error
+                value = re.search(r"with value (.+?) doesn't match|\(value: (.+)\)$", cause)
+                kind = inspect.formatannotation(cls.__dataclass_fields__[field[1]].type)
+                kind = re.sub(r"\w+\.", "", kind).replace(" | ", " or ")
+                value = value and (value[1] or value[2])
+                raise SamDetrConfigError.of(field[1], value, f"it must be {kind}.") from error
+
+        return translated
+
     for name in ("__init__", "__setattr__", "validate"):
-        setattr(cls, name, _translating(getattr(cls, name)))
+        setattr(cls, name, translating(getattr(cls, name)))
     return cls
 
 
-def _translating(method: Callable) -> Callable:
-    @wraps(method)
-    def translated(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except SamDetrConfigError:
-            raise
-        except StrictDataclassError as error:
-            raise SamDetrConfigError(_sentence(type(self), error)) from error
-
-    return translated
+def _ask_for_similar(name: str, known: Collection[str], cutoff: float, quote: str = "`") -> str | None:
+    """A question for the known name that is most like `name`, if one is enough."""
+    meant = get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"is {quote}{meant[0]}{quote} meant?" if meant else None
 
 
-def _sentence(cls: type, error: StrictDataclassError) -> str:
-    """Of a validator of ours its own message; of a wrong type, one with the type that the field has."""
-    field, cause = re.search(r"for field '(\w+)'", str(error)), str(error.__cause__)
-    if field is None:
-        return cause
-    found = re.search(r"with value (.+?) doesn't match|\(value: (.+)\)$", cause)
-    value = found and (found[1] or found[2])
-    return f"`{field[1]}={value}` is not possible: it must be {_kind(cls.__dataclass_fields__[field[1]].type)}."
-
-
-def _kind(annotation: Any) -> str:
-    """A type as one would say it.
-
-    >>> _kind(list[int] | None)
-    'list[int] or None'
-    """
-    kinds = getattr(annotation, "__args__", ()) if not hasattr(annotation, "__origin__") else ()
-    if kinds:
-        return " or ".join(_kind(kind) for kind in kinds)
-    if annotation is type(None):
-        return "None"
-    return (
-        annotation.__name__
-        if isinstance(annotation, type) and not hasattr(annotation, "__origin__")
-        else str(annotation)
-    )
-
-
-def similar_name(name: str, known: Collection[str], cutoff: float = SIMILAR) -> str | None:
-    """The known name that is most like `name`, if one is enough.
-
-    >>> similar_name("num_querys", ["num_queries", "num_keypoints"])
-    'num_queries'
-    """
-    return next(iter(get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+_SIZES = (
+    "d_model num_queries encoder_attention_heads encoder_ffn_dim encoder_n_points decoder_layers "
+    "decoder_attention_heads decoder_ffn_dim num_keypoints roi_size num_channels"
+)
+_RATES = "dropout attention_dropout activation_dropout denoising_label_noise focal_alpha"
+_WEIGHTS = "class_cost bbox_cost giou_cost class_loss_coefficient bbox_loss_coefficient giou_loss_coefficient"
+_LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (_SIZES, lambda value: value >= 1, "it must be at least 1"),
+    ("encoder_layers num_denoising_groups", lambda value: value >= 0, "it must be at least 0"),
+    ("num_feature_levels", lambda value: value in (1, 3), "1 (SAM-DETR) or 3 (SAM-DETR++) levels are supported"),
+    (_RATES, lambda value: 0 <= value <= 1, "it must lie in [0, 1]"),
+    ("denoising_box_noise", lambda value: 0 <= value < 1, "it must lie in [0, 1), or boxes would vanish"),
+    (_WEIGHTS, lambda value: 0 <= value < math.inf, "it must be a finite number, at least 0"),
+)
+"""Fields, what each of their values must pass, and what is said otherwise."""
+_CHOICES = {
+    "query_resampling": ("keypoints", "average", "max", "none"),
+    "keypoint_search_range": ("box", "image"),
+    "reference_boxes": ("learned", "fixed"),
+    "activation_function": tuple(ACT2FN),
+}
 
 
 @auto_docstring(checkpoint="sam-detr-r50")
@@ -267,7 +261,14 @@ class SamDetrConfig(PreTrainedConfig):
     auxiliary_loss: bool = True
 
     def __post_init__(self, **kwargs):
-        self._refuse_slips(kwargs)
+        # Transformers keeps whatever has no field, as attributes; a field that is misspelt would go unnoticed
+        for name, value in kwargs.items():
+            if name in OTHER_DETECTORS:
+                remedy = "{'model_type': 'timm_backbone', 'backbone': 'resnet50', 'out_indices': [4]}."
+                raise SamDetrConfigError.of(name, repr(value), f"say it in backbone_config, such as {remedy}")
+            names = [field.name for field in fields(self)]
+            if not hasattr(type(self), name) and (question := _ask_for_similar(name, names, cutoff=0.85)):
+                raise SamDetrConfigError.of(name, repr(value), question)
         if not __name__.startswith("transformers_modules."):  # only remote code is found by these
             kwargs.pop("auto_map", None)
             kwargs.pop("custom_pipelines", None)
@@ -294,11 +295,8 @@ class SamDetrConfig(PreTrainedConfig):
         names = list((kwargs.get("id2label") or {}).values())
         old_names = list((config_dict.get("id2label") or {}).values())
         if (names and names != old_names) or kwargs.get("num_labels", len(old_names)) != len(old_names):
-            config_dict = {
-                key: value
-                for key, value in config_dict.items()
-                if key not in ("category_ids", "class_weights", "detection_threshold")
-            }
+            of_old_names = ("category_ids", "class_weights", "detection_threshold")
+            config_dict = {key: value for key, value in config_dict.items() if key not in of_old_names}
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -312,19 +310,6 @@ class SamDetrConfig(PreTrainedConfig):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
-    @classmethod
-    def _refuse_slips(cls, others: dict):
-        """Transformers keeps whatever has no field, as attributes; a field that is misspelt would go unnoticed."""
-        for name in others:
-            if name in OTHER_DETECTORS:
-                raise SamDetrConfigError(
-                    f"`{name}={others[name]!r}` is not possible: say it in backbone_config, such as "
-                    "{'model_type': 'timm_backbone', 'backbone': 'resnet50', 'out_indices': [4]}."
-                )
-            meant = None if hasattr(cls, name) else similar_name(name, [field.name for field in fields(cls)])
-            if meant is not None:
-                raise SamDetrConfigError(f"`{name}={others[name]!r}` is not possible: is `{meant}` meant?")
-
     def _complete_backbone_config(self, backbone_config):
         """ResNet-50 where nothing is said; a timm backbone's last stages and DC5's stride where left open."""
         if backbone_config is None:
@@ -335,9 +320,9 @@ class SamDetrConfig(PreTrainedConfig):
                 backbone_config.output_stride = 16
             return backbone_config
         backbone_config = dict(backbone_config)
-        if "model_type" not in backbone_config:
-            self._refuse("backbone_config", "it lacks 'model_type', which is 'timm_backbone' for timm's")
-        if backbone_config.get("model_type") == "timm_backbone":
+        has_type = "model_type" in backbone_config
+        self._require("backbone_config", has_type, "it lacks 'model_type', which is 'timm_backbone' for timm's")
+        if backbone_config["model_type"] == "timm_backbone":
             backbone_config.setdefault("out_indices", list(range(-self.num_feature_levels, 0)))
             backbone_config.setdefault("num_channels", self.num_channels)
             if self.dilation and backbone_config.get("output_stride") is None:
@@ -359,130 +344,77 @@ class SamDetrConfig(PreTrainedConfig):
         preset = preset_fields(name)
         known = {*(field.name for field in fields(cls)), *cls.attribute_map, *cls.OTHER_NAMES}
         for unknown in (override for override in overrides if override not in known):
-            meant = similar_name(unknown, known, cutoff=0.5)
-            raise SamDetrConfigError(
-                f"`{unknown}={overrides[unknown]!r}` is not possible: there is no such field"
-                + (f"; is `{meant}` meant?" if meant else ".")
-            )
+            question = _ask_for_similar(unknown, known, cutoff=0.5)
+            remedy = "there is no such field" + (f"; {question}" if question else ".")
+            raise SamDetrConfigError.of(unknown, repr(overrides[unknown]), remedy)
         if overrides.keys() & {"num_labels", "id2label", "label2id"}:
             preset.pop("id2label", None)  # the user's classes replace COCO's
             preset.pop("label2id", None)
         return cls(**{**preset, **overrides})
 
+    def _require(self, field: str, is_possible: object, remedy: str):
+        if not is_possible:
+            raise SamDetrConfigError.of(field, repr(getattr(self, field)), f"{remedy}.")
+
     def validate_architecture(self):
         """Part of the `@strict` validation: refuses what no SAM-DETR can be, naming field, value and remedy."""
-        self._validate_sizes()
-        self._validate_choices()
-        self._validate_weights()
+        for names, is_possible, remedy in _LIMITS:
+            for name in names.split():
+                self._require(name, is_possible(getattr(self, name)), remedy)
+        for name, choices in _CHOICES.items():
+            self._require(name, getattr(self, name) in choices, f"choose one of {', '.join(map(repr, choices))}")
+        layers, levels, heads = self.decoder_layers, self.num_feature_levels, self.decoder_attention_heads
+        self._require(
+            "decoder_feature_levels",
+            len(self.decoder_feature_levels) == layers and all(0 <= i < levels for i in self.decoder_feature_levels),
+            f"it must name a level from 0 (finest) to {levels - 1} for each of the {layers} decoder layers",
+        )
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            self._require(name, self.d_model % getattr(self, name) == 0, f"it must divide d_model={self.d_model}")
+        self._require("d_model", self.d_model % 4 == 0, "it must be a multiple of 4 for the sine embeddings")
+        remedy = "it must be a multiple of 32 for the GroupNorm, or set input_projection_norm=False"
+        self._require("d_model", self.d_model % 32 == 0 or not self.input_projection_norm, remedy)
+        self._require("num_labels", self.num_labels >= 1, "a detector needs at least one class")
+
+        resampling, points = self.query_resampling, self.num_keypoints
+        if resampling == "keypoints":
+            remedy = f"choose 1, 2, 4 or 8, a divisor of decoder_attention_heads={heads}"
+            self._require("num_keypoints", points in (1, 2, 4, 8) and heads % points == 0, remedy)
+        else:
+            remedy = f"query_resampling={resampling!r} has no keypoints to center it on"
+            self._require("smca", not self.smca, remedy)
+        remedy = "query_resampling='none' has no reference boxes to denoise; set it to 0"
+        self._require("num_denoising_groups", resampling != "none" or not self.num_denoising_groups, remedy)
+        if self.class_weights is not None:
+            is_complete = len(self.class_weights) == self.num_labels
+            self._require("class_weights", is_complete, f"give one for each of the {self.num_labels} classes")
+            are_weights = all(0 <= weight < math.inf for weight in self.class_weights)
+            self._require("class_weights", are_weights, "each must be a finite number, at least 0")
+        has_cost = self.class_cost or self.bbox_cost or self.giou_cost
+        self._require("class_cost", has_cost, "class_cost, bbox_cost and giou_cost cannot all be 0")
         self._validate_backbone()
 
-    def _refuse(self, field: str, remedy: str):
-        raise SamDetrConfigError(f"`{field}={getattr(self, field)!r}` is not possible: {remedy}.")
-
-    def _validate_sizes(self):
-        for field in (
-            "d_model num_queries encoder_attention_heads encoder_ffn_dim encoder_n_points decoder_layers "
-            "decoder_attention_heads decoder_ffn_dim num_keypoints roi_size num_channels"
-        ).split():
-            if getattr(self, field) < 1:
-                self._refuse(field, "it must be at least 1")
-        for field in ("encoder_layers", "num_denoising_groups"):
-            if getattr(self, field) < 0:
-                self._refuse(field, "it must be at least 0")
-        if self.num_feature_levels not in (1, 3):
-            self._refuse("num_feature_levels", "1 (SAM-DETR) or 3 (SAM-DETR++) feature levels are supported")
-        levels = self.decoder_feature_levels
-        if len(levels) != self.decoder_layers or not all(0 <= level < self.num_feature_levels for level in levels):
-            self._refuse(
-                "decoder_feature_levels",
-                f"it must name a level from 0 (finest) to {self.num_feature_levels - 1} for each of the "
-                f"{self.decoder_layers} decoder layers",
-            )
-        for field in ("encoder_attention_heads", "decoder_attention_heads"):
-            if self.d_model % getattr(self, field):
-                self._refuse(field, f"it must divide d_model={self.d_model}")
-        if self.d_model % 4:
-            self._refuse("d_model", "it must be a multiple of 4 for the sine embeddings")
-        if self.input_projection_norm and self.d_model % 32:
-            self._refuse("d_model", "it must be a multiple of 32 for the GroupNorm, or set input_projection_norm=False")
-        if self.num_labels < 1:
-            self._refuse("num_labels", "a detector needs at least one class")
-
-    def _validate_choices(self):
-        for field, choices in (
-            ("query_resampling", QUERY_RESAMPLING),
-            ("keypoint_search_range", KEYPOINT_SEARCH_RANGES),
-            ("reference_boxes", REFERENCE_BOXES),
-        ):
-            if getattr(self, field) not in choices:
-                self._refuse(field, f"choose one of {', '.join(map(repr, choices))}")
-        if self.activation_function not in ACT2FN:
-            self._refuse("activation_function", f"choose one of {', '.join(ACT2FN)}")
-        if self.query_resampling == "keypoints":
-            if self.num_keypoints not in (1, 2, 4, 8) or self.decoder_attention_heads % self.num_keypoints:
-                self._refuse(
-                    "num_keypoints",
-                    f"choose 1, 2, 4 or 8, a divisor of decoder_attention_heads={self.decoder_attention_heads}",
-                )
-        elif self.smca:
-            self._refuse("smca", f"query_resampling={self.query_resampling!r} has no keypoints to center it on")
-        if self.query_resampling == "none" and self.num_denoising_groups:
-            self._refuse(
-                "num_denoising_groups", "query_resampling='none' has no reference boxes to denoise; set it to 0"
-            )
-
-    def _validate_weights(self):
-        for field in ("dropout", "attention_dropout", "activation_dropout", "denoising_label_noise", "focal_alpha"):
-            if not 0 <= getattr(self, field) <= 1:
-                self._refuse(field, "it must lie in [0, 1]")
-        if not 0 <= self.denoising_box_noise < 1:
-            self._refuse("denoising_box_noise", "it must lie in [0, 1), or boxes would vanish")
-        costs = ("class_cost", "bbox_cost", "giou_cost")
-        for field in (*costs, "class_loss_coefficient", "bbox_loss_coefficient", "giou_loss_coefficient"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                self._refuse(field, "it must be a finite number, at least 0")
-        if self.class_weights is not None:
-            if len(self.class_weights) != self.num_labels:
-                self._refuse("class_weights", f"give one for each of the {self.num_labels} classes")
-            if not all(0 <= weight < float("inf") for weight in self.class_weights):
-                self._refuse("class_weights", "each must be a finite number, at least 0")
-        if not any(getattr(self, field) for field in costs):
-            self._refuse("class_cost", "class_cost, bbox_cost and giou_cost cannot all be 0")
-
     def _validate_backbone(self):
-        is_timm = self.backbone_config.model_type == "timm_backbone"
-        if self.dilation and not is_timm:
-            self._refuse("dilation", f"the backbone {self.backbone_config.model_type!r} cannot be dilated; use timm's")
-        if self.mask_padding and not is_timm:
-            self._refuse(
-                "mask_padding",
-                f"how the backbone {self.backbone_config.model_type!r} reads padding is not known; use a timm ResNet "
-                "or EfficientNet-Lite, or pad all pictures to one size with the image processor's pad_size",
-            )
-        if self.use_pretrained_backbone and not is_timm:
-            self._refuse(
-                "use_pretrained_backbone",
-                "only timm backbones are downloaded; load another one's weights with model.load_backbone_weights(...)",
-            )
-        if is_timm:
-            self._validate_timm_name(self.backbone_config.backbone)
-        out_indices = getattr(self.backbone_config, "out_indices", None) or ()
+        kind = self.backbone_config.model_type
+        for name, remedy in {
+            "dilation": f"the backbone {kind!r} cannot be dilated; use timm's",
+            "mask_padding": f"how the backbone {kind!r} reads padding is not known; use a timm ResNet or "
+            "EfficientNet-Lite, or pad all pictures to one size with the image processor's pad_size",
+            "use_pretrained_backbone": "only timm backbones are downloaded; load another one's weights with "
+            "model.load_backbone_weights(...)",
+        }.items():
+            self._require(name, kind == "timm_backbone" or not getattr(self, name), remedy)
+        if kind == "timm_backbone":
+            import timm  # here, since it takes a second to import
+
+            name = self.backbone_config.backbone
+            if ":" not in name and not timm.is_model(name):  # with a colon it is a place, such as hf-hub:timm/resnet50
+                question = _ask_for_similar(name, timm.list_models(), cutoff=0.5, quote="'")
+                remedy = "timm has no such model" + (f"; {question}" if question else ".")
+                raise SamDetrConfigError.of("backbone_config.backbone", repr(name), remedy)
+        out_indices = list(getattr(self.backbone_config, "out_indices", None) or ())
         if len(out_indices) != self.num_feature_levels:
-            raise SamDetrConfigError(
-                f"`backbone_config.out_indices={list(out_indices)}` is not possible: "
+            remedy = (
                 f"num_feature_levels={self.num_feature_levels} needs that many stages, the last ones, finest first."
             )
-
-    @staticmethod
-    def _validate_timm_name(name: str):
-        import timm  # here, since it takes a second to import
-
-        if ":" not in name and not timm.is_model(name):  # with a colon it is a place, such as hf-hub:timm/resnet50
-            meant = similar_name(name, timm.list_models(), cutoff=0.5)
-            raise SamDetrConfigError(
-                f"`backbone_config.backbone={name!r}` is not possible: timm has no such model"
-                + (f"; is {meant!r} meant?" if meant else ".")
-            )
-
-
-__all__ = ["SamDetrConfig"]
+            raise SamDetrConfigError.of("backbone_config.out_indices", out_indices, remedy)

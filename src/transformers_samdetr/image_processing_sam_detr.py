@@ -1,7 +1,6 @@
 """Image processors: pictures and annotations to a batch for the model, and the model's outputs to detections.
 
-`SamDetrImageProcessor` computes with Torchvision, `SamDetrImageProcessorPil` with PIL and NumPy. Both have the options,
-labels and detections of `DetectionProcessingMixin`. `SamDetrObjectDetectionPipeline` is `pipeline("object-detection")`.
+`SamDetrImageProcessor` computes with Torchvision, `SamDetrImageProcessorPil` with PIL and NumPy.
 """
 
 import functools
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
+from torchvision.transforms.v2.functional import normalize
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import get_size_with_aspect_ratio, group_images_by_shape, reorder_images
@@ -20,34 +21,23 @@ from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
     AnnotationFormat,
-    AnnotationType,
     ChannelDimension,
     ImageInput,
     PILImageResampling,
     SizeDict,
     get_image_size_for_max_height_width,
-    infer_channel_dimension_format,
     is_pil_image,
     is_valid_image,
 )
 from transformers.modeling_outputs import ModelOutput
 from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType, is_torch_tensor
+from transformers.utils import TensorType
 
-from .annotations import check_batch, check_format, integer_keys, labels_from_coco
+from .annotations import check_batch, integer_keys, labels_from_coco
 from .configuration_sam_detr import save_code
-from .pictures import (
-    UnreadablePictureError,
-    check_pixels,
-    flatten_alpha,
-    floats_to_eight_bits,
-    integers_to_eight_bits,
-    open_picture,
-    picture_to_array,
-    upright,
-)
-from .post_processing import detections_from_outputs
+from .pictures import UnreadablePictureError, floats_to_eight_bits, open_picture, picture_to_array, read_array, upright
+from .post_processing import best_detections, check_target_sizes
 
 MOST_PIXELS = 178_956_970
 """Largest number of pixels of a resized picture, the limit at which Pillow refuses to open one: without a
@@ -101,7 +91,7 @@ class DetectionProcessingMixin:
     def preprocess(
         self,
         images: ImageInput,
-        annotations: AnnotationType | list[AnnotationType] | None = None,
+        annotations: dict | list[dict] | None = None,
         return_segmentation_masks: bool | None = None,
         masks_path: str | os.PathLike | None = None,
         **kwargs: Unpack[SamDetrImageProcessorKwargs],
@@ -141,61 +131,68 @@ class DetectionProcessingMixin:
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Opens paths, URLs and base64 strings, at any depth of lists; adds the channel of a grey `(H, W)` array."""
-        if isinstance(image_url_or_urls, list | tuple):
-            if not image_url_or_urls:
+        image = image_url_or_urls
+        if isinstance(image, list | tuple):
+            if not image:
                 raise ValueError("A list of images is empty: give at least one image.")
-            return [self.fetch_images(image) for image in image_url_or_urls]
-        if isinstance(image_url_or_urls, str | os.PathLike):
-            return open_picture(image_url_or_urls)
-        if not is_valid_image(image_url_or_urls):
+            return [self.fetch_images(entry) for entry in image]
+        if isinstance(image, str | os.PathLike):
+            return open_picture(image)
+        if not is_valid_image(image):
             raise TypeError(
                 "An image must be a PIL image, an array, a tensor, a path, a URL or a base64 string, not of type "
-                f"{type(image_url_or_urls).__name__}."
+                f"{type(image).__name__}."
             )
-        dimensions = getattr(image_url_or_urls, "ndim", 3)
-        if dimensions not in (2, 3, 4):
-            shape = tuple(image_url_or_urls.shape)
-            raise UnreadablePictureError(
-                f"An array of shape {shape} is no picture: give (C, H, W), (H, W, C) or (H, W)."
-            )
-        if dimensions == 4 and not len(image_url_or_urls):
-            shape = tuple(image_url_or_urls.shape)
-            raise ValueError(f"An array of shape {shape} is a batch without images: give at least one image.")
-        return image_url_or_urls[None] if dimensions == 2 else image_url_or_urls
+        if is_pil_image(image):
+            return image
+        what = f"An array of shape {tuple(image.shape)} is"
+        if image.ndim not in (2, 3, 4):
+            raise UnreadablePictureError(f"{what} no picture: give (C, H, W), (H, W, C) or (H, W).")
+        if image.ndim == 4 and not len(image):
+            raise ValueError(f"{what} a batch without images: give at least one image.")
+        return image[None] if image.ndim == 2 else image
 
-    def _checked_array(
+    def process_image(
         self,
-        image: np.ndarray | Tensor,
-        do_convert_rgb: bool | None,
-        input_data_format: str | ChannelDimension | None,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs,
     ) -> np.ndarray | Tensor:
-        """A picture given as an array, in the same order of axes: integers of 8 bits, RGB where there is one channel or
-        transparency."""
-        check_pixels(image)
-        image = integers_to_eight_bits(image)
-        if do_convert_rgb and image.ndim == 3 and {1, 4} & {image.shape[0], image.shape[2]}:
-            layout = input_data_format or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
-            channels_last = layout == ChannelDimension.LAST
-            axis = 2 if channels_last else 0
-            if image.shape[axis] == 4:
-                return flatten_alpha(image, channels_last)
-            if image.shape[axis] == 1:
-                return image.repeat_interleave(3, axis) if isinstance(image, Tensor) else image.repeat(3, axis)
-        return image
+        """One picture as an upright `(C, H, W)` array or tensor; 16-bit values become 8-bit."""
+        if is_pil_image(image):
+            image = picture_to_array(image, to_rgb=do_convert_rgb)
+            image = image[..., None] if image.ndim == 2 else image
+            input_data_format = ChannelDimension.LAST
+        elif isinstance(image, Tensor) and self.backend == "pil":
+            image = image.detach().cpu()
+        image = read_array(image, do_convert_rgb, input_data_format)
+        return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
+
+    def resize(
+        self, image: np.ndarray | Tensor, size: SizeDict, resample: PILImageResampling | int | None = None, **kwargs
+    ) -> np.ndarray | Tensor:
+        """`(..., C, H, W)` to the size that `resized_size` gives, with antialiasing."""
+        height, width = resized_size(tuple(image.shape[-2:]), size)
+        return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
 
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
-        if kwargs.get("format") is not None:
-            check_format(kwargs["format"])
+        format = kwargs.get("format")
+        if format not in (None, AnnotationFormat.COCO_DETECTION):
+            raise ValueError(
+                f"format={str(getattr(format, 'value', format))!r} is not supported: SAM-DETR detects boxes, and its "
+                "annotations are 'coco_detection', one dict per image with `image_id` and `annotations`. Convert "
+                "panoptic segments to boxes first."
+            )
         # their keys come back from JSON as strings
         mapping = integer_keys("category_id_to_label", kwargs.get("category_id_to_label"), integer_values=True)
-        kwargs |= {"category_id_to_label": mapping, "id2label": integer_keys("id2label", kwargs.get("id2label"))}
-        return kwargs
+        return kwargs | {"category_id_to_label": mapping, "id2label": integer_keys("id2label", kwargs.get("id2label"))}
 
     def _preprocess(
         self,
         images: list[np.ndarray] | list[Tensor],
-        annotations: AnnotationType | list[AnnotationType] | None,
+        annotations: dict | list[dict] | None,
         do_resize: bool,
         size: SizeDict,
         do_convert_annotations: bool,
@@ -206,36 +203,23 @@ class DetectionProcessingMixin:
     ) -> BatchFeature:
         if kwargs["do_rescale"]:
             images = [floats_to_eight_bits(image) for image in images]
-        labels = None
+        labels = []
         if annotations is not None:  # before the pixels, so that a mistake is found at once
-            sizes = [tuple(image.shape[-2:]) for image in images]
-            labels = [
-                labels_from_coco(
-                    target,
-                    image_size,
-                    resized_size(image_size, size) if do_resize else image_size,
-                    bool(do_convert_annotations),
-                    category_id_to_label,
-                    id2label,
+            for target, image in zip(check_batch(annotations, len(images)), images, strict=True):
+                before = tuple(image.shape[-2:])
+                after = resized_size(before, size) if do_resize else before
+                row = labels_from_coco(
+                    target, before, after, bool(do_convert_annotations), category_id_to_label, id2label
                 )
-                for target, image_size in zip(check_batch(annotations, len(images)), sizes, strict=True)
-            ]
-            if isinstance(images[0], Tensor):
-                device = images[0].device
-                labels = [{key: torch.as_tensor(value, device=device) for key, value in row.items()} for row in labels]
-        batch = BatchFeature(self._batch_pixels(images, do_resize, size, **kwargs), tensor_type=return_tensors)
-        if labels is not None:
-            batch["labels"] = [BatchFeature(row, tensor_type=return_tensors) for row in labels]
+                if isinstance(image, Tensor):
+                    row = {key: torch.as_tensor(value, device=image.device) for key, value in row.items()}
+                labels.append(BatchFeature(row, tensor_type=return_tensors))
+        pixel_mask, pixel_values = self._batch_pixels(images, size if do_resize else None, **kwargs)
+        pixels = {"pixel_mask": pixel_mask} if kwargs["do_pad"] else {}
+        batch = BatchFeature(pixels | {"pixel_values": pixel_values}, tensor_type=return_tensors)
+        if annotations is not None:
+            batch["labels"] = labels
         return batch
-
-    def _check_equal_sizes(self, images: Sequence) -> None:
-        """Without padding, only pictures of one size can be stacked."""
-        sizes = sorted({tuple(image.shape[-2:]) for image in images})
-        if len(sizes) > 1:
-            raise ValueError(
-                f"Pictures of different sizes {sizes} (height, width) make no batch: leave do_pad=True, or resize "
-                "to one size with size={'height': ..., 'width': ...}."
-            )
 
     def post_process_object_detection(
         self,
@@ -246,26 +230,38 @@ class DetectionProcessingMixin:
         one_label_per_query: bool = False,
         nms_threshold: float | None = None,
     ) -> list[dict[str, Tensor]]:
-        """The detections of each image in `outputs.logits` and `outputs.pred_boxes`.
+        """The detections of each image: of all pairs of a query and a label the best `top_k`, if above `threshold`.
+
+        A query may so be detected under several labels, as in Deformable DETR and in the authors' evaluation.
 
         Args:
-            outputs: of `SamDetrForObjectDetection`.
+            outputs: of `SamDetrForObjectDetection`, of any floating type; scores and boxes are computed in float32.
             threshold: detections have a higher score than this; the authors evaluate at 0.
             target_sizes: `(B, 2)` or a list of pairs, height and width of each displayed picture, in pixels.
             top_k: at most this many detections per image.
             one_label_per_query: only the best label of each query, instead of all that score high enough.
-            nms_threshold: IoU above which the lower of two boxes with the same label is dropped.
+            nms_threshold: IoU above which the lower of two boxes with the same label is dropped; no suppression by
+                default, since the model is trained to predict each object once.
 
         Returns:
-            For each image a dict of `scores` `(D,)`, descending, `labels` `(D,)` and `boxes` `(D, 4)`, (x1, y1, x2, y2)
-            in pixels of `target_sizes`, or normalised by the picture without them.
+            For each image a dict of `scores` `(D,)` float32, descending, `labels` `(D,)` int64 and `boxes` `(D, 4)`
+            float32, (x1, y1, x2, y2) in pixels of `target_sizes`, or normalised by the picture without them. Boxes are
+            not clipped to the picture.
 
         Raises:
-            ValueError: `target_sizes` does not have one height and width per image.
+            ValueError: `target_sizes` is not one height and width per image, or `top_k` is below 1.
         """
-        return detections_from_outputs(
-            outputs.logits, outputs.pred_boxes, threshold, target_sizes, top_k, one_label_per_query, nms_threshold
-        )
+        sizes = None if target_sizes is None else check_target_sizes(target_sizes, len(outputs.logits))
+        best = best_detections(outputs.logits, outputs.pred_boxes, top_k, sizes, one_label_per_query)
+        results = []
+        for scores, labels, boxes in zip(*best, strict=True):
+            keep = scores > threshold
+            detections = {"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]}
+            if nms_threshold is not None:
+                keep = batched_nms(detections["boxes"], detections["scores"], detections["labels"], nms_threshold)
+                detections = {name: values[keep] for name, values in detections.items()}
+            results.append(detections)
+        return results
 
 
 class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
@@ -282,35 +278,10 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
     Transformers' DETR processors: a picture has the same labels in every batch.
     """
 
-    def process_image(
-        self,
-        image: ImageInput,
-        do_convert_rgb: bool | None = None,
-        input_data_format: str | ChannelDimension | None = None,
-        device: torch.device | None = None,
-        **kwargs,
-    ) -> Tensor:
-        """One picture as an upright `(C, H, W)` tensor on `device`; 16-bit values become 8-bit."""
-        if is_pil_image(image):
-            image = picture_to_array(image, to_rgb=do_convert_rgb)
-            input_data_format = ChannelDimension.LAST
-        image = self._checked_array(image, do_convert_rgb, input_data_format)
-        if isinstance(image, np.ndarray) and not image.dtype.isnative:
-            image = image.astype(image.dtype.newbyteorder("="))  # torch reads the machine's byte order only
-        return super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
-
-    def resize(
-        self, image: Tensor, size: SizeDict, resample: PILImageResampling | int | None = None, **kwargs
-    ) -> Tensor:
-        """`(..., C, H, W)` to the size that `resized_size` gives, with antialiasing."""
-        height, width = resized_size(tuple(image.shape[-2:]), size)
-        return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
-
     def _batch_pixels(
         self,
         images: list[Tensor],
-        do_resize: bool,
-        size: SizeDict,
+        size: SizeDict | None,
         resample: PILImageResampling | int | None,
         do_rescale: bool,
         rescale_factor: float,
@@ -321,26 +292,21 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
         pad_size: SizeDict | None,
         disable_grouping: bool | None,
         **kwargs,
-    ) -> dict[str, Tensor]:
-        """`pixel_values` `(B, C, H, W)` and, with `do_pad`, `pixel_mask` `(B, H, W)` int64.
+    ) -> tuple[Tensor, Tensor]:
+        """`pixel_mask` `(B, H, W)` int64 and `pixel_values` `(B, C, H, W)`.
 
         All work after resizing is done in place in one allocation: on a CPU, touching memory pages for the first time
         costs more than all arithmetic. (On one thread, eight JPEGs took 0.43 of the time of Transformers' processor,
         and 1.05 with a new batch for each of normalising, padding and stacking.)
         """
-        if do_resize:
+        if size is not None:
             grouped, index = group_images_by_shape(images, disable_grouping=disable_grouping)
-            for shape, stacked in grouped.items():
-                grouped[shape] = self.resize(stacked, size, resample)
+            grouped = {shape: self.resize(stacked, size, resample) for shape, stacked in grouped.items()}
             images = reorder_images(grouped, index)
-        if not do_pad:
-            self._check_equal_sizes(images)
-            pad_size = None
-
-        height, width = _padded_size(images, pad_size)
+        padded = _padded_size(images, do_pad, pad_size)
         dtypes = [torch.result_type(image, rescale_factor) if do_rescale else image.dtype for image in images]
         dtype = torch.float32 if do_normalize else functools.reduce(torch.promote_types, dtypes)
-        pixel_values = images[0].new_empty(len(images), images[0].shape[0], height, width, dtype=dtype)
+        pixel_values = images[0].new_empty(len(images), images[0].shape[0], padded.height, padded.width, dtype=dtype)
         pixel_mask = torch.zeros_like(pixel_values[:, 0], dtype=torch.int64)
         mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
             do_normalize=do_normalize,
@@ -356,13 +322,11 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
             row[:, :h, w:] = 0
             place = row[:, :h, :w].copy_(image)
             if do_normalize:
-                normalised = self.normalize(place, mean, std, inplace=True)
-                if normalised.data_ptr() != place.data_ptr():  # older Transformers ignore `inplace`
-                    place.copy_(normalised)
+                normalize(place, mean, std, inplace=True)
             elif do_rescale:
                 place.mul_(rescale_factor)
             mask[:h, :w] = 1
-        return {"pixel_mask": pixel_mask, "pixel_values": pixel_values} if do_pad else {"pixel_values": pixel_values}
+        return pixel_mask, pixel_values
 
 
 class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
@@ -371,35 +335,10 @@ class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
     The same options, defaults, labels and mask as `SamDetrImageProcessor`; pixels differ a little, by the resizing.
     """
 
-    def process_image(
-        self,
-        image: ImageInput,
-        do_convert_rgb: bool | None = None,
-        input_data_format: str | ChannelDimension | None = None,
-        **kwargs,
-    ) -> np.ndarray:
-        """One picture as an upright `(C, H, W)` array; 16-bit values become 8-bit."""
-        if is_pil_image(image):
-            image = picture_to_array(image, to_rgb=do_convert_rgb)
-            input_data_format = ChannelDimension.FIRST if image.ndim == 2 else ChannelDimension.LAST
-            image = image[None] if image.ndim == 2 else image
-        elif is_torch_tensor(image):
-            image = image.detach().cpu()
-        image = self._checked_array(image, do_convert_rgb, input_data_format)
-        return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
-
-    def resize(
-        self, image: np.ndarray, size: SizeDict, resample: PILImageResampling | int | None = None, **kwargs
-    ) -> np.ndarray:
-        """`(C, H, W)` to the size that `resized_size` gives."""
-        height, width = resized_size(tuple(image.shape[-2:]), size)
-        return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
-
     def _batch_pixels(
         self,
         images: list[np.ndarray],
-        do_resize: bool,
-        size: SizeDict,
+        size: SizeDict | None,
         resample: PILImageResampling | int | None,
         do_rescale: bool,
         rescale_factor: float,
@@ -409,22 +348,16 @@ class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
         do_pad: bool,
         pad_size: SizeDict | None,
         **kwargs,
-    ) -> dict[str, np.ndarray]:
-        """`pixel_values` `(B, C, H, W)` and, with `do_pad`, `pixel_mask` `(B, H, W)` int64."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As of `SamDetrImageProcessor`."""
         processed = []
         for image in images:
-            if do_resize:
-                image = self.resize(image, size, resample)
-            if do_rescale:
-                image = self.rescale(image, rescale_factor)
-            if do_normalize:
-                image = self.normalize(image, image_mean, image_std)
-            processed.append(image)
-        if not do_pad:
-            self._check_equal_sizes(processed)
-            return {"pixel_values": np.stack(processed)}
-        processed, masks = self.pad(processed, pad_size=pad_size, return_mask=True)
-        return {"pixel_mask": np.stack(masks), "pixel_values": np.stack(processed)}
+            image = image if size is None else self.resize(image, size, resample)
+            image = self.rescale(image, rescale_factor) if do_rescale else image
+            processed.append(self.normalize(image, image_mean, image_std) if do_normalize else image)
+        padded = _padded_size(processed, do_pad, pad_size)
+        processed, masks = self.pad(processed, pad_size=padded, return_mask=True)
+        return np.stack(masks), np.stack(processed)
 
 
 def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
@@ -463,15 +396,17 @@ def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]
     return height, width
 
 
-def _padded_size(images: list[Tensor], pad_size: SizeDict | None) -> tuple[int, int]:
-    """Height and width of the batch in pixels: those of the largest picture, or `pad_size`.
-
-    Raises:
-        ValueError: a picture is larger than `pad_size`.
-    """
-    height, width = (max(side) for side in zip(*(image.shape[-2:] for image in images), strict=True))
-    if pad_size is None:
-        return height, width
+def _padded_size(images: Sequence[np.ndarray | Tensor], do_pad: bool, pad_size: SizeDict | None) -> SizeDict:
+    """Size of a batch in pixels: that of the largest picture, or `pad_size`; refuses what does not fit."""
+    sizes = sorted({tuple(image.shape[-2:]) for image in images})
+    if not do_pad and len(sizes) > 1:
+        raise ValueError(
+            f"Pictures of different sizes {sizes} (height, width) make no batch: leave do_pad=True, or resize "
+            "to one size with size={'height': ..., 'width': ...}."
+        )
+    height, width = map(max, zip(*sizes, strict=True))
+    if not do_pad or pad_size is None:
+        return SizeDict(height=height, width=width)
     if not (pad_size.height and pad_size.width):
         raise ValueError(f"pad_size={dict(pad_size)} is not supported: give height and width.")
     if height > pad_size.height or width > pad_size.width:
@@ -479,7 +414,7 @@ def _padded_size(images: list[Tensor], pad_size: SizeDict | None) -> tuple[int, 
             f"A picture of {height}x{width} (height x width, in pixels, after resizing) does not fit into "
             f"pad_size={dict(pad_size)}: resize to less with `size`, or pad to more."
         )
-    return pad_size.height, pad_size.width
+    return pad_size
 
 
 class SamDetrObjectDetectionPipeline(ObjectDetectionPipeline):
@@ -532,6 +467,3 @@ class SamDetrObjectDetectionPipeline(ObjectDetectionPipeline):
         if threshold is None:
             threshold = getattr(self.model.config, "detection_threshold", None) if self._is_sam_detr else None
         return super().postprocess(model_outputs, 0.5 if threshold is None else threshold)
-
-
-__all__ = ["SamDetrImageProcessor", "SamDetrImageProcessorPil", "SamDetrObjectDetectionPipeline"]

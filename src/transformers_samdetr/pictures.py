@@ -1,11 +1,11 @@
-"""Pictures of any kind to arrays as they are displayed: upright, eight bits, three channels.
+"""Pictures of any kind, from a path or URL to a tensor, to the same array: upright, eight bits, three channels.
 
-A picture becomes the same pixels whether it is given as a path, a URL, a PIL image, an array or a tensor. Transformers'
-backends apply neither the EXIF orientation of an open picture nor the range of values of an array.
+Transformers' backends apply neither the EXIF orientation of an open picture nor the range of values of an array.
 """
 
 import base64
 import binascii
+import math
 import os
 import stat
 import struct
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -108,7 +109,7 @@ def read_picture(content: bytes | str | os.PathLike, name: str) -> Image.Image:
         except ValueError:  # Pillow refuses a long text chunk behind the pixels only now
             if image.format != "PNG":
                 raise
-            image = Image.open(BytesIO(_without_png_texts(content)), formats=("PNG",))
+            image = _open_without_texts(content)
             image.load()
         return upright(image)
 
@@ -121,15 +122,13 @@ def opened_picture(content: bytes | str | os.PathLike, name: str) -> Iterator[Im
             require_file(content)
         try:
             image = Image.open(BytesIO(content) if isinstance(content, bytes) else content, formats=PICTURE_FORMATS)
-        except (
-            ValueError
-        ):  # Pillow refuses a PNG with more than 1 MiB of text, such as a workflow, which nothing here reads
-            image = Image.open(BytesIO(_without_png_texts(content)), formats=("PNG",))
+        except ValueError:  # Pillow refuses a PNG with more than 1 MiB of text, which nothing here reads
+            image = _open_without_texts(content)
         with image:
             yield image
 
 
-def _without_png_texts(content: bytes | str | os.PathLike) -> bytes:
+def _open_without_texts(content: bytes | str | os.PathLike) -> Image.Image:
     """A PNG file without its text chunks."""
     data = memoryview(content if isinstance(content, bytes) else Path(content).read_bytes())
     kept, start = [data[:8]], 8
@@ -139,7 +138,7 @@ def _without_png_texts(content: bytes | str | os.PathLike) -> bytes:
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
             kept.append(data[start:end])
         start = end
-    return b"".join(kept)
+    return Image.open(BytesIO(b"".join(kept)), formats=("PNG",))
 
 
 @contextmanager
@@ -157,22 +156,20 @@ def naming_errors(name: str) -> Iterator[None]:
 
 
 def require_file(path: str | os.PathLike) -> None:
-    """Refuses what would be read without an end, such as a pipe, and what is too large for a picture.
+    """Refuses what would be read without an end, such as a pipe, and what is larger than `MOST_BYTES`.
 
     Links are followed: whoever made one in a folder has chosen where it leads.
 
     Raises:
-        UnreadablePictureError: it is no regular file, or larger than `MOST_BYTES`.
+        UnreadablePictureError: it is refused.
         FileNotFoundError: there is none.
     """
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        reason = "it is a folder, a pipe or a device, not a file"
-    elif status.st_size > MOST_BYTES:
-        reason = f"it has {status.st_size} bytes, more than {MOST_BYTES}"
-    else:
-        return
-    raise UnreadablePictureError(f"{path} cannot be read as a picture: {reason}", reason)
+    with naming_errors(str(path)):
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is a folder, a pipe or a device, not a file")
+        if status.st_size > MOST_BYTES:
+            raise ValueError(f"it has {status.st_size} bytes, more than {MOST_BYTES}")
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -186,9 +183,7 @@ def exif_orientation(image: Image.Image) -> int:
 
 def upright(image: Image.Image) -> Image.Image:
     """The picture as a viewer shows it: its EXIF orientation applied, and the tag removed."""
-    if exif_orientation(image) == 1:
-        return image  # exif_transpose would copy it
-    return ImageOps.exif_transpose(image)
+    return image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)  # which would copy it
 
 
 def picture_to_array(image: Image.Image, to_rgb: bool | None = True) -> np.ndarray:
@@ -207,71 +202,85 @@ def picture_to_array(image: Image.Image, to_rgb: bool | None = True) -> np.ndarr
     """
     name = getattr(image, "filename", "") or f"A PIL picture of {image.width}x{image.height}, mode {image.mode},"
     with naming_errors(str(name)):
-        return _to_array(image, to_rgb)
+        image = upright(image)
+        if not to_rgb:
+            return np.array(image)
+        if image.mode == "F" or image.mode.startswith("I"):  # I is also how Pillow opens some 16-bit files
+            tones = np.asarray(image)
+            try:
+                eight_bits = floats_to_eight_bits(_integers_to_eight_bits(tones))
+            except UnreadablePictureError as error:
+                raise ValueError(f"its tones from {tones.min()} to {tones.max()} have no meaning as grey") from error
+            image = Image.fromarray(np.rint(eight_bits).clip(0, 255).astype(np.uint8))
+        elif image.mode in ("La", "RGBa"):  # alpha already multiplied in; they convert to their plain kind only
+            image = image.convert(image.mode.upper())
+        elif image.mode == "LAB":
+            from PIL import ImageCms  # absent from some builds of Pillow, and rarely needed
+
+            lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+            image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
 
 
-def _to_array(image: Image.Image, to_rgb: bool | None) -> np.ndarray:
-    image = upright(image)
-    if not to_rgb:
-        return np.array(image)
-    if image.mode == "F" or image.mode.startswith("I"):  # I is also how Pillow opens some 16-bit files
-        tones = np.asarray(image)
-        try:
-            tones = floats_to_eight_bits(integers_to_eight_bits(tones))
-        except UnreadablePictureError as error:
-            raise ValueError(f"its tones from {tones.min()} to {tones.max()} have no meaning as grey") from error
-        image = Image.fromarray(np.rint(tones).clip(0, 255).astype(np.uint8))
-    elif image.mode in ("La", "RGBa"):  # alpha already multiplied in; they convert to their plain kind only
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    elif image.mode == "LAB":
-        image = _lab_to_rgb(image)
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+def read_array(
+    pixels: np.ndarray | torch.Tensor, to_rgb: bool | None, layout: str | ChannelDimension | None
+) -> np.ndarray | torch.Tensor:
+    """A picture given as an array, in the same order of axes: integers of 8 bits, floats as they are.
 
-
-def check_pixels(pixels: np.ndarray | torch.Tensor) -> None:
-    """Refuses an array that cannot be a picture: without pixels, or with values that are not finite numbers.
+    Args:
+        pixels: of any type of numbers.
+        to_rgb: makes three channels of one, and of four, whose transparent parts become white.
+        layout: where the channels are; otherwise it is inferred.
 
     Raises:
-        UnreadablePictureError: naming the shape and the type, and what would be right.
+        UnreadablePictureError: it has no pixels, or values that are not finite numbers, or beyond 16 bits.
     """
-    if isinstance(pixels, torch.Tensor):
-        is_number, is_float = not pixels.is_complex(), pixels.is_floating_point()
-    else:
-        is_number, is_float = pixels.dtype.kind in "buif", pixels.dtype.kind == "f"
     what = f"A picture given as an array of shape {tuple(pixels.shape)} and type {pixels.dtype}"
-    if not is_number:
+    if pixels.is_complex() if isinstance(pixels, torch.Tensor) else pixels.dtype.kind not in "buif":
         raise UnreadablePictureError(f"{what} is none: give uint8 of 0 to 255, or floats.")
     if 0 in tuple(pixels.shape):
         raise UnreadablePictureError(f"{what} has no pixels.")
-    if is_float and not (torch.isfinite(pixels) if isinstance(pixels, torch.Tensor) else np.isfinite(pixels)).all():
+    if _is_float(pixels) and not (math.isfinite(pixels.min()) and math.isfinite(pixels.max())):
         raise UnreadablePictureError(f"{what} has values that are not finite.")
+    if isinstance(pixels, np.ndarray) and not pixels.dtype.isnative:
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))  # torch reads the machine's byte order only
+    pixels = _integers_to_eight_bits(pixels)
+    if to_rgb and pixels.ndim == 3 and {1, 4} & {pixels.shape[0], pixels.shape[2]}:
+        layout = layout or infer_channel_dimension_format(pixels, num_channels=(1, 3, 4))
+        axis = 2 if layout == ChannelDimension.LAST else 0
+        if pixels.shape[axis] == 4:
+            return _flatten_alpha(pixels, axis)
+        if pixels.shape[axis] == 1:
+            return pixels.repeat_interleave(3, axis) if isinstance(pixels, torch.Tensor) else pixels.repeat(3, axis)
+    return pixels
 
 
-def integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+def _is_float(pixels: np.ndarray | torch.Tensor) -> bool:
+    return pixels.is_floating_point() if isinstance(pixels, torch.Tensor) else pixels.dtype.kind == "f"
+
+
+def _as_type(pixels: np.ndarray | torch.Tensor, name: str) -> np.ndarray | torch.Tensor:
+    return pixels.to(getattr(torch, name)) if isinstance(pixels, torch.Tensor) else pixels.astype(name)
+
+
+def _integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
     """Integers to uint8: scaled by the smallest of `BIT_DEPTHS` that holds them all; booleans to 0 and 255.
 
     Floats pass unchanged.
 
-    >>> integers_to_eight_bits(np.array([0, 128, 129, 65535], dtype=np.uint16))
+    >>> _integers_to_eight_bits(np.array([0, 128, 129, 65535], dtype=np.uint16))
     array([  0,   0,   1, 255], dtype=uint8)
-    >>> integers_to_eight_bits(np.array([0, 2048, 4095], dtype=np.uint16))
+    >>> _integers_to_eight_bits(np.array([0, 2048, 4095], dtype=np.uint16))
     array([  0, 128, 255], dtype=uint8)
-
-    Raises:
-        UnreadablePictureError: an integer is negative or above 65535.
     """
-    is_tensor = isinstance(pixels, torch.Tensor)
-    if (pixels.is_floating_point() if is_tensor else pixels.dtype.kind == "f") or pixels.dtype in (
-        np.uint8,
-        torch.uint8,
-    ):
+    if _is_float(pixels) or pixels.dtype in (np.uint8, torch.uint8):
         return pixels
     if pixels.dtype in (bool, torch.bool):
-        return pixels * (torch.tensor(255, dtype=torch.uint8) if is_tensor else np.uint8(255))
-    wide = pixels.to(torch.int64) if is_tensor else pixels.astype(np.int64)  # torch computes little in uint16
+        return _as_type(pixels, "uint8") * 255
+    wide = _as_type(pixels, "int64")  # torch computes little in uint16
     lowest, highest = int(wide.min()), int(wide.max())
     if lowest < 0 or highest > 65535:
         raise UnreadablePictureError(
@@ -284,8 +293,7 @@ def integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | to
             "Scale pictures to 8 bits yourself for another range."
         )
     limit = 2**depth - 1
-    scaled = (wide * 255 + limit // 2) // limit  # rounds to the nearest
-    return scaled.to(torch.uint8) if is_tensor else scaled.astype(np.uint8)
+    return _as_type((wide * 255 + limit // 2) // limit, "uint8")  # rounds to the nearest
 
 
 def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
@@ -300,8 +308,7 @@ def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torc
     Raises:
         UnreadablePictureError: values are negative or too large, as after normalisation.
     """
-    is_tensor = isinstance(pixels, torch.Tensor)
-    if not (pixels.is_floating_point() if is_tensor else pixels.dtype.kind == "f"):
+    if not _is_float(pixels):
         return pixels
     lowest, highest = float(pixels.min()), float(pixels.max())
     if not -0.15 * max(highest, 1) <= lowest <= highest <= 65535:
@@ -309,21 +316,16 @@ def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torc
             f"A picture of floats has values from {lowest:g} to {highest:g}: give [0, 1] or [0, 255]; for pixels that "
             "are normalised already, do_rescale=False and do_normalize=False."
         )
-    if highest > 1.15:
-        whole = pixels.clip(0, 65535).round()
-        if highest > 255 * 1.15 or bool((whole == pixels).all()):
-            return integers_to_eight_bits(whole.to(torch.int64) if is_tensor else whole.astype(np.int64))
-        return pixels
-    scaled = (pixels.clip(0, 1) * 255).round()
-    return scaled.to(torch.uint8) if is_tensor else scaled.astype(np.uint8)
+    if highest <= 1.15:
+        return _as_type((pixels.clip(0, 1) * 255).round(), "uint8")
+    whole = pixels.clip(0, 65535).round()
+    if highest > 255 * 1.15 or bool((whole == pixels).all()):
+        return _integers_to_eight_bits(_as_type(whole, "int64"))
+    return pixels
 
 
-def flatten_alpha(pixels: np.ndarray | torch.Tensor, channels_last: bool) -> np.ndarray | torch.Tensor:
-    """Composites a picture with an alpha channel over white, as `picture_to_array` does.
-
-    Args:
-        pixels: `(H, W, 4)` or `(4, H, W)`; uint8, or floats in [0, 1] or [0, 255].
-        channels_last: whether it is `(H, W, 4)`.
+def _flatten_alpha(pixels: np.ndarray | torch.Tensor, axis: int) -> np.ndarray | torch.Tensor:
+    """Composites uint8, or floats in [0, 1] or [0, 255], with four channels along `axis` over white.
 
     Returns:
         Three channels instead of four; uint8, or floats in [0, 1] where those were given.
@@ -332,14 +334,7 @@ def flatten_alpha(pixels: np.ndarray | torch.Tensor, channels_last: bool) -> np.
     eight_bits = floats_to_eight_bits(rgba)
     is_unit_range = eight_bits.dtype == np.uint8 != rgba.dtype
     eight_bits = np.rint(eight_bits).clip(0, 255).astype(np.uint8)
-    rgb = _to_array(Image.fromarray(eight_bits if channels_last else np.moveaxis(eight_bits, 0, -1)), to_rgb=True)
-    rgb = rgb if channels_last else np.ascontiguousarray(np.moveaxis(rgb, -1, 0))
+    rgb = picture_to_array(Image.fromarray(np.ascontiguousarray(np.moveaxis(eight_bits, axis, -1))))
+    rgb = np.ascontiguousarray(np.moveaxis(rgb, -1, axis))
     rgb = rgb.astype(np.float32) / 255 if is_unit_range else rgb
     return torch.from_numpy(rgb).to(pixels.device) if isinstance(pixels, torch.Tensor) else rgb
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms  # absent from some builds of Pillow, and rarely needed
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")

@@ -1,54 +1,10 @@
-"""Outputs of the model to detections, the authors' way, with two options of ours."""
+"""Outputs of the model to detections, the authors' way."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers.image_transforms import center_to_corners_format
-
-
-def detections_from_outputs(
-    logits: Tensor,
-    pred_boxes: Tensor,
-    threshold: float = 0.5,
-    target_sizes: Tensor | Sequence[Sequence[int]] | None = None,
-    top_k: int = 100,
-    one_label_per_query: bool = False,
-    nms_threshold: float | None = None,
-) -> list[dict[str, Tensor]]:
-    """The `top_k` highest of the `Q * K` sigmoid scores of each image, then those above `threshold`.
-
-    A query may so be detected under several labels, as in Deformable DETR and in the authors' evaluation.
-
-    Args:
-        logits: `(B, Q, K)`, of any floating type; scores and boxes are computed in float32.
-        pred_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
-        threshold: detections have a higher score than this. The authors evaluate at 0.
-        target_sizes: `(B, 2)`, height and width of each picture, in pixels, or a list of pairs.
-        top_k: at most so many detections per image; more than there are gives all.
-        one_label_per_query: only the best label of each query takes part.
-        nms_threshold: IoU above which the lower of two boxes with the same label is dropped; no suppression by default,
-            since the model is trained to predict each object once.
-
-    Returns:
-        For each image `scores` `(D,)` float32 in descending order, `labels` `(D,)` int64 and `boxes` `(D, 4)` float32,
-        (x1, y1, x2, y2), in pixels of `target_sizes`, or normalised without them. Boxes are not clipped to the picture.
-
-    Raises:
-        ValueError: `target_sizes` is not one height and width per image, or `top_k` is below 1.
-    """
-    if target_sizes is not None:
-        target_sizes = _target_sizes(target_sizes, batch_size=len(logits))
-    scores, labels, boxes = best_detections(logits, pred_boxes, top_k, target_sizes, one_label_per_query)
-
-    results = []
-    for image_scores, image_labels, image_boxes in zip(scores, labels, boxes, strict=True):
-        keep = image_scores > threshold
-        detections = {"scores": image_scores[keep], "labels": image_labels[keep], "boxes": image_boxes[keep]}
-        if nms_threshold is not None:
-            detections = _suppress(detections, nms_threshold)
-        results.append(detections)
-    return results
 
 
 def best_detections(
@@ -58,14 +14,18 @@ def best_detections(
     target_sizes: Tensor | None = None,
     one_label_per_query: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `detections_from_outputs` chooses from by threshold, as tensors, so that it can be part of a program.
+    """The `top_k` highest of the `Q * K` sigmoid scores of each image, as tensors: it can be part of a program.
 
     Args:
-        logits, pred_boxes, top_k, one_label_per_query: as in `detections_from_outputs`.
+        logits: `(B, Q, K)`, of any floating type; scores and boxes are computed in float32.
+        pred_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
+        top_k: at most so many detections per image; more than there are gives all.
         target_sizes: `(B, 2)`, height and width of each picture, in pixels.
+        one_label_per_query: only the best label of each query takes part.
 
     Returns:
-        Scores `(B, D)` in descending order, labels `(B, D)` and boxes `(B, D, 4)`; D is `top_k` or all there are.
+        Scores `(B, D)` in descending order, labels `(B, D)` and boxes `(B, D, 4)`, (x1, y1, x2, y2), in pixels of
+        `target_sizes` or normalised without them; D is `top_k` or all there are.
 
     Raises:
         ValueError: `top_k` is below 1.
@@ -90,8 +50,12 @@ def best_detections(
     return scores, labels, boxes
 
 
-def _target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:
-    """`(B, 2)` heights and widths."""
+def check_target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:
+    """`(B, 2)` heights and widths.
+
+    Raises:
+        ValueError: it is not one height and width per image.
+    """
     shape = "rows of different lengths"
     if not isinstance(target_sizes, Tensor):
         try:
@@ -106,11 +70,3 @@ def _target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: in
         f"target_sizes has {shape} for a batch of {batch_size} images: give one (height, width) per image, such as "
         "[(480, 640)]."
     )
-
-
-def _suppress(detections: dict[str, Tensor], iou_threshold: float) -> dict[str, Tensor]:
-    """Non-maximum suppression among detections of the same label; the order by score stays."""
-    from torchvision.ops import batched_nms  # here, so that plain post-processing needs torch alone
-
-    keep = batched_nms(detections["boxes"], detections["scores"], detections["labels"], iou_threshold)
-    return {name: values[keep] for name, values in detections.items()}
