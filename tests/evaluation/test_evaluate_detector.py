@@ -202,7 +202,7 @@ def test_a_batch_that_two_processes_see_counts_once(monkeypatch):
     second.add(torch.tensor(30 / 5.0), 6, counted=True)
     first.add(torch.tensor(8 / 2.0), 2, counted=True)
     second.add(torch.tensor(8 / 2.0), 2, counted=False)
-    batches = [list(zip(map(float, one.losses), one.counts, one.counted, strict=True)) for one in (first, second)]
+    batches = [[(float(loss), *rest) for loss, *rest in one.batches] for one in (first, second)]
     monkeypatch.setattr(set_loss, "gather_object", lambda own: batches)
     assert first.compute() == second.compute() == pytest.approx((12 + 30 + 8) / (4 + 6 + 2))
 

@@ -16,10 +16,8 @@ from .average_precision import (
     bootstrap_differences,
     by_class,
     gain_of_repairs,
+    interpolated_average_precision,
     mean_of_present,
-    normal_interval,
-    p_value,
-    voc_average_precision,
 )
 from .inputs import Detections, ImageId, Objects, read_detections, read_objects
 from .matching import DETECTION, ERROR_KINDS, IGNORED, NO_OBJECT, OBJECT, ErrorKinds, classify_image
@@ -73,7 +71,8 @@ class CocoEvaluator:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that are kept."""
-        return sum(image.detections.nbytes + image.objects.nbytes for image in self.images.values())
+        images = self.images.values()
+        return sum(array.nbytes for image in images for array in (*image.detections, *image.objects))
 
     def add(
         self,
@@ -95,7 +94,12 @@ class CocoEvaluator:
         Raises:
             ValueError: a value is wrong; the message names the image and the value.
         """
-        image_id = self._checked_id(image_id)
+        image_id = image_id.item() if hasattr(image_id, "item") else image_id
+        if not isinstance(image_id, (int, str)):
+            raise ValueError(f"image_id={image_id!r} must be an integer or a string, not {type(image_id).__name__}.")
+        first = next(iter(self.images), image_id)
+        if isinstance(first, str) != isinstance(image_id, str):
+            raise ValueError(f"image_id={image_id!r} and {first!r} are of different kinds: use integers or strings.")
         if image_id in self.images:
             return
         detections = read_detections(image_id, result, len(self.names), self.max_detections[-1])
@@ -117,15 +121,6 @@ class CocoEvaluator:
         """All numbers of the images so far; they do not depend on the order in which the images were added."""
         images = {image_id: self.images[image_id] for image_id in sorted(self.images)}  # COCOeval's order too
         return EvaluationResult(self.names, self.max_detections, images, self.worst)
-
-    def _checked_id(self, image_id: ImageId) -> ImageId:
-        image_id = image_id.item() if hasattr(image_id, "item") else image_id
-        if not isinstance(image_id, (int, str)):
-            raise ValueError(f"image_id={image_id!r} must be an integer or a string, not {type(image_id).__name__}.")
-        first = next(iter(self.images), image_id)
-        if isinstance(first, str) != isinstance(image_id, str):
-            raise ValueError(f"image_id={image_id!r} and {first!r} are of different kinds: use integers or strings.")
-        return image_id
 
 
 class ErrorPicture(NamedTuple):
@@ -182,29 +177,25 @@ class EvaluationResult:
 
     @cached_property
     def voc(self) -> np.ndarray:
-        """`(K,)` AP at IoU 0.5 by VOC's definition, as fractions; -1 for classes without objects."""
-        classes = by_class(self.found, self.truth, len(self.names))
-        values = [
-            voc_average_precision(found["score"], found["voc"], np.count_nonzero(~truth["crowd"]))
-            for found, truth in classes
-        ]
-        return np.array(values)
+        """`(K,)` AP at IoU 0.5 by VOC's definition since 2010, as fractions; -1 for classes without objects.
 
-    @property
-    def found(self) -> np.ndarray:
-        """`DETECTION` of all images, in the order of the images."""
-        return self._classified[0]
+        It is the whole area below the precision that never rises with recall: COCO's sum, read at every object.
+        """
+        values = np.full(len(self.names), -1.0)
+        for label, (found, _) in enumerate(by_class(self.found, self.truth, len(self.names))):
+            if count := int(self.num_objects[label]):
+                right, ignored, recalls = found["voc"] == 1, found["voc"] == IGNORED, np.arange(1, count + 1) / count
+                values[label] = interpolated_average_precision(found["score"], right, count, ignored, recalls)
+        return values
 
-    @property
-    def truth(self) -> np.ndarray:
-        """`OBJECT` of all images, in the order of the images."""
-        return self._classified[1]
+    found = property(lambda self: self._classified[0], doc="`DETECTION` of all images, in the order of the images.")
+    truth = property(lambda self: self._classified[1], doc="`OBJECT` of all images, in the order of the images.")
 
     @cached_property
     def _classified(self) -> tuple[np.ndarray, np.ndarray]:
         images = [classify_image(image.detections, image.objects) for image in self.images.values()]
-        found, truth = [found for found, _ in images], [truth for _, truth in images]
-        return np.concatenate(found or [np.zeros(0, DETECTION)]), np.concatenate(truth or [np.zeros(0, OBJECT)])
+        found, truth = zip((np.zeros(0, DETECTION), np.zeros(0, OBJECT)), *images, strict=True)
+        return np.concatenate(found), np.concatenate(truth)
 
     def _table(self) -> ImageTable:
         images = [(image.detections, image.objects) for image in self.images.values()]
@@ -218,13 +209,13 @@ class EvaluationResult:
 
     @cached_property
     def error_gains(self) -> dict[ErrorKinds, float]:
-        """Rise of AP50, as a fraction, if a kind alone were repaired; computed when it is asked for."""
+        """Rise of AP50, as a fraction, if a kind alone were repaired."""
         return gain_of_repairs(self.found, self.truth, len(self.names))
 
     def metrics(self) -> dict[str, float]:
         """COCO's twelve numbers, VOC's AP50 and each class's AP (`AP/name`), in percent; -1 for what is not there."""
-        table = {name: _percent(value) for name, value in zip(self.stat_names(), self.coco.stats, strict=True)}
-        table["VOC_AP50"] = _percent(mean_of_present(self.voc))
+        values = (*self.coco.stats, mean_of_present(self.voc))
+        table = {name: _percent(value) for name, value in zip((*self.stat_names(), "VOC_AP50"), values, strict=True)}
         return table | {f"AP/{row['name']}": row["AP"] for row in self.class_rows()}
 
     def stat_names(self) -> tuple[str, ...]:
@@ -235,16 +226,11 @@ class EvaluationResult:
     def class_rows(self) -> list[dict[str, str | int | float]]:
         """For each class its name, number of objects, and AP, AP50, AP75, AR and VOC_AP50 in percent."""
         precision, recall = self.coco.precision[..., 0, -1], self.coco.recall[..., 0, -1]  # (T, R, K), (T, K)
+        columns = {"AP": precision, "AP50": precision[0], "AP75": precision[5], "AR": recall}  # K last in each
         return [
-            {
-                "name": name,
-                "objects": int(self.num_objects[label]),
-                "AP": _percent(mean_of_present(precision[:, :, label])),
-                "AP50": _percent(mean_of_present(precision[0, :, label])),
-                "AP75": _percent(mean_of_present(precision[5, :, label])),
-                "AR": _percent(mean_of_present(recall[:, label])),
-                "VOC_AP50": _percent(float(self.voc[label])),
-            }
+            {"name": name, "objects": int(self.num_objects[label])}
+            | {column: _percent(mean_of_present(values[..., label])) for column, values in columns.items()}
+            | {"VOC_AP50": _percent(float(self.voc[label]))}
             for label, name in enumerate(self.names)
         ]
 
@@ -254,9 +240,13 @@ class EvaluationResult:
         images = list(self.images.items())
         found = np.split(self.found, np.cumsum([len(image.detections.labels) for _, image in images])[:-1])
         truth = np.split(self.truth, np.cumsum([len(image.objects.labels) for _, image in images])[:-1])
+        scores = {
+            kind: [np.sort(one["score"][one["error"] == kind])[-SHOWN:].sum() for one in found] for kind in ERROR_KINDS
+        }
+        scores[ErrorKinds.MISSED] = [np.count_nonzero(one["missed"]) for one in truth]
         worst = {kind: [] for kind in ERROR_KINDS}
         for kind, pictures in worst.items():
-            costs = np.array([_cost(kind, *parts) for parts in zip(found, truth, strict=True)])
+            costs = np.array(scores[kind], dtype=np.float64)
             for index in np.argsort(-costs, kind="stable")[: self.num_worst]:
                 if costs[index] > 0:
                     image_id, (position, detections, objects) = images[index]
@@ -270,12 +260,11 @@ class EvaluationResult:
 
         They say how far the numbers would vary with other pictures of the same kind, not with other training runs.
         """
-        values, errors = bootstrap_differences(None, self._table())
-        intervals = {}
-        for name, value, error in zip(self.stat_names(), values, errors, strict=True):
-            low, high = normal_interval(100 * value, 100 * error)
-            intervals[name] = (max(low, 0.0), min(high, 100.0))
-        return {name: (-1.0, -1.0) if self.metrics()[name] < 0 else both for name, both in intervals.items()}
+        own, rows = self.metrics(), bootstrap_differences(None, self._table())
+        return {
+            name: (-1.0, -1.0) if own[name] < 0 else (max(low, 0.0), min(high, 100.0))
+            for name, (_, low, high, _) in zip(self.stat_names(), rows, strict=True)
+        }
 
     def difference_to(self, other: "EvaluationResult") -> list[dict[str, str | float]]:
         """A paired test of this model against another on the same images.
@@ -292,13 +281,12 @@ class EvaluationResult:
                 raise ValueError(f"{field} must be equal: {getattr(self, field)} and {getattr(other, field)}.")
         if self.images.keys() != other.images.keys():
             raise ValueError(f"Both results must have the same images: {self.num_images} and {other.num_images}.")
-        differences, errors = bootstrap_differences(other._table(), self._table())
-        rows = []
-        for name, difference, error in zip(self.stat_names(), 100 * differences, 100 * errors, strict=True):
-            low, high = normal_interval(difference, error)
-            values = {"value": self.metrics()[name], "other": other.metrics()[name], "difference": float(difference)}
-            rows.append({"metric": name, **values, "low": low, "high": high, "p": p_value(difference, error)})
-        return rows
+        rows, keys = bootstrap_differences(other._table(), self._table()), ("difference", "low", "high", "p")
+        own, others = self.metrics(), other.metrics()
+        return [
+            {"metric": name, "value": own[name], "other": others[name], **dict(zip(keys, row, strict=True))}
+            for name, row in zip(self.stat_names(), rows, strict=True)
+        ]
 
     @cached_property
     def calibration(self) -> tuple[float, list[dict[str, float]]]:
@@ -353,12 +341,6 @@ class EvaluationResult:
         np.add.at(matrix, (true, counted["label"]), 1)
         matrix[:-1, -1] = self.num_objects - matrix[:-1, :-1].sum(1)
         return matrix
-
-
-def _cost(kind: ErrorKinds, found: np.ndarray, truth: np.ndarray) -> float:
-    if kind == ErrorKinds.MISSED:
-        return float(np.count_nonzero(truth["missed"]))
-    return float(np.sort(found["score"][found["error"] == kind])[-SHOWN:].sum())
 
 
 def _percent(value: float) -> float:

@@ -13,19 +13,19 @@ import torch
 from accelerate import Accelerator, PartialState
 from PIL import Image
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .. import auto_classes  # noqa: F401, which registers the Auto classes
 from ..data.dataset import DetectionDataset
 from ..data.load import load_detection_data
 from .coco_evaluator import CocoEvaluator, EvaluationResult
 from .set_loss import SetLoss
 
 METRICS_FILE = "metrics.json"
-Example = tuple[Image.Image, Mapping[str, Any]]
+Batch = tuple[bool, list[tuple[int | None, Image.Image, Mapping[str, Any]]]]
+"""Whether it counts on this process; and of each picture its position in the set, itself, and its annotations."""
 
 
 @torch.no_grad()
@@ -64,12 +64,12 @@ def evaluate_detector(
         progress: wraps the batches of this process, as tqdm does.
     """
     state = PartialState()
-    is_stream = isinstance(dataset, IterableDataset)
-    batches = (_StreamedBatches if is_stream else _Batches)(
-        dataset, batch_size, state.num_processes, state.process_index
-    )
-    workers = min(workers, 1) if is_stream else workers
-    collate = _Collate(processor, with_labels=loss is not None)
+    if isinstance(dataset, IterableDataset):
+        batches: Dataset = _StreamedBatches(dataset, batch_size, state.num_processes, state.process_index)
+        workers = min(workers, 1)
+    else:
+        batches = _Batches(dataset, batch_size, state.num_processes, state.process_index)
+    collate = functools.partial(_collate, processor, loss is not None)
     loader = DataLoader(batches, batch_size=None, num_workers=workers, collate_fn=collate)
     device = next(model.parameters()).device
     evaluator = CocoEvaluator(names, max_detections, worst)
@@ -85,12 +85,62 @@ def evaluate_detector(
                 outputs, threshold=0.0, target_sizes=sizes, top_k=max_detections[-1]
             )
             for position, annotation, result in zip(positions, annotations, results, strict=True):
-                detections = _of_the_set(result, set_labels)
-                evaluator.add(annotation["image_id"], detections, annotation["annotations"], position)
+                result = {name: values.cpu() for name, values in result.items()}
+                if set_labels is not None:
+                    result["labels"] = torch.tensor(set_labels)[result["labels"]]
+                    known = result["labels"] >= 0
+                    result = {name: values[known] for name, values in result.items()}
+                evaluator.add(annotation["image_id"], result, annotation["annotations"], position)
     finally:
         model.train(was_training)
     evaluator.gather()
     return evaluator
+
+
+class _Batches(Dataset):
+    """The batches of one process; those that only make the steps equally many do not count."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, processes: int, rank: int):
+        self.dataset, self.processes, self.rank = dataset, processes, rank
+        self.batches = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))  # of all processes
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.processes)
+
+    def __getitem__(self, step: int) -> Batch:
+        turn = step * self.processes + self.rank
+        is_own = turn < len(self.batches)
+        return is_own, [(index, *self.dataset[index]) for index in self.batches[turn if is_own else -1]]
+
+
+class _StreamedBatches(IterableDataset):
+    """The same of a stream, with None for each example's position, since a stream cannot go back."""
+
+    def __init__(self, stream: IterableDataset, batch_size: int, processes: int, rank: int):
+        self.stream, self.batch_size, self.processes, self.rank = stream, batch_size, processes, rank
+
+    def __iter__(self) -> Iterator[Batch]:
+        examples = ((None, *example) for example in self.stream)
+        turn, batch = 0, []
+        for turn, batch in enumerate(iter(lambda: list(itertools.islice(examples, self.batch_size)), [])):
+            if turn % self.processes == self.rank:
+                yield True, batch
+        if batch and self.rank > turn % self.processes:
+            yield False, batch
+
+
+def _collate(processor: BaseImageProcessor, with_labels: bool, batch: Batch) -> tuple[bool, list, dict, list, list]:
+    """Whether the batch counts, positions, inputs, the pictures' heights and widths, and the annotations as they are.
+
+    The processor's own labels would not do for these: they lack crowd regions, and their boxes are clipped.
+    """
+    is_own, examples = batch
+    positions, images, annotations = (list(column) for column in zip(*examples, strict=True))
+    labels = {}
+    if with_labels:  # whose ids must be numbers
+        labels["annotations"] = [{**annotation, "image_id": i} for i, annotation in enumerate(annotations)]
+    inputs = dict(processor(images=images, return_tensors="pt", **labels))
+    return is_own, positions, inputs, [(image.height, image.width) for image in images], annotations
 
 
 def set_labels_of(id2label: Mapping[int, str], names: Sequence[str]) -> list[int]:
@@ -111,69 +161,6 @@ def set_labels_of(id2label: Mapping[int, str], names: Sequence[str]) -> list[int
         )
     label_of = {name: label for label, name in enumerate(names)}
     return [label_of.get(id2label[label], -1) for label in range(len(id2label))]
-
-
-def _of_the_set(result: dict[str, torch.Tensor], set_labels: Sequence[int] | None) -> dict[str, torch.Tensor]:
-    result = {name: values.cpu() for name, values in result.items()}
-    if set_labels is None:
-        return result
-    labels = torch.tensor(set_labels)[result["labels"]]
-    keep = labels >= 0
-    return {"scores": result["scores"][keep], "labels": labels[keep], "boxes": result["boxes"][keep]}
-
-
-class _Batches(Dataset):
-    """The batches of one process, each with False before it if it is only there to make the steps equally many."""
-
-    def __init__(self, dataset: Dataset, batch_size: int, processes: int, rank: int):
-        self.dataset, self.processes, self.rank = dataset, processes, rank
-        self.batches = list(BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False))
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.batches) / self.processes)
-
-    def __getitem__(self, step: int) -> tuple[bool, list[tuple[int, Image.Image, Mapping[str, Any]]]]:
-        turn = step * self.processes + self.rank
-        is_own = turn < len(self.batches)
-        return is_own, [(index, *self.dataset[index]) for index in self.batches[turn if is_own else -1]]
-
-
-class _StreamedBatches(IterableDataset):
-    """The same of a stream, with None for each example's position, since a stream cannot go back."""
-
-    def __init__(self, stream: IterableDataset, batch_size: int, processes: int, rank: int):
-        self.stream, self.batch_size, self.processes, self.rank = stream, batch_size, processes, rank
-
-    def __iter__(self) -> Iterator[tuple[bool, list[tuple[None, Image.Image, Mapping[str, Any]]]]]:
-        examples = ((None, *example) for example in self.stream)
-        turn, batch = 0, []
-        for turn, batch in enumerate(iter(lambda: list(itertools.islice(examples, self.batch_size)), [])):
-            if turn % self.processes == self.rank:
-                yield True, batch
-        if batch and self.rank > turn % self.processes:
-            yield False, batch
-
-
-class _Collate:
-    """Whether it is an own batch, positions, inputs, the pictures' heights and widths, and the annotations as they are.
-
-    The processor's own labels would not do for these: they lack crowd regions, and their boxes are clipped.
-    """
-
-    def __init__(self, processor: BaseImageProcessor, with_labels: bool):
-        self.processor = processor
-        self.with_labels = with_labels
-
-    def __call__(
-        self, batch: tuple[bool, list[tuple[int | None, Image.Image, Mapping[str, Any]]]]
-    ) -> tuple[bool, list[int | None], dict[str, torch.Tensor], list[tuple[int, int]], list[Mapping[str, Any]]]:
-        is_own, examples = batch
-        positions, images, annotations = (list(column) for column in zip(*examples, strict=True))
-        labels = {}
-        if self.with_labels:  # whose ids must be numbers
-            labels["annotations"] = [{**annotation, "image_id": i} for i, annotation in enumerate(annotations)]
-        inputs = dict(self.processor(images=images, return_tensors="pt", **labels))
-        return is_own, positions, inputs, [(image.height, image.width) for image in images], annotations
 
 
 def evaluate_saved_model(
@@ -206,8 +193,7 @@ def evaluate_saved_model(
             trained on it.
         output_dir: created if it does not exist.
         report: path of an HTML page with all results, or None.
-        batch_size: pictures of a step on each process.
-        workers: processes that load pictures, for each process.
+        batch_size, workers: of each process, as in `evaluate_detector`.
         image_size: fixed height and width in pixels, or None for what the model was saved with.
         max_detections: COCOeval's `maxDets`; AR is given for each, and AP for the last.
         threshold: lowest score of the detections in the confusion matrix, or None for that of the highest F1.
@@ -225,34 +211,37 @@ def evaluate_saved_model(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must be between 0 and 1.")
     accelerator = Accelerator()
-    models = [model] if other_model is None else [model, other_model]
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)  # now, rather than after hours
     if report is not None:
         Path(report).parent.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():  # so that one process fills the caches of the others
+        models = [model] if other_model is None else [model, other_model]
         trained_on = {getattr(AutoConfig.from_pretrained(name), "data_fingerprint", None) for name in models}
-        load = functools.partial(load_detection_data, data, train_split=train_split, eval_split=eval_split)
-        load = functools.partial(load, columns=columns, box_format=box_format, class_names=class_names)
-        source = load(hold_out=False)
+        options = {"train_split": train_split, "eval_split": eval_split, "columns": columns}
+        options |= {"box_format": box_format, "class_names": class_names}
+        source = load_detection_data(data, hold_out=False, **options)
         if trained_on != {None} and not len(source.train):
-            held_out = load()
+            held_out = load_detection_data(data, **options)
             source = held_out if held_out.fingerprint in trained_on else source
     accelerator.print(source.describe())
     dataset = DetectionDataset(source.evaluation)
-    size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
     hidden = not accelerator.is_local_main_process or not sys.stderr.isatty()
 
+    def short(name: str) -> str:  # a folder's own name; Hub names stay whole
+        return Path(name).resolve().name if Path(name).exists() else name
+
     def run(name: str, worst: int) -> EvaluationResult:
+        size = {} if image_size is None else {"size": {"height": image_size, "width": image_size}}
         with accelerator.main_process_first():
             processor = AutoImageProcessor.from_pretrained(name, **size)
             detector = AutoModelForObjectDetection.from_pretrained(name)
         labels = set_labels_of(detector.config.id2label, source.names)
         prepared = accelerator.prepare_model(detector, evaluation_mode=True)
-        progress = functools.partial(tqdm, desc=f"Evaluating {_short_name(name)}", disable=hidden)
-        settings = {"batch_size": batch_size, "workers": workers, "max_detections": max_detections, "worst": worst}
+        progress = functools.partial(tqdm, desc=f"Evaluating {short(name)}", disable=hidden)
+        settings = (batch_size, workers, max_detections, worst)
         return evaluate_detector(
-            prepared, processor, dataset, source.names, set_labels=labels, progress=progress, **settings
+            prepared, processor, dataset, source.names, *settings, set_labels=labels, progress=progress
         ).result()
 
     result = run(model, worst if report is not None else 0)
@@ -271,7 +260,7 @@ def evaluate_saved_model(
         for name, figure in figures.items():
             figure.savefig(output_dir / f"{name}.png", dpi=150)
         if report is not None:
-            title = f"{_short_name(model)} on {_short_name(data)}"
+            title = f"{short(model)} on {short(data)}"
             write_report(report, result, title, threshold, figures, lambda position: dataset[position][0])
     return result, other
 
@@ -295,15 +284,8 @@ def compare_average_precision(
     """
     source, processor = load_detection_data(data), AutoImageProcessor.from_pretrained(model)
     labels = set_labels_of(AutoConfig.from_pretrained(model).id2label, source.names)
-    dataset = DetectionDataset(source.evaluation)
-    results = {
-        name: evaluate_detector(runner, processor, dataset, source.names, batch_size, set_labels=labels).result()
-        for name, runner in runners.items()
-    }
-    found = {name: result.metrics()["AP"] for name, result in results.items()}
-    return {**found, "images": next(iter(results.values())).num_images}
-
-
-def _short_name(source: str) -> str:
-    """A folder's own name; Hub names stay whole."""
-    return Path(source).resolve().name if Path(source).exists() else source
+    dataset, found = DetectionDataset(source.evaluation), {}
+    for name, runner in runners.items():
+        result = evaluate_detector(runner, processor, dataset, source.names, batch_size, set_labels=labels).result()
+        found |= {name: result.metrics()["AP"], "images": result.num_images}
+    return found

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from rich.console import Group, RenderableType
@@ -36,8 +35,6 @@ NAMED_CLASSES = 10
 CONFUSED_CLASSES = 20
 """The confusion picture shows so many classes, and the others as one."""
 LONGEST_NAME = 18
-OUTSIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "handlelength": 1.2}
-DOTS_PER_INCH = 130
 CARDS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 EXPLANATIONS = {
     ErrorKinds.CLASSIFICATION: "The place is right (IoU ≥ 0.5), the class is not",
@@ -55,39 +52,29 @@ GAP = 8
 def result_tables(result: EvaluationResult) -> RenderableType:
     """What rich prints: COCO's numbers, the classes, and the errors."""
     metrics, stats = result.metrics(), result.stat_names()
-    title = f"{result.num_images:,} images, {int(result.num_objects.sum()):,} objects, in percent"
-    precisions = Table(title=f"{title}; below, 95 % intervals")
-    recalls = Table()
+    objects = int(result.num_objects.sum())
+    title = f"{result.num_images:,} images, {objects:,} objects, in percent; below, 95 % intervals"
+    precisions, recalls = Table(title=title), Table()
     for table, names in ((precisions, [*stats[:6], "VOC_AP50"]), (recalls, stats[6:])):
         for name in names:
-            table.add_column(name.replace("VOC_AP50", "VOC AP50"), justify="right", no_wrap=True)
+            table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
         table.add_row(*(percent(metrics[name]) for name in names))
         table.add_row(*(interval_text(result.intervals.get(name)) for name in names))
-
-    classes = Table(title="Classes")
-    columns = ("objects", "AP", "AP50", "AP75", "AR", "VOC_AP50")
-    classes.add_column("class")
+    classes, columns = Table("class", title="Classes"), ("objects", "AP", "AP50", "AP75", "AR", "VOC_AP50")
     for name in columns:
-        classes.add_column(name.replace("VOC_AP50", "VOC AP50"), justify="right")
+        classes.add_column(name.replace("_", " "), justify="right")
     for row in result.class_rows():
         classes.add_row(Text(row["name"]), f"{row['objects']:,}", *(percent(row[name]) for name in columns[1:]))
-
-    errors = Table(title="Errors at IoU 0.5 (TIDE)")
-    errors.add_column("kind")
-    errors.add_column("number", justify="right")
-    errors.add_column("AP50 gained if repaired", justify="right")
+    errors = Table("kind", title="Errors at IoU 0.5 (TIDE)")
+    for name in ("number", "AP50 gained if repaired"):
+        errors.add_column(name, justify="right")
     for kind in ERROR_KINDS:
         errors.add_row(kind.name.lower(), f"{result.error_counts[kind]:,}", f"{100 * result.error_gains[kind]:.1f}")
     return Group(precisions, recalls, classes, errors)
 
 
 def result_json(result: EvaluationResult, threshold: float) -> dict[str, Any]:
-    """Everything as JSON takes it: AP and AR in percent, -1 for what is not there.
-
-    Args:
-        result: of an evaluation.
-        threshold: score of the detections in the confusion matrix.
-    """
+    """Everything as JSON takes it: AP and AR in percent, -1 for what is not there; `threshold` is the confusion's."""
     return {
         "images": result.num_images,
         "objects": int(result.num_objects.sum()),
@@ -111,8 +98,7 @@ def result_json(result: EvaluationResult, threshold: float) -> dict[str, Any]:
 
 def comparison_table(result: EvaluationResult, other: EvaluationResult, names: Sequence[str]) -> Table:
     """A paired test of two models, of the names `names`, on the same images."""
-    table = Table(title=f"{names[0]} minus {names[1]}, the same {result.num_images:,} images")
-    table.add_column("in percent")
+    table = Table("in percent", title=f"{names[0]} minus {names[1]}, the same {result.num_images:,} images")
     for column in (*names, "difference", "95 % interval", "p"):
         table.add_column(Text(column), justify="right")
     for row in result.difference_to(other):
@@ -167,85 +153,69 @@ def write_report(
         figures: of `result_figures`.
         open_image: the upright RGB picture at a position of the set.
     """
-    metrics = result.metrics()
+    urls = {}
+    for name, figure in figures.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        urls[name] = data_url(buffer.getvalue(), "png")
+    galleries = []
+    for kind in ERROR_KINDS:
+        pictures = []
+        for picture in result.worst[kind]:
+            number = int((picture.found["error"] == kind).sum())
+            shown = f", the {SHOWN} highest shown" if number > SHOWN else ""
+            caption = f"{number} such errors{shown}"
+            if kind == ErrorKinds.MISSED:
+                caption = f"{round(picture.cost)} missed of {len(picture.truth)}"
+            drawn = draw_errors(open_image(picture.position), picture, result.names, kind)
+            url = picture_url(drawn, quality=88)
+            pictures.append({"url": url, "caption": f"image {picture.image_id}: {caption}"})
+        gallery = {"name": kind.name.capitalize(), "explanation": EXPLANATIONS[kind], "color": ERROR_COLORS[kind]}
+        gallery |= {"number": result.error_counts[kind], "gain": 100 * result.error_gains[kind], "pictures": pictures}
+        galleries.append(gallery)
     values = dict(
         title=title,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
         result=result,
-        metrics=metrics,
+        metrics=result.metrics(),
         cards=CARDS,
         recalls=[name for name in result.stat_names() if name not in CARDS],
         threshold=threshold,
-        figures={name: _figure_url(figure) for name, figure in figures.items()},
-        galleries=[_gallery(kind, result, open_image) for kind in ERROR_KINDS],
+        figures=urls,
+        galleries=galleries,
     )
     filters = {"percent": percent, "interval": interval_text}
     write_page(path, "transformers_samdetr.evaluation", "evaluation_page.html", values, filters)
 
 
-def _gallery(kind: ErrorKinds, result: EvaluationResult, open_image: Callable[[int], Image.Image]) -> dict:
-    pictures = [
-        {
-            "url": picture_url(draw_errors(open_image(picture.position), picture, result.names, kind), quality=88),
-            "caption": _caption(kind, picture),
-        }
-        for picture in result.worst[kind]
-    ]
-    return {
-        "name": kind.name.capitalize(),
-        "explanation": EXPLANATIONS[kind],
-        "color": ERROR_COLORS[kind],
-        "number": result.error_counts[kind],
-        "gain": 100 * result.error_gains[kind],
-        "pictures": pictures,
-    }
-
-
-def _caption(kind: ErrorKinds, picture: ErrorPicture) -> str:
-    if kind == ErrorKinds.MISSED:
-        return f"image {picture.image_id}: {round(picture.cost)} missed of {len(picture.truth)}"
-    number = int((picture.found["error"] == kind).sum())
-    shown = f", the {SHOWN} highest shown" if number > SHOWN else ""
-    return f"image {picture.image_id}: {number} such errors{shown}"
-
-
-def _figure_url(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    return data_url(buffer.getvalue(), "png")
-
-
 def precision_recall_figure(result: EvaluationResult) -> Figure:
     """Precision over recall: left of all classes together at several IoU thresholds, right of each class at IoU 0.5."""
     precision = result.coco.precision[..., 0, -1]  # (T, R, K)
-    present = [label for label in range(len(result.names)) if precision[0, 0, label] > -1]
-    figure = Figure(figsize=(11.5, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    present = np.flatnonzero(precision[0, 0] > -1)
+    figure, (left, right) = _plain_figure((11.5, 4.2), 2)
     shades = ("#08306B", "#2171B5", "#6BAED6", "#C6DBEF")
     for index, shade in zip((0, 3, 5, 8), shades, strict=True):
-        curve = precision[index][:, present].mean(1) if present else np.zeros(len(RECALLS))
-        ap = 100 * mean_of_present(precision[index])
-        name = f"IoU {0.5 + 0.05 * index:.2f}" + (f"   AP {ap:.1f}" if present else "")
+        curve = precision[index][:, present].mean(1) if len(present) else np.zeros(len(RECALLS))
+        ap = f"   AP {100 * mean_of_present(precision[index]):.1f}" if len(present) else ""
+        name = f"IoU {0.5 + 0.05 * index:.2f}{ap}"
         left.plot(RECALLS, curve, color=shade, linewidth=2, label=name)
         left.fill_between(RECALLS, curve, color=shade, alpha=0.06)
     left.set_title("Mean of the classes")
     by_ap = sorted(present, key=lambda label: -precision[0, :, label].mean())
-    colors = [colormaps["tab10"](index) for index in range(NAMED_CLASSES)]
-    # where there are many classes, the best and the worst are named
     half = NAMED_CLASSES // 2
-    named = by_ap if len(by_ap) <= NAMED_CLASSES else [*by_ap[:half], *by_ap[-half:]]
+    named = by_ap if len(by_ap) <= NAMED_CLASSES else [*by_ap[:half], *by_ap[-half:]]  # the best and the worst
     for label in by_ap:
         style = {"color": "#BBBBBB", "linewidth": 0.7, "zorder": 1}
         if label in named:
             text = f"{_short(result.names[label])}   {100 * precision[0, :, label].mean():.1f}"
-            style = {"color": colors[named.index(label)], "linewidth": 1.6, "label": text}
+            style = {"color": colormaps["tab10"](named.index(label)), "linewidth": 1.6, "label": text}
         right.plot(RECALLS, precision[0, :, label], **style)
     right.set_title("Each class at IoU 0.5" + (", best and worst named" if len(by_ap) > NAMED_CLASSES else ""))
-    for axes in (left, right):
+    outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "handlelength": 1.2}
+    for axes, place in ((left, {"loc": "upper right"}), (right, outside)):
         axes.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
-        _plain(axes)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=9, **({"loc": "upper right"} if axes is left else OUTSIDE))
+            axes.legend(frameon=False, fontsize=9, **place)
     left.set_ylabel("precision")
     return figure
 
@@ -253,8 +223,7 @@ def precision_recall_figure(result: EvaluationResult) -> Figure:
 def threshold_figure(result: EvaluationResult) -> Figure:
     """Precision, recall and F1 at IoU 0.5 of all classes together, over the score above which detections are kept."""
     scores, precision, recall, f1 = result.threshold_curves()
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _plain_figure()
     curves = (("precision", precision, "#0072B2"), ("recall", recall, "#D55E00"), ("F1", f1, "#222222"))
     for name, values, color in curves:
         axes.plot(scores, values, color=color, linewidth=1.8, label=name)
@@ -264,7 +233,6 @@ def threshold_figure(result: EvaluationResult) -> Figure:
         axes.plot([best], [f1.max()], "o", color="#222222", markersize=5)
         axes.annotate(f"{f1.max():.2f} at {best:.2f}", (best, f1.max()), (5, 6), textcoords="offset points", fontsize=9)
     axes.set(xlabel="score threshold", xlim=(0, 1), ylim=(0, 1.05))
-    _plain(axes)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -285,10 +253,9 @@ def confusion_figure(result: EvaluationResult, threshold: float) -> Figure:
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
     axes.set(xlabel="detected as", ylabel="true class")
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_xticks(np.arange(-0.5, len(rows)), minor=True)
-    axes.set_yticks(np.arange(-0.5, len(rows)), minor=True)
+    axes.spines[:].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(np.arange(-0.5, len(rows)), minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="minor", length=0)
     for row, column in zip(*np.nonzero(matrix), strict=True):
@@ -300,8 +267,7 @@ def confusion_figure(result: EvaluationResult, threshold: float) -> Figure:
 
 def errors_figure(result: EvaluationResult) -> Figure:
     """What each kind of error costs in AP50, with the number of errors."""
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _plain_figure(grid="x")
     gains = [100 * result.error_gains[kind] for kind in ERROR_KINDS]
     bars = axes.barh([kind.name.lower() for kind in ERROR_KINDS], gains, color=[ERROR_COLORS[k] for k in ERROR_KINDS])
     for bar, kind in zip(bars, ERROR_KINDS, strict=True):
@@ -309,15 +275,13 @@ def errors_figure(result: EvaluationResult) -> Figure:
         axes.text(bar.get_width(), bar.get_y() + bar.get_height() / 2, text, va="center", fontsize=9)
     axes.invert_yaxis()
     axes.set(xlabel="AP50 gained if repaired, in points (number of errors)", xlim=(0, 1.35 * max([*gains, 0.5])))
-    _plain(axes, grid="x")
     return figure
 
 
 def calibration_figure(result: EvaluationResult) -> Figure:
     """Precision at IoU 0.5 over the score, in bins, with the number of detections; on the diagonal scores are right."""
     error, bins = result.calibration
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _plain_figure()
     axes.plot([0, 1], [0, 1], color="#222222", linewidth=0.8, linestyle=":")
     for one in bins:
         width = one["bin_upper"] - one["bin_lower"]
@@ -327,35 +291,32 @@ def calibration_figure(result: EvaluationResult) -> Figure:
     axes.plot([one["avg_confidence"] for one in bins], [one["avg_accuracy"] for one in bins], "o", color="#08306B")
     axes.set(xlabel="score", ylabel="precision", xlim=(0, 1), ylim=(0, 1.05))
     axes.set_title(f"expected calibration error {100 * error:.1f} %", fontsize=10)
-    _plain(axes)
     return figure
 
 
 def _most_confused(matrix: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
     """Rows, columns and names of the classes to show, in their own order."""
     of_classes = matrix[:-1, :-1]
-    used = [label for label in range(len(names)) if matrix[label].sum() or matrix[:, label].sum()]
+    used = [label for label in range(len(names)) if matrix[label].any() or matrix[:, label].any()]
     if len(used) > CONFUSED_CLASSES:
         confused = of_classes.sum(0) + of_classes.sum(1) - 2 * of_classes.diagonal()
         used = sorted(sorted(used, key=lambda label: (-confused[label], -matrix[label].sum()))[: CONFUSED_CLASSES - 1])
     others = [label for label in range(len(names)) if label not in used]
-    texts = [_short(names[label]) for label in used]
-    groups = [[label] for label in used]
+    groups, texts = [[label] for label in used], [_short(names[label]) for label in used]
     if matrix[others].any() or matrix[:, others].any():
-        groups.append(others)
-        texts.append(f"({len(others)} others)")
-    groups.append([len(names)])
-    merge = np.zeros((len(groups), len(matrix)), dtype=matrix.dtype)
-    for row, group in enumerate(groups):
-        merge[row, group] = 1
+        groups, texts = [*groups, others], [*texts, f"({len(others)} others)"]
+    merge = np.stack([np.isin(np.arange(len(matrix)), group) for group in [*groups, [len(names)]]]).astype(matrix.dtype)
     return merge @ matrix @ merge.T, texts
 
 
-def _plain(axes: Axes, grid: str = "both") -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(axis=grid, color="#E6E6E6", linewidth=0.8)
-    axes.set_axisbelow(True)
+def _plain_figure(size: tuple[float, float] = (5.4, 3.6), columns: int = 1, grid: str = "both") -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, columns, sharey=True)
+    for axes in np.ravel(panels):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis=grid, color="#E6E6E6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, panels
 
 
 def _short(name: str) -> str:
@@ -378,34 +339,30 @@ def draw_errors(image: Image.Image, picture: ErrorPicture, names: Sequence[str],
     """
     scale = min(1.0, LONGEST_SIDE / max(image.size))
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    crowd = picture.truth["crowd"]
+    found, truth, are_missed = picture.found, picture.truth, kind == ErrorKinds.MISSED
     # names of what was found would hide what was missed
-    named = picture.truth["missed"] if kind == ErrorKinds.MISSED else np.ones(len(crowd), dtype=bool)
-    texts = [names[label] if name else "" for label, name in zip(picture.truth["label"], named, strict=True)]
-    colors = np.where(
-        crowd, "#8C8C8C", np.where(picture.truth["missed"], ERROR_COLORS[kind.MISSED], ERROR_COLORS[kind.CORRECT])
-    )
-    left = _draw(image, picture.objects.boxes * scale, texts, None, colors)
+    texts = [names[one["label"]] if one["missed"] or not are_missed else "" for one in truth]
+    colors = [ERROR_COLORS[ErrorKinds.MISSED if one["missed"] else ErrorKinds.CORRECT] for one in truth]
+    colors = ["#8C8C8C" if crowd else color for crowd, color in zip(truth["crowd"], colors, strict=True)]
+    left = (picture.objects.boxes, texts, None, colors)
 
-    found = picture.found
-    chosen = np.ones(len(found), dtype=bool) if kind == ErrorKinds.MISSED else found["error"] == kind
-    chosen &= found["error"] != ErrorKinds.IGNORED
+    chosen = (found["error"] != ErrorKinds.IGNORED) if are_missed else (found["error"] == kind)
     highest = np.flatnonzero(chosen)[np.argsort(-found["score"][chosen], kind="stable")][:SHOWN]
-    texts = [names[label] for label in found["label"][highest]]
-    colors = [ERROR_COLORS[ErrorKinds(error)] for error in found["error"][highest]]
-    right = _draw(image, picture.boxes[highest] * scale, texts, found["score"][highest], colors)
+    colors = [ERROR_COLORS[error] for error in found["error"][highest]]
+    right = (
+        picture.boxes[highest],
+        [names[label] for label in found["label"][highest]],
+        found["score"][highest],
+        colors,
+    )
 
     both = Image.new("RGB", (2 * image.width + GAP, image.height), "white")
-    both.paste(left, (0, 0))
-    both.paste(right, (image.width + GAP, 0))
+    for start, (boxes, texts, scores, colors) in ((0, left), (image.width + GAP, right)):
+        boxes = boxes * scale
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        # the same name may need two colours: spaces at its end, which are not drawn, tell them apart
+        marks = {color: " " * index for index, color in enumerate(dict.fromkeys(colors))}
+        labels = [text + marks[color] for text, color in zip(texts, colors, strict=True)]
+        of_label = {label: ImageColor.getrgb(color) for label, color in zip(labels, colors, strict=True)}
+        both.paste(draw_detections(image, corners, labels, scores, of_label), (start, 0))
     return both
-
-
-def _draw(image: Image.Image, boxes: np.ndarray, texts: Sequence[str], scores, colors: Sequence[str]) -> Image.Image:
-    """Draws boxes of x y w h, each in its own colour."""
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    # the same name may need two colours: spaces at its end, which are not drawn, tell them apart
-    marks = {color: " " * index for index, color in enumerate(dict.fromkeys(colors))}
-    labels = [text + marks[color] for text, color in zip(texts, colors, strict=True)]
-    of_label = {label: ImageColor.getrgb(color) for label, color in zip(labels, colors, strict=True)}
-    return draw_detections(image, corners, labels, scores, of_label)

@@ -1,8 +1,7 @@
 """Detections and annotated objects of one image as checked NumPy arrays."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor
 ImageId = int | str
 
 
-@dataclass(frozen=True)
-class Objects:
+class Objects(NamedTuple):
     """The annotated objects of one image.
 
     Attributes:
@@ -27,13 +25,8 @@ class Objects:
     area: np.ndarray
     crowd: np.ndarray
 
-    @property
-    def nbytes(self) -> int:
-        return self.labels.nbytes + self.boxes.nbytes + self.area.nbytes + self.crowd.nbytes
 
-
-@dataclass(frozen=True)
-class Detections:
+class Detections(NamedTuple):
     """The detections of one image, in float32 if that loses nothing, as with a model's outputs, else in float64.
 
     Attributes:
@@ -52,10 +45,6 @@ class Detections:
         corners = self.corners.astype(np.float64)
         corners[:, 2:] -= corners[:, :2]
         return corners
-
-    @property
-    def nbytes(self) -> int:
-        return self.labels.nbytes + self.corners.nbytes + self.scores.nbytes
 
 
 def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], num_classes: int) -> Objects:
@@ -112,13 +101,15 @@ def read_detections(
         raise ValueError(f"{where}: {len(scores)} scores, {len(labels)} labels and {len(corners)} boxes do not fit.")
     if not np.isfinite(scores).all():
         raise ValueError(f"{where}: the score {scores[~np.isfinite(scores)][0]} is not finite; check the model.")
-    _check_boxes(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), where)
+    _check_boxes(Detections(labels, corners, scores).boxes, where)
     if max_per_class is not None and len(labels) > max_per_class:
         order = np.lexsort((-scores, labels))
         starts = np.searchsorted(labels[order], labels[order])
         kept = np.sort(order[np.arange(len(order)) - starts < max_per_class])
         labels, corners, scores = labels[kept], corners[kept], scores[kept]
-    return Detections(labels, _compact(corners), _compact(scores))
+    narrow = corners.astype(np.float32), scores.astype(np.float32)
+    compact = (a if np.array_equal(a, b) else b for a, b in zip(narrow, (corners, scores), strict=True))
+    return Detections(labels, *compact)
 
 
 def _float64(values: Any) -> np.ndarray:
@@ -127,11 +118,6 @@ def _float64(values: Any) -> np.ndarray:
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values, dtype=np.float64)
-
-
-def _compact(values: np.ndarray) -> np.ndarray:
-    narrow = values.astype(np.float32)
-    return narrow if np.array_equal(narrow, values) else values
 
 
 def _labels(values: Any, num_classes: int, where: str) -> np.ndarray:

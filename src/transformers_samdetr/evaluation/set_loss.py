@@ -16,9 +16,7 @@ class SetLoss:
     """
 
     def __init__(self):
-        self.losses: list[Tensor] = []
-        self.counts: list[int] = []
-        self.counted: list[bool] = []
+        self.batches: list[tuple[Tensor, int, bool]] = []
 
     def add(self, loss: Tensor, count: int, counted: bool) -> None:
         """Adds one batch; every process must add the same number of batches.
@@ -28,19 +26,17 @@ class SetLoss:
             count: number of objects in the batch's labels.
             counted: False for a batch that another process counts.
         """
-        self.losses.append(loss.detach())
-        self.counts.append(count)
-        self.counted.append(counted)
+        self.batches.append((loss.detach(), count, counted))
 
     def compute(self) -> float:
         """The loss of the set, the same on all processes; every process must call this.
 
         Sums are made on the host in float64, which Apple's GPUs do not have.
         """
-        losses = torch.stack(self.losses).float().tolist()
-        batches = gather_object([list(zip(losses, self.counts, self.counted, strict=True))])
+        losses = torch.stack([loss for loss, _, _ in self.batches]).float().tolist()
+        own = [(loss, count, counted) for loss, (_, count, counted) in zip(losses, self.batches, strict=True)]
         total, objects = [], 0
-        for step in zip(*batches, strict=True):  # the same batch index on every process
+        for step in zip(*gather_object([own]), strict=True):  # the same batch index on every process
             divisor = max(1.0, sum(count for _, count, _ in step) / len(step))
             total += [loss * divisor for loss, _, counted in step if counted]
             objects += sum(count for _, count, counted in step if counted)
