@@ -1,7 +1,6 @@
-"""COCO and VOC average precision as a metric of 🤗 Evaluate.
+"""COCO and VOC average precision as a metric of 🤗 Evaluate, which copies this file: it imports no neighbour.
 
-Evaluate copies this file into its cache before it imports it, so that it can only import installed packages. Images
-wait in an Arrow file on the disk, also those of other processes.
+Images wait in an Arrow file on the disk, also those of other processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,6 @@ from typing import Any
 
 import datasets
 import evaluate
-import numpy as np
 import pyarrow as pa
 
 from transformers_samdetr.evaluation import CocoEvaluator
@@ -51,31 +49,24 @@ CITATION = """\
 }
 """
 
-IMAGES_IN_MEMORY = 64
-"""So many images are collected before they are written to the disk."""
-
-
-def _features(image_id: str) -> datasets.Features:
-    number, numbers = datasets.Value("float64"), datasets.List(datasets.Value("float64"))
-    whole = datasets.Value("int64")
-    annotation = {"bbox": numbers, "category_id": whole, "area": number, "iscrowd": whole}
-    return datasets.Features(
-        {
-            "predictions": {"boxes": datasets.List(numbers), "scores": numbers, "labels": datasets.List(whole)},
-            "references": {"image_id": datasets.Value(image_id), "annotations": datasets.List(annotation)},
-        }
-    )
-
 
 class CocoAP(evaluate.Metric):
     """See `DESCRIPTION` and `INPUTS`."""
 
     def _info(self) -> evaluate.MetricInfo:
+        number, whole = datasets.Value("float64"), datasets.Value("int64")
+        numbers = datasets.List(number)
+        prediction = {"boxes": datasets.List(numbers), "scores": numbers, "labels": datasets.List(whole)}
+        annotation = {"bbox": numbers, "category_id": whole, "area": number, "iscrowd": whole}
+        references = [
+            {"image_id": datasets.Value(kind), "annotations": datasets.List(annotation)}
+            for kind in ("string", "int64")  # in this order: "007" is no number
+        ]
         info = evaluate.MetricInfo(
             description=DESCRIPTION,
             citation=CITATION,
             inputs_description=INPUTS,
-            features=[_features("string"), _features("int64")],  # in this order: "007" is no number
+            features=[datasets.Features({"predictions": prediction, "references": one}) for one in references],
             reference_urls=["https://github.com/ppwwyyxx/cocoapi", "http://host.robots.ox.ac.uk/pascal/VOC/"],
         )
         # so that _compute gets the mapped file instead of all of it as Python lists; the constructor allows this only
@@ -95,10 +86,21 @@ class CocoAP(evaluate.Metric):
             raise ValueError(
                 f"{len(predictions)} predictions and {len(references)} references: give one each an image."
             )
-        self.writer_batch_size = IMAGES_IN_MEMORY
-        plain = [{key: _plain(prediction[key]) for key in ("boxes", "scores", "labels")} for prediction in predictions]
-        if plain:
-            super().add_batch(predictions=plain, references=[_reference(one) for one in references], **kwargs)
+        self.writer_batch_size = 64  # so many images are collected before they are written to the disk
+        found = [{key: _plain(one[key]) for key in ("boxes", "scores", "labels")} for one in predictions]
+        keys = ("bbox", "category_id", "area", "iscrowd")
+        truth = [
+            {
+                "image_id": _plain(one["image_id"], is_number=True),
+                "annotations": [
+                    {key: _plain(entry.get(key), is_number=key != "bbox") for key in keys}
+                    for entry in one["annotations"]
+                ],
+            }
+            for one in references
+        ]
+        if found:
+            super().add_batch(predictions=found, references=truth, **kwargs)
 
     def _compute(
         self,
@@ -107,7 +109,12 @@ class CocoAP(evaluate.Metric):
         id2label: Mapping[int, str] | None = None,
         max_detections: Sequence[int] = (1, 10, 100),
     ) -> dict[str, float]:
-        category_ids = set(id2label) if id2label is not None else _category_ids(predictions, references)
+        category_ids = set(id2label or ())
+        if id2label is None:
+            for chunk in predictions.chunks:
+                category_ids.update(chunk.field("labels").flatten().unique().to_pylist())
+            for chunk in references.chunks:
+                category_ids.update(chunk.field("annotations").flatten().field("category_id").unique().to_pylist())
         label_of = {category_id: label for label, category_id in enumerate(sorted(category_ids))}
         names = [str(category_id if id2label is None else id2label[category_id]) for category_id in label_of]
         evaluator = CocoEvaluator(names or ["nothing"], max_detections, worst=0)
@@ -130,31 +137,7 @@ class CocoAP(evaluate.Metric):
         return metrics | {f"AP/{name}": mean_of_present(of_class[:, :, label]) for label, name in enumerate(names)}
 
 
-def _plain(values: Any) -> list:
-    return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
-def _reference(reference: Mapping[str, Any]) -> dict[str, Any]:
-    annotations = [
-        {key: _number(one.get(key)) if key != "bbox" else _plain(one["bbox"]) for key in KEYS}
-        for one in reference["annotations"]
-    ]
-    return {"image_id": _number(reference["image_id"]), "annotations": annotations}
-
-
-KEYS = ("bbox", "category_id", "area", "iscrowd")
-
-
-def _number(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
-
-
-def _category_ids(predictions: pa.ChunkedArray, references: pa.ChunkedArray) -> set[int]:
-    found: set[int] = set()
-    for column, path in ((predictions, ("labels",)), (references, ("annotations", "category_id"))):
-        for chunk in column.chunks:
-            for name in path:
-                chunk = (chunk.flatten() if pa.types.is_list(chunk.type) else chunk).field(name)
-            chunk = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
-            found.update(np.unique(chunk.to_numpy(zero_copy_only=False)).astype(int).tolist())
-    return found
+def _plain(values: Any, is_number: bool = False) -> Any:
+    """A list or number of Python, of a tensor or array."""
+    method = getattr(values, "item" if is_number else "tolist", None)
+    return values if method is None else method()
