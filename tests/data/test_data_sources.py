@@ -15,7 +15,7 @@ from transformers_samdetr.data.stream import known_length
 from transformers_samdetr.prediction.detector import own_category_ids
 from transformers_samdetr.training import Recipe, load_model_and_processor
 
-from ..detection_folders import SIZE, write_coco
+from ..detection_folders import SIZE, save_picture, write_coco
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -220,6 +220,88 @@ def test_columns_and_box_format_are_found(form, names, ids, label):
         assert list(data.train["image_id"]) == [row["image_id"] for row in hub_rows()]
     else:
         assert not set(data.train["image_id"]) & set(data.evaluation["image_id"])
+
+
+SEPARATE = {
+    "xmin ymin xmax ymax": "xyxy",
+    "x_min y_min x_max y_max": "xyxy",
+    "left top right bottom": "xyxy",
+    "x1 y1 x2 y2": "xyxy",
+    "bbox_x bbox_y bbox_width bbox_height": "xywh",
+    "X Y Width Height": "xywh",
+    "x_center y_center w h": "cxcywh",
+}
+
+
+def separate_columns(names: str, box_format: str, nesting: str) -> Dataset:
+    rows = []
+    for row in hub_rows():
+        x1, y1, x2, y2 = row["corners"].tolist()
+        sides = {"xyxy": (x1, y1, x2, y2), "xywh": (x1, y1, x2 - x1, y2 - y1)}
+        sides["cxcywh"] = ((x1 + x2) / 2, (y1 + y2) / 2, *sides["xywh"][2:])
+        objects = dict(zip(names.split(), sides[box_format], strict=True)) | {"label": "dog"}
+        lists = {name: [value] for name, value in objects.items()}
+        objects = {"lists": lists, "struct of lists": {"a": lists}, "list of structs": {"a": [objects]}}[nesting]
+        rows.append({"image": row["image"], "width": SIZE[0], "height": SIZE[1]} | objects)
+    return Dataset.from_list(rows, features=None).cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize("nesting", ["lists", "struct of lists", "list of structs"])
+@pytest.mark.parametrize(("names", "box_format"), SEPARATE.items())
+def test_boxes_in_four_columns(names, box_format, nesting):
+    source = separate_columns(names, box_format, nesting)
+    if nesting == "lists":
+        source = source.remove_columns(["width", "height"])  # a set can have one column of a name
+    data = load_detection_data(source)
+    assert data.box_format == box_format and data.names == ["dog"] and f"box format {box_format}" in data.describe()
+    rows = {str(row["corners"][0])[:6]: row for row in hub_rows()}
+    for example in [*data.train, *data.evaluation]:
+        x1, y1, x2, y2 = rows[str(example["objects"]["bbox"][0][0])[:6]]["corners"]
+        np.testing.assert_allclose(example["objects"]["bbox"], [[x1, y1, x2 - x1, y2 - y1]], atol=1e-4)
+
+
+def test_four_columns_that_do_not_make_boxes_are_named():
+    rows = [{"image": "0.png", "width": 100, "height": 90, "label": ["cat"], "x1": [5.0], "y1": [6.0]}] * 5
+    with pytest.raises(ValueError, match="looks like bbox or category. It has image, width, height, label, x1, y1"):
+        load_detection_data(Dataset.from_list(rows))
+    whole = [row | {"x2": [9.0], "y2": [9.0, 8.0]} for row in rows]
+    with pytest.raises(ValueError, match=r"has for x1,y1,x2,y2 \[\[5.0\], .*: give a list, one for each object"):
+        load_detection_data(Dataset.from_list(whole))
+    single = [{"image": "0.png", "label": "cat", "x1": 5.0, "y1": 6.0, "x2": 9.0, "y2": 9.0}] * 5
+    with pytest.raises(ValueError, match="has one object a row, with its box in x1, y1, x2, y2: make one row of each"):
+        load_detection_data(Dataset.from_list(single))
+    ambiguous = [row | {"x1": [5.0], "w": [9.0], "h": [9.0]} for row in rows]
+    ambiguous = Dataset.from_list(ambiguous).rename_columns({"x1": "x", "y1": "y"})
+    with pytest.raises(ValueError, match="could be xywh or cxcywh.*box_format="):
+        load_detection_data(ambiguous)
+    declared = load_detection_data(ambiguous, columns={"bbox": "x,y,w,h"}, box_format="xywh")
+    assert declared.train["objects"][0]["bbox"] == [[5, 6, 9, 9]]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_with_an_object_a_row(tmp_path, delimiter):
+    lines = ["filename width height class xmin ymin xmax ymax"]
+    for index in range(5):
+        save_picture(tmp_path / "images" / f"{index}.png", seed=index)
+        lines += [f"{index}.png 40 30 {name} 1 2 {11 + index} 20" for name in ("cat", "dog")[: index % 3]]
+    lines += ["0.png 40 30    ", "3.png 40 30    "]  # without objects
+    text = "\r\n".join(lines).replace(" ", delimiter)
+    (tmp_path / "train_labels.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "test_labels.csv").write_text("\n".join(lines[:2]).replace(" ", delimiter))
+    (tmp_path / "sample_submission.csv").write_text("image_id,PredictionString\n")
+    data = load_detection_data(tmp_path)
+    assert data.names == ["cat", "dog"] and len(data.train) == 5 and len(data.evaluation) == 1
+    objects = {tuple(map(tuple, example["objects"]["bbox"])) for example in data.train}
+    assert objects == {(), ((1, 2, 11, 18),), ((1, 2, 12, 18), (1, 2, 12, 18)), ((1, 2, 14, 18),)}
+    assert len(load_detection_data(tmp_path / "train_labels.csv", eval_split=None).evaluation) == 1
+    (tmp_path / "test_labels.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n0.png,cat,1,2,x,4")
+    with pytest.raises(
+        ValueError, match="test_labels.csv, line 2 has .*'x', '4'.* for xmin, ymin, xmax, ymax: give four"
+    ):
+        load_detection_data(tmp_path)
+    (tmp_path / "test_labels.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n0.jpg,cat,1,2,3,4")
+    with pytest.raises(ValueError, match="line 2 names '0.jpg', which is not in .*; for 0.jpg there is images/0.png"):
+        load_detection_data(tmp_path)
 
 
 def test_columns_and_format_can_be_declared():

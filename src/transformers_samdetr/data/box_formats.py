@@ -1,5 +1,7 @@
-"""Box formats: what each means, and which one a set is in, decided by its boxes."""
+"""Box formats: what each means, and which one a set is in, decided by its boxes and the names of their columns."""
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,16 @@ ALIASES = {
     "albumentations": "xyxy_normalised",
     "yolo": "cxcywh_normalised",
 } | {name + "_normalized": name + NORMALISED for name in FORMATS}
+CORNERS = ("xmin ymin xmax ymax", "x1 y1 x2 y2", "x0 y0 x1 y1", "xtl ytl xbr ybr", "left top right bottom")
+STARTS = {
+    **dict.fromkeys(("xmin ymin", "left top"), ("xywh",)),
+    **dict.fromkeys(("xcenter ycenter", "centerx centery", "cx cy"), ("cxcywh",)),
+    "x y": ("xywh", "cxcywh"),
+}
+SEPARATE_COLUMNS = dict.fromkeys(CORNERS, ("xyxy",)) | {
+    f"{start} {size}": formats for start, formats in STARTS.items() for size in ("w h", "width height")
+}
+"""Names of four columns that are boxes together, and the formats that these can be in."""
 
 SLACK = 0.005
 """How far, as a share of the picture, a box may stick out by rounding; at least `SLACK_PIXELS`."""
@@ -37,6 +49,20 @@ def check_box_format(name: str) -> str:
     if name not in BOX_FORMATS:
         raise ValueError(f"box_format={name!r} is none of {', '.join(BOX_FORMATS)} ({', '.join(ALIASES)}).")
     return name
+
+
+def four_columns(names: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The names of four columns that are boxes together, in order, and the formats that these can be in.
+
+    >>> four_columns(["label", "box_h", "box_w", "box_x", "box_y"]), four_columns(["label", "boxes"])
+    ((['box_x', 'box_y', 'box_w', 'box_h'], ('xywh', 'cxcywh')), ([], ('xywh', 'xyxy', 'cxcywh')))
+    """
+    names = sorted(names, key=lambda name: "box" in name.lower())  # before the width of the picture
+    plain = {re.sub("^b?box|[_ -]", "", name.rpartition(".")[2].lower()): name for name in names}
+    for columns, formats in SEPARATE_COLUMNS.items():
+        if plain.keys() >= set(columns.split()):
+            return [plain[column] for column in columns.split()], formats
+    return [], FORMATS
 
 
 def boxes_to_xywh(boxes: np.ndarray, box_format: str, sizes: np.ndarray) -> np.ndarray:
@@ -82,12 +108,17 @@ class FormatGuess:
     count: int
 
     def __str__(self) -> str:
-        others = ", ".join(f"{name} {wrong}" for name, wrong in self.wrong.items() if name != self.box_format)
-        return f"{self.box_format}, detected on {self.count} boxes (impossible as {others})"
+        others = [f"{name} {wrong}" for name, wrong in self.wrong.items() if name != self.box_format]
+        impossible = f" (impossible as {', '.join(others)})" if others else ""
+        return f"{self.box_format}, detected on {self.count} boxes{impossible}"
 
 
 def detect_box_format(
-    boxes: np.ndarray, sizes: np.ndarray, areas: np.ndarray | None = None, source: str = "the data"
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    areas: np.ndarray | None = None,
+    source: str = "the data",
+    formats: Sequence[str] = FORMATS,
 ) -> FormatGuess:
     """The one format in which boxes lie in their pictures and have a size.
 
@@ -97,6 +128,7 @@ def detect_box_format(
         areas: `(T,)` annotated areas in square pixels, where there are any: none can exceed its box, and areas that are
             all those of the boxes in one format rule out the others.
         source: named in errors.
+        formats: those of `FORMATS` that the names of the columns allow.
 
     Raises:
         ValueError: there are no boxes to decide on, none of the formats is possible, or more than one is. The message
@@ -106,50 +138,41 @@ def detect_box_format(
     declare = f"Declare it with box_format=, one of {', '.join(BOX_FORMATS)}."
     if not len(boxes):
         raise ValueError(f"{source} has no boxes in its first pictures to detect their format on. {declare}")
+
+    def examples(rows: Iterable[int]) -> str:
+        return ", ".join("[{:g}, {:g}, {:g}, {:g}] in {:g}x{:g}".format(*boxes[row], *sizes[row]) for row in rows)
+
     normalised = np.mean((np.abs(boxes) <= 1.5).all(1)) > 0.5
-    candidates = [name + NORMALISED for name in FORMATS] if normalised else list(FORMATS)
-    impossible = {name: is_impossible(boxes, name, sizes, areas) for name in candidates}
+    candidates = [name + NORMALISED for name in formats] if normalised else list(formats)
+    xywh = {name: boxes_to_xywh(boxes, name, sizes) for name in candidates}
+    impossible = {name: _is_impossible(converted, sizes, areas) for name, converted in xywh.items()}
     wrong = {name: int(rows.sum()) for name, rows in impossible.items()}
     if areas is not None:
-        agree = {name: np.mean(_has_area(boxes, name, sizes, areas)) for name in candidates}
+        own = {name: converted[:, 2:].prod(axis=1) for name, converted in xywh.items()}
+        agree = {name: np.mean(np.abs(area - areas) <= 0.02 * areas + 1) for name, area in own.items()}
         if max(agree.values()) > 0.9:
             wrong |= {name: len(boxes) for name, share in agree.items() if share < 0.5}
-    best = min(candidates, key=wrong.get)
-    rivals = [name for name in candidates if name != best and wrong[name] < max(EVIDENCE, 5 * wrong[best])]
+    best = min(wrong, key=wrong.get)
+    rivals = [name for name in wrong if name != best and wrong[name] < max(EVIDENCE, 5 * wrong[best])]
     if wrong[best] > MOST_WRONG * len(boxes):
-        rows = np.flatnonzero(impossible[best])[:3]
         raise ValueError(
             f"The boxes of {source} fit no format: in the best one, {best}, {wrong[best]} of {len(boxes)} have no size "
-            f"or leave their picture, such as {_examples(boxes, sizes, rows)}. Correct them, or declare box_format=."
+            f"or leave their picture, such as {examples(np.flatnonzero(impossible[best])[:3])}. Correct them, or "
+            "declare box_format=."
         )
     if rivals:
         raise ValueError(
             f"The boxes of {source} could be {' or '.join([best, *rivals])}: of {len(boxes)} looked at, such as "
-            f"{_examples(boxes, sizes, range(min(3, len(boxes))))}, too few rule one out. {declare}"
+            f"{examples(range(min(3, len(boxes))))}, too few rule one out. {declare}"
         )
     return FormatGuess(best, wrong, len(boxes))
 
 
-def is_impossible(boxes: np.ndarray, box_format: str, sizes: np.ndarray, areas: np.ndarray | None = None) -> np.ndarray:
-    """`(T,)` bool: in this format the box is not finite, has no size, leaves its picture, or is less than its area."""
-    x, y, width, height = boxes_to_xywh(boxes, box_format, sizes).T
+def _is_impossible(xywh: np.ndarray, sizes: np.ndarray, areas: np.ndarray | None) -> np.ndarray:
+    """`(T,)` bool: a box is not finite, has no size, leaves its picture, or is less than its area."""
     slack = np.maximum(SLACK * sizes, SLACK_PIXELS)  # (T, 2)
-    inside = (x >= -slack[:, 0]) & (y >= -slack[:, 1])
-    inside &= (x + width <= sizes[:, 0] + slack[:, 0]) & (y + height <= sizes[:, 1] + slack[:, 1])
-    possible = inside & (width > 0) & (height > 0)  # NaN fails too
+    first, size = xywh[:, :2], xywh[:, 2:]
+    possible = ((first >= -slack) & (first + size <= sizes + slack) & (size > 0)).all(1)  # NaN fails too
     if areas is not None:
-        possible &= ~(areas > (width + 1) * (height + 1) * 1.02)
+        possible &= ~(areas > (size + 1).prod(1) * 1.02)
     return ~possible
-
-
-def _has_area(boxes: np.ndarray, box_format: str, sizes: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """`(T,)` bool: the annotated area is that of the box in this format."""
-    own = boxes_to_xywh(boxes, box_format, sizes)[:, 2:].prod(axis=1)
-    return np.abs(own - areas) <= 0.02 * areas + 1
-
-
-def _examples(boxes: np.ndarray, sizes: np.ndarray, rows) -> str:
-    def text(box: np.ndarray) -> str:
-        return "[" + ", ".join(f"{value:g}" for value in box) + "]"
-
-    return ", ".join(f"{text(boxes[row])} in {sizes[row][0]:g}x{sizes[row][1]:g}" for row in rows)

@@ -26,18 +26,18 @@ from .digit_scenes import build_digit_scenes
 from .schema import AnySet, FolderContent, content_fingerprint, detection_features, to_dataset
 from .source_files import SetFiles, require_utf8, split_in
 from .stream import known_length, rows_of_parquet, with_length
+from .tables import read_tables
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, read_yolo
 
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
-TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
+TABLES = (".csv", ".tsv")
 PIECES = 64
 """In which a map-style set is streamed: what the shuffling of files needs, where there are none."""
 TRAIN = ("train", "training", "trainval")
 EVALUATION = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 OTHER_FILES = {
-    ".csv": "a table",
-    ".tsv": "a table",
     ".jsonl": "a jsonl file without metadata.jsonl's name",
     ".tfrecord": "a TFRecord file",
     ".records": "a TFRecord file",
@@ -78,14 +78,12 @@ class DetectionData:
 
     def describe(self) -> str:
         """Sizes, classes and box format in a line, and a line for each note."""
-
-        def size(data: Dataset | IterableDataset) -> str:
-            if isinstance(data, IterableDataset):
-                return f"a stream of {known_length(data) or ''}".rstrip()
-            return str(len(data))
-
+        train, evaluation = (
+            f"a stream of {known_length(data) or ''}".rstrip() if isinstance(data, IterableDataset) else len(data)
+            for data in (self.train, self.evaluation)
+        )
         head = (
-            f"{self.source}: {size(self.train)} training and {size(self.evaluation)} evaluation images, "
+            f"{self.source}: {train} training and {evaluation} evaluation images, "
             f"{len(self.names)} {'class' if len(self.names) == 1 else 'classes'}, boxes {self.box_format}"
         )
         return "\n".join([head, *(f"  {note}" for note in self.notes)])
@@ -93,7 +91,7 @@ class DetectionData:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What the caller chooses instead of leaving it to be found: split names, box format, length of a stream."""
+    """What the caller chooses instead of leaving it to be found."""
 
     train_split: str | None = None
     eval_split: str | None = None
@@ -119,12 +117,13 @@ def load_detection_data(
 
     Args:
         source: `"digits"`, scenes made here; a folder in the layout of COCO, YOLO or VOC, or its JSON or YAML file; a
-            folder or file of parquet or arrow, or of `save_to_disk`; a name on the Hub; or a set of the `datasets`
-            library.
+            CSV file with an object a row, or a folder of such; a folder or file of parquet or arrow, or of
+            `save_to_disk`; a name on the Hub; or a set of the `datasets` library.
         train_split, eval_split: names of splits. Otherwise the usual names are looked for, and without a split for
             evaluation a fifth of the training split is held out, always the same pictures.
         columns: where a set of the `datasets` library has what, by the names `image`, `image_id`, `width`, `height`,
-            `bbox`, `category`, `area`, `iscrowd`, `id`, such as `{"bbox": "objects.box"}`. The usual names are found.
+            `bbox`, `category`, `area`, `iscrowd`, `id`, such as `{"bbox": "objects.box"}`, or four columns, such as
+            `{"bbox": "x1,y1,x2,y2"}`. The usual names are found.
         box_format: one of `BOX_FORMATS` or their aliases. Otherwise that of the layout, or detected on a sample.
         class_names: by category id, for sets of the `datasets` library that do not name their classes.
         streaming: reads a set of the `datasets` library (the Hub, parquet, arrow) while it is used, for sets larger
@@ -142,55 +141,52 @@ def load_detection_data(
             message says which, and what would be right.
         TypeError: the source is of none of these types.
     """
-    box_format = None if box_format is None else check_box_format(box_format)
-    options = LoadOptions(train_split, eval_split, box_format, stream_length, hold_out)
+    options = LoadOptions(
+        train_split, eval_split, None if box_format is None else check_box_format(box_format), stream_length, hold_out
+    )
+    name = str(source)
     if isinstance(source, (Dataset, IterableDataset)):
-        return from_sets("the given set", _streams({"train": source}, streaming), columns, class_names, options)
-    if isinstance(source, dict):
-        return from_sets("the given sets", _streams(source, streaming), columns, class_names, options)
-    if not isinstance(source, (str, Path)):
+        name, sets = "the given set", {"train": source}
+    elif isinstance(source, dict):
+        name, sets = "the given sets", source
+    elif not isinstance(source, (str, Path)):
         raise TypeError(
             f"source is of type {type(source).__name__}: give a folder, a Hub name, 'digits' or a datasets.Dataset "
             "(datasets.Dataset.from_generator makes one of anything that yields examples)."
         )
-    name, path = str(source), Path(os.path.expanduser(source))
-    if name == "digits":
-        scenes = _streams(build_digit_scenes(seed=seed), streaming)
-        return from_sets(name, scenes, columns, class_names, replace(options, box_format="xywh"))
-    if not os.path.exists(path) and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
-        raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
-    passed_over: list[str] = []
-    content = _read_folder(path, passed_over) if os.path.exists(path) else None
-    if content is not None:
-        if streaming or stream_length or columns or class_names:
-            raise ValueError(
-                f"streaming, stream_length, columns and class_names are for sets of the datasets library; {source} is "
-                "a folder of pictures, read when they are used, with annotation files, which have them all."
-            )
-        return from_folder(name, content, options)
-    if not os.path.exists(path):
-        return from_sets(name, _load_sets(path, name, streaming, options), columns, class_names, options)
-    _require_known_layout(path, passed_over)
-    try:
-        sets = _load_sets(path, name, streaming, options)
-    except Exception as error:  # the datasets library raises all kinds for damaged files
-        reason = error.__cause__ or error
-        raise ValueError(f"{path} cannot be read as a data set: {type(reason).__name__}: {reason}") from error
+    elif name == "digits":
+        sets, options = build_digit_scenes(seed=seed), replace(options, box_format="xywh")
+    else:
+        path = Path(os.path.expanduser(source))
+        if not os.path.exists(path) and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
+            raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
+        passed_over: list[str] = []
+        content = _read_folder(path, passed_over) if os.path.exists(path) else None
+        if content is not None:
+            if streaming or stream_length or columns or class_names:
+                raise ValueError(
+                    f"streaming, stream_length, columns and class_names are for sets of the datasets library; {source} "
+                    "is a folder of pictures, read when they are used, with annotation files, which have them all."
+                )
+            return from_folder(name, content, options)
+        exists = os.path.exists(path)
+        sets = _local_sets(path, streaming, options, passed_over) if exists else _open(name, streaming, options)
+    if streaming:  # in pieces that can be shuffled
+        sets = {
+            split: data
+            if isinstance(data, IterableDataset) or not len(data)
+            else with_length(data.to_iterable_dataset(num_shards=min(len(data), PIECES)), len(data))
+            for split, data in sets.items()
+        }
     return from_sets(name, sets, columns, class_names, options)
 
 
 def _read_folder(path: Path, passed_over: list[str]) -> FolderContent | None:
-    """The content of a folder of pictures with annotation files; None for sets of the `datasets` library.
-
-    Args:
-        path: of the folder, or of a JSON, YAML or `.data` file.
-        passed_over: gets a line for each file that could have been annotations, and why it is not.
-    """
-    if path.suffix in TABLES or _is_saved_to_disk(path):
+    """The content of a folder, or of its JSON, YAML or `.data` file; None for tables and sets of `datasets`."""
+    if path.suffix in BUILDERS or _is_saved_to_disk(path) or path.is_file() and path.suffix in TABLES:
         return None
     if path.is_dir():
-        files = SetFiles(path)
-        given = None
+        files, given = SetFiles(path), None
     else:
         root = path.parent.parent if path.parent.name in ("annotations", "labels") else path.parent
         files, given = SetFiles(root, deepest=3), path.relative_to(root).as_posix()
@@ -198,53 +194,53 @@ def _read_folder(path: Path, passed_over: list[str]) -> FolderContent | None:
             return read_coco(files, {split_in(path.stem): given})
         if path.suffix not in (".yaml", ".yml", ".data"):
             raise ValueError(
-                f"{path} is no COCO JSON, YOLO YAML, parquet or arrow file: give one, or the set's folder."
+                f"{path} is no COCO JSON, YOLO YAML, CSV, parquet or arrow file: give one, or the set's folder."
             )
     layout = find_yolo(files, passed_over, given)
     if layout is not None:
         return read_yolo(files, layout)
-    chosen = {} if given else find_coco(files, passed_over)
-    if chosen:
-        return read_coco(files, chosen)
-    found = {} if given else find_voc(files, passed_over)
-    return read_voc(files, found) if found else None
+    for find, read in ((find_coco, read_coco), (find_voc, read_voc)) if given is None else ():
+        if found := find(files, passed_over):
+            return read(files, found)
+    return None
 
 
 def _is_saved_to_disk(path: Path) -> bool:
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
-def _require_known_layout(path: Path, passed_over: list[str]) -> None:
+def _local_sets(path: Path, streaming: bool, options: LoadOptions, passed_over: list[str]) -> Mapping[str, AnySet]:
+    """The sets of a folder or file in a format of the `datasets` library, or of tables."""
     readable = ("*.parquet", "*.arrow", "metadata.jsonl", "metadata.csv", "metadata.parquet")
-    if path.is_dir() and (_is_saved_to_disk(path) or any(any(path.rglob(pattern)) for pattern in readable)):
-        return
-    if path.suffix in TABLES:
-        return
-    files = SetFiles(path).files if path.is_dir() else {}
-    held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing" if path.is_dir() else path.name
-    passed_over += [f"{name} is {OTHER_FILES[s]}" for name in files for s in OTHER_FILES if name.lower().endswith(s)]
-    reasons = f" Passed over: {'; '.join(passed_over[:MOST_REASONS])}" if passed_over else ""
-    more = f"; and {len(passed_over) - MOST_REASONS} more files" if len(passed_over) > MOST_REASONS else ""
-    raise ValueError(
-        f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
-        "with images and labels, VOC's XML files, parquet or arrow files, metadata.jsonl beside pictures, or a "
-        f"folder of save_to_disk.{reasons}{more}{'.' * bool(passed_over)} Export the set as COCO, YOLO or PASCAL VOC."
-    )
-
-
-def _load_sets(path: Path, name: str, streaming: bool, options: LoadOptions) -> Mapping[str, AnySet]:
-    if path.is_file() or path.is_dir() and glob.has_magic(str(path)) and not _is_saved_to_disk(path):
+    is_known = path.suffix in BUILDERS or _is_saved_to_disk(path)
+    if not is_known and not any(any(path.rglob(pattern)) for pattern in readable):
+        tables = read_tables(path, passed_over)
+        if tables:
+            return tables
+        files = SetFiles(path).files if path.is_dir() else {}
+        held = ", ".join(sorted(e.name for e in path.iterdir())[:10]) or "nothing" if path.is_dir() else path.name
+        passed_over += [
+            f"{name} is {OTHER_FILES[s]}" for name in files for s in OTHER_FILES if name.lower().endswith(s)
+        ]
+        reasons = f" Passed over: {'; '.join(passed_over[:MOST_REASONS])}" if passed_over else ""
+        more = f"; and {len(passed_over) - MOST_REASONS} more files" if len(passed_over) > MOST_REASONS else ""
+        raise ValueError(
+            f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
+            "with images and labels, VOC's XML files, CSV files with an object a row, parquet or arrow files, "
+            "metadata.jsonl beside pictures, or a folder of save_to_disk."
+            f"{reasons}{more}{'.' * bool(passed_over)} Export the set as COCO, YOLO or PASCAL VOC."
+        )
+    try:
+        if _is_saved_to_disk(path):
+            sets = load_from_disk(path)
+            return sets if isinstance(sets, dict) else {"train": sets}
+        if path.is_dir() and not glob.has_magic(str(path)):
+            return _open(str(path), streaming, options)
         kind, files = _data_files(path)
-        return _open_streams(kind, files) if streaming else load_dataset(kind, data_files=files)
-    if _is_saved_to_disk(path):
-        sets = load_from_disk(path)
-        return _streams(sets if isinstance(sets, dict) else {"train": sets}, streaming)
-    source = str(path) if path.is_dir() else name
-    sliced = [split for split in (options.train_split, options.eval_split) if split and "[" in split]
-    if sliced and not streaming:  # such as train[:90%], which only the loader understands
-        wanted = [split for split in (options.train_split, options.eval_split) if split]
-        return {split: load_dataset(source, split=split) for split in wanted}
-    return _open_streams(source) if streaming else load_dataset(source)
+        return _open(kind, streaming, options, files)
+    except Exception as error:  # the datasets library raises all kinds for damaged files
+        reason = error.__cause__ or error
+        raise ValueError(f"{path} cannot be read as a data set: {type(reason).__name__}: {reason}") from error
 
 
 def _data_files(path: Path) -> tuple[str, dict[str, list[str]]]:
@@ -253,83 +249,65 @@ def _data_files(path: Path) -> tuple[str, dict[str, list[str]]]:
     The library takes names for patterns: in a folder called `set [2]` it finds nothing unless its brackets are escaped.
     """
     if path.is_file():
-        return TABLES[path.suffix], {"train": [glob.escape(str(path))]}
+        return BUILDERS[path.suffix], {"train": [glob.escape(str(path))]}
     files = SetFiles(path)
-    metadata = any(name.rpartition("/")[2].startswith("metadata.") for name in files.files)
+    metadata = any(os.path.basename(name).startswith("metadata.") for name in files.files)
     kind = "imagefolder" if metadata else "parquet" if files.with_suffix(".parquet") else "arrow"
     splits: dict[str, list[str]] = {}
     for name in files.files if metadata else files.with_suffix(f".{kind}"):
-        split = next((found for part in name.split("/") if (found := split_in(part))), "train")
+        split = next(filter(None, map(split_in, name.split("/"))), "train")
         splits.setdefault(split, []).append(glob.escape(files.path(name)))
     return kind, splits
 
 
-def _open_streams(source: str, files: Mapping[str, list[str]] | None = None) -> dict[str, IterableDataset]:
-    """The splits of a set, with their lengths where the set or parquet files on this machine tell them."""
+def _open(
+    source: str, streaming: bool, options: LoadOptions, files: Mapping[str, list[str]] | None = None
+) -> Mapping[str, AnySet]:
+    """The splits of a set; streams with their lengths where the set or parquet files on this machine tell them."""
+    wanted = [split for split in (options.train_split, options.eval_split) if split]
+    if not streaming and any("[" in split for split in wanted):  # such as train[:90%], which only the loader knows
+        return {split: load_dataset(source, data_files=files, split=split) for split in wanted}
+    if not streaming:
+        return load_dataset(source, data_files=files)
     builder = load_dataset_builder(source, data_files=files)
     streams = dict(builder.as_streaming_dataset())
     for split, stream in streams.items():
-        if known_length(stream) is None:
-            rows = rows_of_parquet((builder.config.data_files or {}).get(split, [""]))
-            streams[split] = with_length(stream, rows) if rows else stream
+        rows = rows_of_parquet((builder.config.data_files or {}).get(split, [""]))
+        streams[split] = with_length(stream, rows) if rows and known_length(stream) is None else stream
     return streams
-
-
-def _streams(sets: Mapping[str, AnySet], streaming: bool) -> Mapping[str, AnySet]:
-    """The same sets; as streams, if asked for, in pieces that can be shuffled."""
-    if not streaming:
-        return sets
-    return {
-        split: data
-        if isinstance(data, IterableDataset) or not len(data)
-        else with_length(data.to_iterable_dataset(num_shards=min(len(data), PIECES)), len(data))
-        for split, data in sets.items()
-    }
 
 
 def from_folder(source: str, content: FolderContent, options: LoadOptions) -> DetectionData:
     """Data of a folder of pictures with annotation files."""
-    notes = list(content.notes)
+    notes, names = list(content.notes), list(content.categories.values())
     train_name, eval_name = choose_splits(content.splits, options, source)
-    names = list(content.categories.values())
-    features = detection_features(names)
     box_format = options.box_format or content.box_format
     labels = {category_id: label for label, category_id in enumerate(content.categories)}
     used = {name: content.splits[name] for name in (train_name, eval_name) if name is not None}
     for pictures in used.values():
         require_utf8(pictures.images)
-    tables = {name: pictures.to_arrow(labels, box_format) for name, pictures in used.items()}
-    if eval_name is None and options.hold_out:
+    if eval_name is None:
         keys = [os.path.basename(image or "") for image in used[train_name].images]
-        train_rows, rows = hold_out(keys, source)
-        notes.append(_held_out_note(len(rows), len(keys), [keys[row] for row in rows]))
-        chosen = [(train_name, train_rows), (train_name, rows)]
+        chosen = [(train_name, rows) for rows in hold_out(keys, source, notes)]
+    elif train_name is None:
+        chosen = [(eval_name, []), (eval_name, range(len(used[eval_name])))]
     else:
-        chosen = [(name, list(range(len(used[name]))) if name is not None else []) for name in (train_name, eval_name)]
+        chosen = [(name, range(len(pictures))) for name, pictures in used.items()]
     own_ids = all(isinstance(image_id, int) for pictures in used.values() for image_id in pictures.image_ids)
     if not own_ids:
         notes.append("images are numbered, since their own ids are no integers")
+    tables = {name: pictures.to_arrow(labels, box_format) for name, pictures in used.items()}
     sets, first_id = [], 0
     for name, rows in chosen:
-        split = eval_name if name is None else name
-        pictures, table = used[split], tables[split]
+        pictures, table = used[name], tables[name].take(pa.array(rows, pa.int64()))
         ids = [pictures.image_ids[row] for row in rows] if own_ids else range(first_id, first_id + len(rows))
         paths = pa.array([pictures.images[row] for row in rows], pa.string())
         images = pa.StructArray.from_arrays([pa.nulls(len(rows), pa.binary()), paths], names=["bytes", "path"])
-        whole = len(rows) == len(pictures)
-        table = table if whole else table.take(pa.array(rows, pa.int64()))
-        sets.append(to_dataset({"image": images, "image_id": pa.array(ids, pa.int64())}, table, features))
+        columns = {"image": images, "image_id": pa.array(ids, pa.int64())}
+        sets.append(to_dataset(columns, table, detection_features(names)))
         first_id += len(rows)
-    return DetectionData(
-        source=source,
-        train=sets[0],
-        evaluation=sets[1],
-        names=names,
-        category_ids=_integer_ids(list(content.categories)),
-        box_format=box_format,
-        fingerprint=content_fingerprint(*sets, names=names),
-        notes=notes,
-    )
+    fingerprint = content_fingerprint(*sets, names=names)
+    return DetectionData(source, *sets, names, _integer_ids(content.categories), box_format, fingerprint, notes)
 
 
 def from_sets(
@@ -340,39 +318,33 @@ def from_sets(
     options: LoadOptions,
 ) -> DetectionData:
     """Data of sets of the `datasets` library, map-style or streamed."""
-    notes = []
+    notes: list[str] = []
     train_name, eval_name = choose_splits(sets, options, source)
     train = sets[eval_name if train_name is None else train_name]
     streaming = isinstance(train, IterableDataset)
-    if train.features is None:
-        train = train._resolve_features()  # the first examples of a stream tell
+    if streaming and eval_name is None:
+        raise ValueError(
+            f"{source} has no split for evaluation, and none can be held out of a stream: name one with eval_split "
+            "(--eval_split), or load the set without streaming."
+        )
+    splits = [train] if eval_name is None else [train, sets[eval_name]]
+    # the first examples of a stream tell its features
+    splits = [split if split.features is not None else split._resolve_features() for split in splits]
     if eval_name is None:
-        if streaming:
-            raise ValueError(
-                f"{source} has no split for evaluation, and none can be held out of a stream: name one with eval_split "
-                "(--eval_split), or load the set without streaming."
-            )
-        rows, held_out = hold_out(range(len(train)), source)
-        notes.append(_held_out_note(len(held_out), len(train), []))
-        splits = [train.select(rows), train.select(held_out)]
-    else:
-        evaluation = sets[eval_name]
-        evaluation = evaluation._resolve_features() if evaluation.features is None else evaluation
-        if train_name is None:
-            train = train.take(0) if streaming else train.select([])
-        splits = [train, evaluation]
+        splits = [train.select(rows) for rows in hold_out(range(len(train)), source, notes)]
+    elif train_name is None:
+        splits[0] = splits[0].take(0) if streaming else splits[0].select([])
     found = find_columns(splits[0].features, columns, source)
     find_columns(splits[1].features, found, f"{source}, split {eval_name}")  # has them all too
     renamed = {name: path for name, path in found.items() if path not in (name, f"objects.{name}")}
     if renamed:
         notes.append("columns: " + ", ".join(f"{name} from {path}" for name, path in renamed.items()))
     categories = read_categories(splits, found["category"], class_names, source)
-    if options.box_format is None:
+    box_format = options.box_format
+    if box_format is None:
         guess = guess_box_format(splits[0 if train_name is not None else 1], found, source)
         box_format = guess.box_format
         notes.append(f"box format {guess}")
-    else:
-        box_format = options.box_format
     if not has_integer_ids(splits[0], found):
         notes.append("images are numbered, since the set has no integer ids for them")
     first_ids = (0, 0 if streaming else len(splits[0]))
@@ -387,37 +359,19 @@ def from_sets(
                 "training pictures. Leave it out, or stream the set."
             )
         with_length(canonical[0], options.stream_length)
-    return DetectionData(
-        source=source,
-        train=canonical[0],
-        evaluation=canonical[1],
-        names=categories.names,
-        category_ids=_integer_ids(categories.ids),
-        box_format=box_format,
-        fingerprint=_stream_fingerprint(source, splits)
-        if any(isinstance(split, IterableDataset) for split in splits)
-        else content_fingerprint(*canonical, names=categories.names),
-        notes=notes,
-    )
+    names = list(categories.values())
+    if any(isinstance(split, IterableDataset) for split in splits):
+        sizes = [split.num_shards if isinstance(split, IterableDataset) else len(split) for split in splits]
+        parts = [f"{split.info.version} {split.features} {size}" for split, size in zip(splits, sizes, strict=True)]
+        fingerprint = hashlib.sha256("\n".join([source, *parts]).encode()).hexdigest()[:32]
+    else:
+        fingerprint = content_fingerprint(*canonical, names=names)
+    return DetectionData(source, *canonical, names, _integer_ids(categories), box_format, fingerprint, notes)
 
 
-def _integer_ids(ids: Sequence[int | str]) -> list[int]:
+def _integer_ids(categories: Mapping[int | str, str]) -> list[int]:
     """The category ids, or the labels where a source has names only."""
-    return list(ids) if all(isinstance(i, int) for i in ids) else list(range(len(ids)))
-
-
-def _held_out_note(held_out: int, total: int, names: list[str]) -> str:
-    listing = f" ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else ""
-    return (
-        f"no split for evaluation, so {held_out} of {total} images{listing} are held out for it, always the same ones"
-    )
-
-
-def _stream_fingerprint(source: str, splits: Sequence[AnySet]) -> str:
-    sizes = [split.num_shards if isinstance(split, IterableDataset) else len(split) for split in splits]
-    parts = [source]
-    parts += [f"{split.info.version} {split.features} {size}" for split, size in zip(splits, sizes, strict=True)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return list(categories if all(isinstance(i, int) for i in categories) else range(len(categories)))
 
 
 def choose_splits(available: Iterable[str], options: LoadOptions, source: str) -> tuple[str | None, str | None]:
@@ -465,7 +419,7 @@ def _first(available: Sequence[str], names: tuple[str, ...], other_than: str | N
     return next((plain[name] for name in names if name in plain), None)
 
 
-def hold_out(keys: Sequence[object], source: str) -> tuple[list[int], list[int]]:
+def hold_out(keys: Sequence[object], source: str, notes: list[str]) -> tuple[list[int], list[int]]:
     """Rows to train on and rows to evaluate on, a fifth of all and at most 5000, where a set has no split for it.
 
     A picture's side depends on its key, not on a seed, so that training and every later evaluation agree on it, and
@@ -474,8 +428,9 @@ def hold_out(keys: Sequence[object], source: str) -> tuple[list[int], list[int]]
     Args:
         keys: of the pictures, such as their names.
         source: named in errors.
+        notes: gets a line that says so.
 
-    >>> hold_out(["a", "b", "c", "d", "e"], source="letters")
+    >>> hold_out(["a", "b", "c", "d", "e"], "letters", [])
     ([0, 1, 2, 4], [3])
 
     Raises:
@@ -487,5 +442,10 @@ def hold_out(keys: Sequence[object], source: str) -> tuple[list[int], list[int]]
         )
     count = min(max(1, round(HELD_OUT * len(keys))), MOST_HELD_OUT)
     rank = sorted(range(len(keys)), key=lambda row: hashlib.sha256(str(keys[row]).encode()).digest())
-    evaluation = sorted(rank[:count])
-    return sorted(rank[count:]), evaluation
+    train, evaluation = sorted(rank[count:]), sorted(rank[:count])
+    names = [key for key in (keys[row] for row in evaluation) if isinstance(key, str)]
+    listing = f" ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})" if names else ""
+    notes.append(
+        f"no split for evaluation, so {count} of {len(keys)} images{listing} are held out for it, always the same ones"
+    )
+    return train, evaluation
