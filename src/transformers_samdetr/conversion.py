@@ -1,7 +1,4 @@
-"""The authors' checkpoints to folders that Transformers loads: read safely, recognised, converted, written, checked.
-
-The only file that knows the authors' names. Not part of a Hub folder.
-"""
+"""The authors' checkpoints to folders that Transformers loads: the only file that knows the authors' names."""
 
 import argparse
 import pickle
@@ -23,79 +20,59 @@ from .model_card import ModelCard
 from .modeling_sam_detr import SamDetrForObjectDetection
 from .presets import PRESETS, preset_fields
 
-KEY_MAP: dict[str, str | tuple[str, ...] | None] = {
-    # `*` matches one number or leaf name, `**` any rest. A tuple splits the tensor into equal parts along its first
-    # axis; None drops it. The first pattern that matches is used.
-    "backbone.0.body.**.num_batches_tracked": None,  # the batch norms are frozen
-    "backbone.0.body.**": "model.backbone.feature_extractor._backbone.**",
-    "input_proj.*.0.*": "model.backbone.input_projections.*.convolution.*",
-    "input_proj.*.1.*": "model.backbone.input_projections.*.norm.*",
-    "transformer.level_embed": "model.backbone.level_embeddings",
-    "query_embed.weight": "model.query_reference_boxes",
-    # encoder, dense
-    "transformer.encoder.layers.*.self_attn.in_proj_*": (
-        "model.encoder.layers.*.self_attn.q_proj.*",
-        "model.encoder.layers.*.self_attn.k_proj.*",
-        "model.encoder.layers.*.self_attn.v_proj.*",
-    ),
-    "transformer.encoder.layers.*.self_attn.out_proj.*": "model.encoder.layers.*.self_attn.o_proj.*",
-    # encoder, deformable
-    **{
-        f"transformer.encoder.layers.*.self_attn.{name}.*": f"model.encoder.layers.*.self_attn.{name}.*"
-        for name in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
-    },
-    # encoder, both
-    "transformer.encoder.layers.*.norm1.*": "model.encoder.layers.*.self_attn_layer_norm.*",
-    "transformer.encoder.layers.*.linear1.*": "model.encoder.layers.*.mlp.fc1.*",
-    "transformer.encoder.layers.*.linear2.*": "model.encoder.layers.*.mlp.fc2.*",
-    "transformer.encoder.layers.*.norm2.*": "model.encoder.layers.*.final_layer_norm.*",
-    # decoder: self-attention
-    "transformer.decoder.layers.*.sa_qcontent_proj.*": "model.decoder.layers.*.self_attn.q_content_proj.*",
-    "transformer.decoder.layers.*.sa_qpos_proj.*": "model.decoder.layers.*.self_attn.q_position_proj.*",
-    "transformer.decoder.layers.*.sa_kcontent_proj.*": "model.decoder.layers.*.self_attn.k_content_proj.*",
-    "transformer.decoder.layers.*.sa_kpos_proj.*": "model.decoder.layers.*.self_attn.k_position_proj.*",
-    "transformer.decoder.layers.*.sa_v_proj.*": "model.decoder.layers.*.self_attn.v_proj.*",
-    "transformer.decoder.layers.*.self_attn.out_proj.*": "model.decoder.layers.*.self_attn.o_proj.*",
-    "transformer.decoder.layers.*.norm1.*": "model.decoder.layers.*.self_attn_layer_norm.*",
-    # decoder: semantics aligner; odd numbers of `point2` are its ReLUs
-    "transformer.decoder.layers.*.point1.0.*": "model.decoder.layers.*.aligner.region_reduction.*",
-    "transformer.decoder.layers.*.point2.0.*": "model.decoder.layers.*.aligner.keypoint_head.layers.0.*",
-    "transformer.decoder.layers.*.point2.2.*": "model.decoder.layers.*.aligner.keypoint_head.layers.1.*",
-    "transformer.decoder.layers.*.point2.4.*": "model.decoder.layers.*.aligner.keypoint_head.layers.2.*",
-    "transformer.decoder.layers.*.point2.6.*": "model.decoder.layers.*.aligner.keypoint_head.layers.3.*",
-    "transformer.decoder.layers.*.attn1.*": "model.decoder.layers.*.aligner.content_reweighting.*",
-    "transformer.decoder.layers.*.attn2.*": "model.decoder.layers.*.aligner.position_reweighting.*",
-    # decoder: cross-attention and feed-forward block
-    "transformer.decoder.layers.*.ca_qcontent_proj.*": "model.decoder.layers.*.cross_attn.q_content_proj.*",
-    "transformer.decoder.layers.*.ca_qpos_sine_proj.**": "model.decoder.layers.*.cross_attn.q_position_proj.**",
-    "transformer.decoder.layers.*.ca_kcontent_proj.*": "model.decoder.layers.*.cross_attn.k_content_proj.*",
-    "transformer.decoder.layers.*.ca_kpos_sine_proj.**": "model.decoder.layers.*.cross_attn.k_position_proj.**",
-    "transformer.decoder.layers.*.ca_v_proj.*": "model.decoder.layers.*.cross_attn.v_proj.*",
-    "transformer.decoder.layers.*.cross_attn.out_proj.*": "model.decoder.layers.*.cross_attn.o_proj.*",
-    "transformer.decoder.layers.*.norm2.*": "model.decoder.layers.*.cross_attn_layer_norm.*",
-    "transformer.decoder.layers.*.linear1.*": "model.decoder.layers.*.mlp.fc1.*",
-    "transformer.decoder.layers.*.linear2.*": "model.decoder.layers.*.mlp.fc2.*",
-    "transformer.decoder.layers.*.norm3.*": "model.decoder.layers.*.final_layer_norm.*",
-    # heads; the authors save the box heads under two names, and the second wins when their model is loaded
-    "transformer.decoder.bbox_embed.**": None,
-    "bbox_embed.*.layers.*.*": "model.decoder.box_heads.*.layers.*.*",
-    "class_embed.*.*": "class_heads.*.*",
+# parts of an encoder or decoder layer: the authors' name and ours
+_BOTH = {"self_attn.out_proj": "self_attn.o_proj", "norm1": "self_attn_layer_norm"}
+_BOTH |= {"linear1": "mlp.fc1", "linear2": "mlp.fc2"}
+_DEFORMABLE = "sampling_offsets attention_weights value_proj output_proj".split()
+_ENCODER = {f"self_attn.{name}": f"self_attn.{name}" for name in _DEFORMABLE} | {"norm2": "final_layer_norm"}
+_DECODER = {
+    **{f"sa_{one}content_proj": f"self_attn.{one}_content_proj" for one in "qk"},
+    **{f"sa_{one}pos_proj": f"self_attn.{one}_position_proj" for one in "qk"},
+    **{f"ca_{one}content_proj": f"cross_attn.{one}_content_proj" for one in "qk"},
+    **{f"ca_{one}pos_sine_proj": f"cross_attn.{one}_position_proj" for one in "qk"},
+    "sa_v_proj": "self_attn.v_proj",
+    "ca_v_proj": "cross_attn.v_proj",
+    "cross_attn.out_proj": "cross_attn.o_proj",
+    "point1.0": "aligner.region_reduction",
+    **{f"point2.{2 * index}": f"aligner.keypoint_head.layers.{index}" for index in range(4)},  # odd: its ReLUs
+    "attn1": "aligner.content_reweighting",
+    "attn2": "aligner.position_reweighting",
+    "norm2": "cross_attn_layer_norm",
+    "norm3": "final_layer_norm",
 }
+RENAMED: list[tuple[str, str]] = [
+    ("backbone.0.body.**", "model.backbone.feature_extractor._backbone.**"),
+    ("input_proj.*.0.*", "model.backbone.input_projections.*.convolution.*"),
+    ("input_proj.*.1.*", "model.backbone.input_projections.*.norm.*"),
+    ("transformer.level_embed", "model.backbone.level_embeddings"),
+    ("query_embed.weight", "model.query_reference_boxes"),
+    ("bbox_embed.*.layers.*.*", "model.decoder.box_heads.*.layers.*.*"),
+    ("class_embed.*.*", "class_heads.*.*"),
+]
+RENAMED += [
+    ("transformer.encoder.layers.*.self_attn.in_proj_*", f"model.encoder.layers.*.self_attn.{one}_proj.*")
+    for one in "qkv"
+]
+RENAMED += [
+    (f"transformer.{part}.layers.*.{theirs}.**", f"model.{part}.layers.*.{ours}.**")
+    for part, names in (("encoder", _BOTH | _ENCODER), ("decoder", _BOTH | _DECODER))
+    for theirs, ours in names.items()
+]
+"""The authors' names of tensors and ours: `*` is one number or leaf name, `**` any rest. A tensor with several of ours
+is cut into equal parts along its first axis."""
+DROPPED = re.compile(r"backbone\.0\.body\..+\.num_batches_tracked|transformer\.decoder\.bbox_embed\..+")
+"""The batch norms are frozen; box heads are saved under two names, of which the authors load the other."""
 
-# fields that no tensor shows, from the authors' command line where the checkpoint stores it
-ARGUMENT_MAP: dict[str, tuple[str, ...]] = {
-    "dropout": ("dropout", "attention_dropout", "activation_dropout"),
-    "enc_n_points": ("encoder_n_points",),
-    "set_cost_class": ("class_cost",),
-    "set_cost_bbox": ("bbox_cost",),
-    "set_cost_giou": ("giou_cost",),
-    "cls_loss_coef": ("class_loss_coefficient",),
-    "bbox_loss_coef": ("bbox_loss_coefficient",),
-    "giou_loss_coef": ("giou_loss_coefficient",),
-    "focal_alpha": ("focal_alpha",),
-    "aux_loss": ("auxiliary_loss",),
+ARGUMENTS = {
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), "dropout"),
+    **{f"{kind}_cost": f"set_cost_{kind}" for kind in ("class", "bbox", "giou")},
+    **{f"{kind}_loss_coefficient": f"{kind}_loss_coef" for kind in ("bbox", "giou")},
+    "class_loss_coefficient": "cls_loss_coef",
+    "encoder_n_points": "enc_n_points",
+    "focal_alpha": "focal_alpha",
+    "auxiliary_loss": "aux_loss",
 }
-
+"""Fields that no tensor shows, and their arguments on the authors' command line, where the checkpoint stores it."""
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 """Name by the number of blocks in each stage."""
 
@@ -134,30 +111,24 @@ def convert_checkpoint(
     with torch.device("meta"):
         model = SamDetrForObjectDetection(config)
     model.load_state_dict(convert_state_dict(state_dict, config), assign=True)
-    card = _complete_card(card or ModelCard(), Path(checkpoint), model, args)
-    save_for_hub(model.eval(), SamDetrImageProcessor(), output_dir, card)
-    return model, card
 
-
-def _complete_card(card: ModelCard, checkpoint: Path, model: SamDetrForObjectDetection, args: dict | None) -> ModelCard:
-    """Fills in the checkpoint's origin and its published AP, which is said not to have been measured again."""
-    variant, epochs = variant_name(model.config), training_epochs(model.config, args)
-    source = f"Converted from the SAM-DETR authors' checkpoint `{checkpoint.name}`"
-    if epochs:
-        source += f", trained for {epochs} epochs"
-    published = PUBLISHED_AP.get((variant, epochs))
-    if published is not None:
+    card, variant, epochs = card or ModelCard(), variant_name(config), training_epochs(config, args)
+    source = f"Converted from the SAM-DETR authors' checkpoint `{Path(checkpoint).name}`"
+    source += f", trained for {epochs} epochs" if epochs else ""
+    if (variant, epochs) in PUBLISHED_AP:
         source += (
-            f". The paper reports {published} AP on COCO val2017 for this model and schedule; "
+            f". The paper reports {PUBLISHED_AP[variant, epochs]} AP on COCO val2017 for this model and schedule; "
             "that number was not measured again on the converted weights"
         )
     training_data = "COCO train2017" if (args or {}).get("dataset_file") == "coco" else None
-    return replace(
+    card = replace(
         card,
         name=card.name or variant,
         source=card.source or source + ".",
         training_data=card.training_data or training_data,
     )
+    save_for_hub(model.eval(), SamDetrImageProcessor(), output_dir, card)
+    return model, card
 
 
 def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -174,7 +145,11 @@ def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
-        _require_uncompressed(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch compresses nothing; such an archive could grow without end
+                packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise ValueError(f"compressed entries, such as {shown(packed[0])}")
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -204,16 +179,6 @@ def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[
     return dict(state_dict), args
 
 
-def _require_uncompressed(path: Path) -> None:
-    """Refuses archives that grow when they are read; torch writes none."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise ValueError(f"compressed entries, such as {shown(packed[0])}")
-
-
 def _is_plain(tensor: Tensor) -> bool:
     """Whether it is dense, no larger than its storage, which was read from the file, and finite."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
@@ -239,6 +204,19 @@ def config_from_checkpoint(
         ValueError: a tensor that tells the architecture is missing or has an unknown shape, or nothing says whether a
             single-scale model is DC5.
     """
+
+    def shape(name: str) -> tuple[int, ...]:
+        """Of a matrix, as all are that tell the architecture."""
+        found = tuple(state_dict[name].shape) if name in state_dict else None
+        if found is None or len(found) != 2:
+            problem = f"Tensors missing: {name}" if found is None else f"{name} has the shape {found}"
+            raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted. {problem}.")
+        return found
+
+    def count(prefix: str) -> int:
+        """How many different numbers follow the prefix."""
+        return len({name.removeprefix(prefix).split(".")[0] for name in state_dict if name.startswith(prefix)})
+
     args = vars(args) if isinstance(args, argparse.Namespace) else args or {}
     is_multi_scale = "transformer.level_embed" in state_dict
     if dilation is None:
@@ -248,48 +226,45 @@ def config_from_checkpoint(
             "The tensors of R50 and R50-DC5 models are alike and this checkpoint has no stored `args` with `dilation`: "
             "pass dilation=True for DC5 or dilation=False otherwise (--dilation or --no-dilation)."
         )
-    num_queries = _shape(state_dict, "query_embed.weight")[0]
-    num_labels, d_model = _shape(state_dict, "class_embed.0.weight")
+    num_queries, _ = shape("query_embed.weight")
+    num_labels, d_model = shape("class_embed.0.weight")
     if d_model < 4:
         raise ValueError(f"class_embed.0.weight has the shape {(num_labels, d_model)}: a model is at least 4 wide.")
-    heads = _shape(state_dict, "transformer.decoder.layers.0.attn1.weight")[0] // d_model
-    point_outputs = _shape(state_dict, "transformer.decoder.layers.0.point2.6.weight")[0]
-    region_inputs = _shape(state_dict, "transformer.decoder.layers.0.point2.0.weight")[1]
+    encoder, decoder = "transformer.encoder.layers.", "transformer.decoder.layers."
+    heads = shape(f"{decoder}0.attn1.weight")[0] // d_model
+    point_outputs, _ = shape(f"{decoder}0.point2.6.weight")
+    _, region_inputs = shape(f"{decoder}0.point2.0.weight")
     if point_outputs not in (2 * heads, 4 * heads):
         raise ValueError(
-            f"transformer.decoder.layers.0.point2.6.weight has {point_outputs} outputs; with {heads} heads the "
-            f"authors' models have {2 * heads}, or {4 * heads} with SMCA."
+            f"{decoder}0.point2.6.weight has {point_outputs} outputs; with {heads} heads the authors' models have "
+            f"{2 * heads}, or {4 * heads} with SMCA."
         )
-    fields: dict[str, Any] = {
-        field: args[argument] for argument, names in ARGUMENT_MAP.items() if argument in args for field in names
-    }
-    if num_labels == len(preset_fields("sam-detr-r50")["id2label"]):
-        fields |= {name: preset_fields("sam-detr-r50")[name] for name in ("id2label", "label2id")}
+    fields = {field: args[argument] for field, argument in ARGUMENTS.items() if argument in args}
+    coco = preset_fields("sam-detr-r50")
+    if num_labels == len(coco["id2label"]):
+        fields |= {name: coco[name] for name in ("id2label", "label2id")}
     else:
         fields["num_labels"] = num_labels
-    blocks = tuple(_count(state_dict, f"backbone.0.body.layer{stage}") for stage in (1, 2, 3, 4))
+    blocks = tuple(count(f"backbone.0.body.layer{stage}.") for stage in (1, 2, 3, 4))
     if blocks not in _RESNETS:
         raise ValueError(f"The backbone has {blocks} blocks a stage, known are {_RESNETS}.")
-    num_levels = _shape(state_dict, "transformer.level_embed")[0] if is_multi_scale else 1
+    num_levels = shape("transformer.level_embed")[0] if is_multi_scale else 1
     if num_levels > 4:
         raise ValueError(f"transformer.level_embed has {num_levels} levels; a ResNet has 4 stages.")
+    out_indices = list(range(5 - num_levels, 5))
     return SamDetrConfig(
-        backbone_config={
-            "model_type": "timm_backbone",
-            "backbone": _RESNETS[blocks],
-            "out_indices": list(range(5 - num_levels, 5)),
-        },
+        backbone_config={"model_type": "timm_backbone", "backbone": _RESNETS[blocks], "out_indices": out_indices},
         dilation=bool(dilation),
         num_feature_levels=num_levels,
         input_projection_norm="input_proj.0.1.weight" in state_dict,
         d_model=d_model,
         num_queries=num_queries,
-        encoder_layers=_count(state_dict, "transformer.encoder.layers"),
+        encoder_layers=count(encoder),
         encoder_attention_heads=args.get("nheads", heads),
-        encoder_ffn_dim=_shape(state_dict, "transformer.encoder.layers.0.linear1.weight")[0],
-        decoder_layers=_count(state_dict, "transformer.decoder.layers"),
+        encoder_ffn_dim=shape(f"{encoder}0.linear1.weight")[0],
+        decoder_layers=count(decoder),
         decoder_attention_heads=heads,
-        decoder_ffn_dim=_shape(state_dict, "transformer.decoder.layers.0.linear1.weight")[0],
+        decoder_ffn_dim=shape(f"{decoder}0.linear1.weight")[0],
         roi_size=round((region_inputs / (d_model // 4)) ** 0.5),
         num_keypoints=heads,
         smca=point_outputs == 4 * heads,
@@ -303,38 +278,37 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: SamDetrConfig) 
     Raises:
         ValueError: tensors are unknown, missing, or of another shape than the configuration asks for; all are listed.
     """
-    not_float = [
-        name
-        for name, tensor in state_dict.items()
-        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked")
-    ]
-    if not_float:
-        raise ValueError(f"Tensors are not of floating type: {shown(', '.join(not_float))}.")
-    converted, origin, unknown = {}, {}, []
+    converted, origin, unknown, not_float = {}, {}, [], []
     for name, tensor in state_dict.items():
+        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+            not_float.append(name)
         try:
             names = translate(name)
         except KeyError:
             unknown.append(name)
             continue
-        if len(names) > 1 and len(tensor) % len(names) == 0:
-            parts = tensor.chunk(len(names))
-        else:
-            parts = [tensor] * len(names)  # one name; or a shape that the comparison below refuses
+        # a shape that cannot be cut is refused by the comparison below
+        is_cut = len(names) > 1 and tensor.ndim > 0 and len(tensor) % len(names) == 0
+        parts = tensor.chunk(len(names)) if is_cut else [tensor] * len(names)
         for our_name, part in zip(names, parts, strict=True):
             converted[our_name] = part.clone()  # parts and shared tensors become independent, as safetensors wants
             origin[our_name] = name
+    if not_float:
+        raise ValueError(f"Tensors are not of floating type: {shown(', '.join(not_float))}.")
 
     with torch.device("meta"):
         expected = {name: tuple(t.shape) for name, t in SamDetrForObjectDetection(config).state_dict().items()}
-    unknown += [f"{origin[name]} ({name})" for name in converted if name not in expected]
-    missing = [f"{_original_name(name)} ({name})" for name in expected if name not in converted]
-    misshapen = [
-        f"{origin[name]} ({name}) needs {expected[name]}, has {tuple(tensor.shape)}"
-        for name, tensor in converted.items()
-        if expected.get(name, tuple(tensor.shape)) != tuple(tensor.shape)
-    ]
-    problems = {"unknown": unknown, "missing": missing, "of another shape": misshapen}
+    original = [(ours, theirs) for theirs, ours in RENAMED]
+    missing = [name for name in expected if name not in converted]
+    problems = {
+        "unknown": unknown + [f"{origin[name]} ({name})" for name in converted if name not in expected],
+        "missing": [f"{''.join(_renamed(name, original)) or 'no tensor of the authors'} ({name})" for name in missing],
+        "of another shape": [
+            f"{origin[name]} ({name}) needs {expected[name]}, has {tuple(tensor.shape)}"
+            for name, tensor in converted.items()
+            if expected.get(name, tuple(tensor.shape)) != tuple(tensor.shape)
+        ],
+    }
     if any(problems.values()):
         listed = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names]
         raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted. Tensors {'; '.join(listed)}.")
@@ -348,26 +322,24 @@ def translate(name: str) -> tuple[str, ...]:
     ('model.decoder.layers.3.aligner.keypoint_head.layers.3.bias',)
 
     Raises:
-        KeyError: no pattern of `KEY_MAP` fits.
+        KeyError: no pattern of `RENAMED` fits.
     """
-    for pattern, ours in KEY_MAP.items():
-        if match := re.fullmatch(_as_regex(pattern), name):
-            templates = () if ours is None else (ours,) if isinstance(ours, str) else ours
-            return tuple(re.sub(r"\*\*?", "{}", template).format(*match.groups()) for template in templates)
-    raise KeyError(name)
+    if DROPPED.fullmatch(name):
+        return ()
+    names = _renamed(name, RENAMED)
+    if not names:
+        raise KeyError(name)
+    return names
 
 
-def _original_name(our_name: str) -> str:
-    """The inverse of `translate`, for messages."""
-    for pattern, ours in KEY_MAP.items():
-        for template in (ours,) if isinstance(ours, str) else ours or ():
-            if match := re.fullmatch(_as_regex(template), our_name):
-                return re.sub(r"\*\*?", "{}", pattern).format(*match.groups())
-    return "no tensor of the authors"
-
-
-def _as_regex(pattern: str) -> str:
-    return re.escape(pattern).replace(r"\*\*", r"(.+)").replace(r"\*", r"(\w+)")
+def _renamed(name: str, pairs: list[tuple[str, str]]) -> tuple[str, ...]:
+    """What the pairs make of a name, each whose first pattern fits."""
+    found = []
+    for pattern, template in pairs:
+        regex = re.escape(pattern).replace(r"\*\*", r"(.+)").replace(r"\*", r"(\w+)")
+        if match := re.fullmatch(regex, name):
+            found.append(re.sub(r"\*\*?", "{}", template).format(*match.groups()))
+    return tuple(found)
 
 
 def variant_name(config: SamDetrConfig) -> str | None:
@@ -391,18 +363,3 @@ def training_epochs(config: SamDetrConfig, args: Mapping[str, Any] | None) -> in
     if config.num_feature_levels == 1:
         return 12 if config.input_projection_norm else 50
     return None
-
-
-def _shape(state_dict: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    if name not in state_dict:
-        raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted. Tensors missing: {name}.")
-    shape = tuple(state_dict[name].shape)
-    if len(shape) != 2:  # as all have that tell the architecture
-        raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted: {name} has the shape {shape}.")
-    return shape
-
-
-def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    """How many different numbers follow the prefix."""
-    rests = (name.removeprefix(prefix + ".") for name in state_dict if name.startswith(prefix + "."))
-    return len({rest.split(".")[0] for rest in rests})
