@@ -186,18 +186,10 @@ class SamDetrConfig(PreTrainedConfig):
         Probability that the label of a noised box is replaced by a random class.
     denoising_box_noise (`float`, *optional*, defaults to 0.4):
         Largest relative change of a noised box: its center moves by up to half of it, its size by up to all of it.
-    class_cost (`float`, *optional*, defaults to 2):
-        Weight of the focal class term in the matching cost.
-    bbox_cost (`float`, *optional*, defaults to 5):
-        Weight of the L1 box distance in the matching cost.
-    giou_cost (`float`, *optional*, defaults to 2):
-        Weight of the generalised IoU in the matching cost.
     class_loss_coefficient (`float`, *optional*, defaults to 2):
         Weight of the focal class loss.
     class_weights (`list[float]`, *optional*):
         What the class loss of each class is multiplied by, for imbalanced sets; by default all count alike.
-    auxiliary_loss (`bool`, *optional*, defaults to `True`):
-        Whether the loss covers every decoder layer instead of the last one alone.
 
     Example:
 

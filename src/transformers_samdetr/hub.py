@@ -47,20 +47,25 @@ def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path)
     """
     loaded = SamDetrForObjectDetection.from_pretrained(folder, dtype=model.dtype).to(model.device)
     ours, theirs = model.state_dict(), loaded.state_dict()
-    wrong = [name for name in ours.keys() | theirs.keys() if not _equal(ours.get(name), theirs.get(name))]
+    wrong = [*(ours.keys() ^ theirs.keys())]
+    for name in ours.keys() & theirs.keys():
+        if ours[name].dtype != theirs[name].dtype or not torch.equal(ours[name], theirs[name]):
+            wrong.append(name)
     if wrong:
         raise RuntimeError(f"{folder} does not load to the same weights; {len(wrong)} differ: {', '.join(wrong[:5])}.")
     # as JSON, in which a tuple is a list
     written, wanted = (json.loads(p.to_json_string()) for p in (type(processor).from_pretrained(folder), processor))
     if written != wanted:
         raise RuntimeError(f"{folder} does not load to the same image processor.")
-    config = SamDetrConfig.from_pretrained(folder)
-    if config.id2label != model.config.id2label:
+    if SamDetrConfig.from_pretrained(folder).id2label != model.config.id2label:
         raise RuntimeError(f"{folder} does not load to the same class names.")
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, model.config.num_channels, 96, 128, generator=generator).to(model.device, model.dtype)
-    expected, found = _detect(model, pixels), _detect(loaded, pixels)
+    was_training = model.training
+    with torch.no_grad():
+        expected, found = model.eval()(pixels), loaded.eval()(pixels)
+    model.train(was_training)
     for name in ("logits", "pred_boxes"):
         if not torch.allclose(expected[name], found[name], atol=1e-5):
             raise RuntimeError(f"{folder} loads to a model with other {name}.")
@@ -93,16 +98,3 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, commit_
     if Path(card).read_bytes() != (folder / "README.md").read_bytes():
         raise RuntimeError(f"{repo_id} has another README.md than {folder}: push again.")
     return str(commit.commit_url)
-
-
-def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    return a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
-
-
-@torch.no_grad()
-def _detect(model: SamDetrForObjectDetection, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The outputs in evaluation mode; the model's own mode is left as it was."""
-    was_training = model.training
-    outputs = model.eval()(pixels)
-    model.train(was_training)
-    return {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes}

@@ -279,19 +279,7 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
     """
 
     def _batch_pixels(
-        self,
-        images: list[Tensor],
-        size: SizeDict | None,
-        resample: PILImageResampling | int | None,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | list[float] | None,
-        image_std: float | list[float] | None,
-        do_pad: bool,
-        pad_size: SizeDict | None,
-        disable_grouping: bool | None,
-        **kwargs,
+        self, images, size, resample, do_rescale, rescale_factor, do_normalize, image_mean, image_std, **options
     ) -> tuple[Tensor, Tensor]:
         """`pixel_mask` `(B, H, W)` int64 and `pixel_values` `(B, C, H, W)`.
 
@@ -300,21 +288,16 @@ class SamDetrImageProcessor(DetectionProcessingMixin, TorchvisionBackend):
         and 1.05 with a new batch for each of normalising, padding and stacking.)
         """
         if size is not None:
-            grouped, index = group_images_by_shape(images, disable_grouping=disable_grouping)
+            grouped, index = group_images_by_shape(images, disable_grouping=options["disable_grouping"])
             grouped = {shape: self.resize(stacked, size, resample) for shape, stacked in grouped.items()}
             images = reorder_images(grouped, index)
-        padded = _padded_size(images, do_pad, pad_size)
+        padded = _padded_size(images, **options)
         dtypes = [torch.result_type(image, rescale_factor) if do_rescale else image.dtype for image in images]
         dtype = torch.float32 if do_normalize else functools.reduce(torch.promote_types, dtypes)
         pixel_values = images[0].new_empty(len(images), images[0].shape[0], padded.height, padded.width, dtype=dtype)
         pixel_mask = torch.zeros_like(pixel_values[:, 0], dtype=torch.int64)
         mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
-            do_normalize=do_normalize,
-            image_mean=image_mean,
-            image_std=image_std,
-            do_rescale=do_rescale,
-            rescale_factor=rescale_factor,
-            device=images[0].device,
+            do_normalize, image_mean, image_std, do_rescale, rescale_factor, device=images[0].device
         )
         for row, mask, image in zip(pixel_values, pixel_mask, images, strict=True):
             h, w = image.shape[-2:]
@@ -336,18 +319,7 @@ class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
     """
 
     def _batch_pixels(
-        self,
-        images: list[np.ndarray],
-        size: SizeDict | None,
-        resample: PILImageResampling | int | None,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | list[float] | None,
-        image_std: float | list[float] | None,
-        do_pad: bool,
-        pad_size: SizeDict | None,
-        **kwargs,
+        self, images, size, resample, do_rescale, rescale_factor, do_normalize, image_mean, image_std, **options
     ) -> tuple[np.ndarray, np.ndarray]:
         """As of `SamDetrImageProcessor`."""
         processed = []
@@ -355,13 +327,13 @@ class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
             image = image if size is None else self.resize(image, size, resample)
             image = self.rescale(image, rescale_factor) if do_rescale else image
             processed.append(self.normalize(image, image_mean, image_std) if do_normalize else image)
-        padded = _padded_size(processed, do_pad, pad_size)
+        padded = _padded_size(processed, **options)
         processed, masks = self.pad(processed, pad_size=padded, return_mask=True)
         return np.stack(masks), np.stack(processed)
 
 
 def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
-    """Height and width to resize to, rounded as DETR's authors do, and at least one pixel.
+    """Height and width to resize to in pixels, rounded as DETR's authors do, and at least one.
 
     Args:
         image_size: height and width of the picture, in pixels.
@@ -396,7 +368,7 @@ def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]
     return height, width
 
 
-def _padded_size(images: Sequence[np.ndarray | Tensor], do_pad: bool, pad_size: SizeDict | None) -> SizeDict:
+def _padded_size(images: Sequence[np.ndarray | Tensor], do_pad: bool, pad_size: SizeDict | None, **_) -> SizeDict:
     """Size of a batch in pixels: that of the largest picture, or `pad_size`; refuses what does not fit."""
     sizes = sorted({tuple(image.shape[-2:]) for image in images})
     if not do_pad and len(sizes) > 1:
@@ -435,12 +407,12 @@ class SamDetrObjectDetectionPipeline(ObjectDetectionPipeline):
 
     def preprocess(self, image, timeout: float | None = None) -> dict[str, Any]:
         is_read_here = isinstance(image, str) or is_pil_image(image)
-        if not is_read_here or not isinstance(self.image_processor, DetectionProcessingMixin):
-            inputs = super().preprocess(image, timeout)
-        else:
+        if is_read_here and isinstance(self.image_processor, DetectionProcessingMixin):
             image = open_picture(image, timeout) if isinstance(image, str) else upright(image)
             inputs = self.image_processor(images=[image], return_tensors="pt").to(self.dtype)
             inputs["target_size"] = torch.tensor([[image.height, image.width]], dtype=torch.int32)
+        else:
+            inputs = super().preprocess(image, timeout)
         return {"pictures": [inputs]} if self._is_sam_detr else inputs  # the pipeline collates lists as they are
 
     def _forward(self, model_inputs: dict[str, Any]) -> ModelOutput:
@@ -452,15 +424,14 @@ class SamDetrObjectDetectionPipeline(ObjectDetectionPipeline):
         by_shape: dict[torch.Size, list[int]] = {}
         for index, picture in enumerate(pictures):
             by_shape.setdefault(picture["pixel_values"].shape, []).append(index)
-        logits, boxes = [None] * len(pictures), [None] * len(pictures)
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
         for indices in by_shape.values():
             names = [name for name in pictures[indices[0]] if name != "target_size"]
-            batch = {name: torch.cat([pictures[index][name] for index in indices]) for name in names}
-            outputs = self.model(**batch)
-            for row, index in enumerate(indices):
-                logits[index], boxes[index] = outputs.logits[row], outputs.pred_boxes[row]
+            outputs = self.model(**{name: torch.cat([pictures[index][name] for index in indices]) for name in names})
+            rows |= dict(zip(indices, zip(outputs.logits, outputs.pred_boxes, strict=True), strict=True))
+        logits, boxes = map(torch.stack, zip(*(rows[index] for index in range(len(pictures))), strict=True))
         target_size = torch.cat([picture["target_size"] for picture in pictures])
-        return ModelOutput(logits=torch.stack(logits), pred_boxes=torch.stack(boxes), target_size=target_size)
+        return ModelOutput(logits=logits, pred_boxes=boxes, target_size=target_size)
 
     def postprocess(self, model_outputs: ModelOutput, threshold: float | None = None) -> list[dict[str, Any]]:
         """Detections with a score above `threshold`: by default the one saved with the model, else 0.5."""

@@ -10,7 +10,6 @@ from .modeling_sam_detr import SamDetrForObjectDetection
 
 NOT_STATED = "not stated"
 WEIGHTS_FILE = "model.safetensors"
-
 _TEMPLATE = """---
 {front_matter}
 ---
@@ -84,29 +83,7 @@ class ModelCard:
         """The card as Markdown, with the Hub's metadata in front."""
         config = model.config
         names = [config.id2label[index] for index in sorted(config.id2label)]
-        threshold = getattr(config, "detection_threshold", None)
-        return _TEMPLATE.format(
-            front_matter=self._front_matter(),
-            name=self.name or "SAM-DETR",
-            kind="SAM-DETR++" if config.num_feature_levels > 1 else "SAM-DETR",
-            parameters=model.num_parameters(),
-            trainable=model.num_parameters(only_trainable=True),
-            num_labels=config.num_labels,
-            source=self.source or f"Origin of the weights: {NOT_STATED}.",
-            repo_id=self.repo_id or "PATH_OR_REPOSITORY",
-            training_data=self.training_data or self.dataset_id or NOT_STATED,
-            metrics=self._metrics_table(),
-            threshold=0.5 if threshold is None else threshold,
-            threshold_note=""
-            if threshold is None
-            else f"\n\nDetections with a score above {threshold:g} had the highest F1 in that evaluation; "
-            "`pipeline` uses this threshold by default.",
-            classes=", ".join(name for name in names if name != "N/A") or NOT_STATED,
-            licence=self.licence or NOT_STATED,
-        )
-
-    def _front_matter(self) -> str:
-        results = None
+        results, table, threshold_note = None, NOT_STATED, ""
         if self.metrics:
             results = [
                 EvalResult(
@@ -118,7 +95,15 @@ class ModelCard:
                 )
                 for name, value in self.metrics.items()
             ]
-        data = ModelCardData(
+            rows = "\n".join(f"| {name} | {value:g} |" for name, value in self.metrics.items())
+            table = f"Measured on: {self.evaluation_data or NOT_STATED}.\n\n| metric | value |\n|---|---|\n{rows}"
+        threshold = getattr(config, "detection_threshold", None)
+        if threshold is not None:
+            threshold_note = (
+                f"\n\nDetections with a score above {threshold:g} had the highest F1 in that evaluation; "
+                "`pipeline` uses this threshold by default."
+            )
+        front_matter = ModelCardData(
             library_name="transformers",
             pipeline_tag="object-detection",
             license=self.licence,
@@ -127,13 +112,22 @@ class ModelCard:
             eval_results=results,
             model_name=(self.name or "SAM-DETR") if results else None,
         )
-        return data.to_yaml()
-
-    def _metrics_table(self) -> str:
-        if not self.metrics:
-            return NOT_STATED
-        rows = "\n".join(f"| {name} | {value:g} |" for name, value in self.metrics.items())
-        return f"Measured on: {self.evaluation_data or NOT_STATED}.\n\n| metric | value |\n|---|---|\n{rows}"
+        return _TEMPLATE.format(
+            front_matter=front_matter.to_yaml(),
+            name=self.name or "SAM-DETR",
+            kind="SAM-DETR++" if config.num_feature_levels > 1 else "SAM-DETR",
+            parameters=model.num_parameters(),
+            trainable=model.num_parameters(only_trainable=True),
+            num_labels=config.num_labels,
+            source=self.source or f"Origin of the weights: {NOT_STATED}.",
+            repo_id=self.repo_id or "PATH_OR_REPOSITORY",
+            training_data=self.training_data or self.dataset_id or NOT_STATED,
+            metrics=table,
+            threshold=0.5 if threshold is None else threshold,
+            threshold_note=threshold_note,
+            classes=", ".join(name for name in names if name != "N/A") or NOT_STATED,
+            licence=self.licence or NOT_STATED,
+        )
 
 
 def parse_metric(text: str) -> tuple[str, float]:
@@ -164,8 +158,7 @@ def logged_metrics(folder: str | Path) -> tuple[dict[str, float], int | None]:
     if not (log.is_file() and weights.is_file()):
         return {}, None
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    lines = [line for line in lines if line.get("AP") is not None]
-    if not lines:
+    if not (lines := [line for line in lines if line.get("AP") is not None]):
         return {}, None
     is_last = weights.stat().st_mtime >= log.stat().st_mtime
     line = lines[-1] if is_last else max(lines, key=lambda line: line["AP"])

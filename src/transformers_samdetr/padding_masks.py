@@ -1,12 +1,10 @@
-"""A backbone that computes of a padded picture what it computes of the picture alone (`mask_padding=True`).
+"""A backbone that computes of a padded picture what it computes of the picture alone (`mask_padding=True`)."""
 
-Alone, a picture ends where convolutions and poolings see their own border. In a batch something stands there: pixels of
-padding, and soon features, for frozen norms and biases make them of zeros too. So each layer that looks beyond its own
-position is given a border in its place. Layers that do not are left to compute whatever they like in padding.
-
-A layer with odd kernel, padded by half of it, makes ⌈h / s⌉ rows of h, as taking every s-th row does; so the mask
-of a map with stride s is `pixel_mask[:, ::s, ::s]`, whatever the size.
-"""
+# Alone, a picture ends where convolutions and poolings see their own border. In a batch something stands there: pixels
+# of padding, and soon features, for frozen norms and biases make them of zeros too. So each layer that looks beyond its
+# own position is given a border in its place. Layers that do not are left to compute whatever they like in padding.
+# A layer with odd kernel, padded by half of it, makes ⌈h / s⌉ rows of h, as taking every s-th row does; so the mask
+# of a map with stride s is `pixel_mask[:, ::s, ::s]`, whatever the size.
 
 import torch
 from timm.layers import Conv2dSame, FrozenBatchNormAct2d, to_2tuple
@@ -22,15 +20,8 @@ from .configuration_sam_detr import SamDetrConfigError
 from .operations import FrozenConv2d, FrozenNorm2d, extract_features
 
 POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, FrozenNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
-CONTAINERS = (
-    FeatureListNet,
-    EfficientNetFeatures,
-    nn.Sequential,
-    BasicBlock,
-    Bottleneck,
-    DepthwiseSeparableConv,
-    InvertedResidual,
-)
+BLOCKS = (BasicBlock, Bottleneck, DepthwiseSeparableConv, InvertedResidual)
+CONTAINERS = (FeatureListNet, EfficientNetFeatures, nn.Sequential, *BLOCKS)
 """Modules whose forward computes with their children alone, in their order, and adds positions to positions."""
 BRANCH = "downsample"
 """The child that reads what its block reads, beside the others."""
@@ -81,15 +72,9 @@ def _prepare(module: nn.Module, name: str, stride: int) -> int:
 
 def is_resnet_d_pooling(module: nn.Module) -> bool:
     """Whether a layer is the pooling of ResNet-D's downsampling: means over what there is of 2 x 2 positions."""
-    if type(module) is not nn.AvgPool2d:
+    if type(module) is not nn.AvgPool2d or not module.ceil_mode or module.divisor_override:
         return False
-    sizes = (*to_2tuple(module.kernel_size), *to_2tuple(module.stride))
-    return (
-        sizes == (2, 2, 2, 2)
-        and to_2tuple(module.padding) == (0, 0)
-        and module.ceil_mode
-        and not module.divisor_override
-    )
+    return [to_2tuple(size) for size in (module.kernel_size, module.stride, module.padding)] == [(2, 2), (2, 2), (0, 0)]
 
 
 def _is_centered(module: nn.Module) -> bool:
@@ -104,9 +89,8 @@ def _is_centered(module: nn.Module) -> bool:
         return stride[0] == 2
     if type(module) is nn.MaxPool2d and (module.ceil_mode or module.return_indices):
         return False
-    return getattr(module, "padding_mode", "zeros") == "zeros" and (
-        not isinstance(module.padding, str) and list(to_2tuple(module.padding)) == [span // 2 for span in spans]
-    )
+    is_half = not isinstance(module.padding, str) and list(to_2tuple(module.padding)) == [span // 2 for span in spans]
+    return is_half and getattr(module, "padding_mode", "zeros") == "zeros"
 
 
 def extract_masked_features(extractor: nn.Module, pixel_values: Tensor, pixel_mask: Tensor) -> list[Tensor]:
@@ -138,10 +122,9 @@ def _give_border(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
     if isinstance(layer, nn.MaxPool2d):
         # it passes over its own border: the lowest number wins nowhere, and unlike -inf stays harmless in padding
         return torch.where(mask, x, x.detach().min())
-    if isinstance(layer, Conv2dSame):
-        align = _align_same_padding if type(layer) is Conv2dSame else _align_in_room
-        return align(x * mask, mask)
-    return x * mask
+    # `export.program.OpenConv2d` has room for both paddings: a row and a column more than there were
+    has_room = type(layer) is not Conv2dSame
+    return _align_same_padding(x * mask, mask, has_room) if isinstance(layer, Conv2dSame) else x * mask
 
 
 def _repeat_edge(x: Tensor, mask: Tensor) -> Tensor:
@@ -150,22 +133,15 @@ def _repeat_edge(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[..., :1, :], x, nn.functional.pad(x, (1, -1, 0, 0)))
 
 
-def _align_same_padding(x: Tensor, mask: Tensor) -> Tensor:
+def _align_same_padding(x: Tensor, mask: Tensor, has_room: bool) -> Tensor:
     """Moves pictures by the pixel by which TensorFlow's padding of a convolution with stride 2 differs for them.
 
     It pads an odd length by one more than an even one, and at the start. So the map is made even, and pictures of odd
     length move one pixel from the start: they end in padding, or the map would not be even.
     """
-    return _move_odd(nn.functional.pad(x, (1, x.shape[-1] % 2, 1, x.shape[-2] % 2)), mask)
-
-
-def _align_in_room(x: Tensor, mask: Tensor) -> Tensor:
-    """The same for `export.program.OpenConv2d`, with room for both: a row and a column more than there were."""
-    return _move_odd(nn.functional.pad(x, (1, 1, 1, 1)), mask)
-
-
-def _move_odd(x: Tensor, mask: Tensor) -> Tensor:
-    """Takes the first row and column from pictures of even size, and the last from those of odd size."""
+    more_width, more_height = (1, 1) if has_room else (x.shape[-1] % 2, x.shape[-2] % 2)
+    x = nn.functional.pad(x, (1, more_width, 1, more_height))
+    # pictures of even size lose the first row and column, those of odd size the last
     odd_height = (mask[..., :1].sum(-2, keepdim=True) % 2).to(x.dtype)  # (B, 1, 1, 1), 0 or 1
     odd_width = (mask[..., :1, :].sum(-1, keepdim=True) % 2).to(x.dtype)
     x = x[..., 1:, :].lerp(x[..., :-1, :], odd_height)  # at 0 and 1 exactly the one or the other
@@ -175,9 +151,7 @@ def _move_odd(x: Tensor, mask: Tensor) -> Tensor:
 def group_norm(x: Tensor, mask: Tensor, norm: nn.GroupNorm) -> Tensor:
     """A GroupNorm whose mean and variance are those of the valid positions.
 
-    Args:
-        x: `(B, C, H, W)`.
-        mask: `(B, H, W)`, True on valid positions, a rectangle at the top left.
+    `x` is `(B, C, H, W)`; `mask` `(B, H, W)` is True on valid positions, a rectangle at the top left.
     """
     numbers = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (norm.num_groups, -1))
     # a column and a row: a sum over a strided map would tie compiled code to one kind of sizes

@@ -127,15 +127,8 @@ class SamDetrObjectDetectionOutput(ModelOutput):
         intermediate_logits (`torch.Tensor`, *optional*): `(B, layers, Q, K)`, the logits of every decoder layer, with
             `config.auxiliary_loss`.
         intermediate_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)` float32, likewise.
-        last_hidden_state (`torch.Tensor`, *optional*): `(B, Q, C)`, the last decoder layer's output.
-        reference_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)`, the boxes each layer starts from.
-        salient_points (`torch.Tensor`, *optional*): `(B, layers, Q, P, 2)`, (x, y) normalised by the valid image.
-        encoder_last_hidden_state (`torch.Tensor`, *optional*): `(B, S, C)`, the encoded feature levels.
-        decoder_hidden_states (`tuple[torch.Tensor]`, *optional*): `(B, Q, C)` a layer, when asked for, as all below.
-        decoder_attentions (`tuple[torch.Tensor]`, *optional*): weights among the queries, `(B, M, Q, Q)` a layer.
-        cross_attentions (`tuple[torch.Tensor]`, *optional*): weights over the features, `(B, M, Q, S)` a layer.
-        encoder_hidden_states (`tuple[torch.Tensor]`, *optional*): `(B, S, C)` a layer.
-        encoder_attentions (`tuple[torch.Tensor]`, *optional*): as in [`SamDetrModelOutput`].
+        last_hidden_state, reference_boxes, salient_points, encoder_last_hidden_state, decoder_hidden_states,
+            decoder_attentions, cross_attentions, encoder_hidden_states, encoder_attentions: as there.
     """
 
     loss: Tensor | None = None

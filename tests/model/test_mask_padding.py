@@ -107,7 +107,7 @@ def test_batch_equals_alone(name, weights):
 @pytest.mark.parametrize(
     ("part", "without", "fields"),
     [
-        ("padding_masks._align_same_padding", lambda x, mask: x, small_preset("sam-detr-tiny")),
+        ("padding_masks._align_same_padding", lambda x, mask, has_room: x, small_preset("sam-detr-tiny")),
         ("padding_masks._repeat_edge", lambda x, mask: x, SINGLE),
         ("backbone.group_norm", lambda x, mask, norm: norm(x), SINGLE),
         ("semantics_aligner.align_and_reduce", lambda *arguments: align_and_reduce(*arguments[:4]), MULTI),
