@@ -1,7 +1,7 @@
-"""A page in the browser to try a model on: drop pictures, move sliders, click on a box to see what the model looked at.
+"""A page in the browser to try a model on: drop a picture, move the sliders, see what the model looked at.
 
     python scripts/demo.py --model outputs/digits
-    python scripts/demo.py --model outputs/digits --compare_with OTHER
+    python scripts/demo.py --model outputs/digits --examples one.jpg two.jpg
 
 Works without a network where the model is a folder. Needs `pip install ".[demo]"`.
 """

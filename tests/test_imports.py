@@ -28,7 +28,8 @@ FLOORS = (
     ("visualization",),  # sub-packages
     ("data",),
     ("evaluation",),
-    ("export", "prediction", "training"),
+    ("export", "training"),
+    ("prediction",),
     ("demo",),
     ("commands",),
 )

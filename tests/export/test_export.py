@@ -29,6 +29,7 @@ from transformers_samdetr.export.formats import (
 )
 from transformers_samdetr.export.program import ExportableDetector, capture, example_inputs
 from transformers_samdetr.post_processing import best_detections
+from transformers_samdetr.prediction import Detector, choose_threshold
 from transformers_samdetr.presets import PRESETS
 
 from ..models import MULTI_SCALE, SMALL_BACKBONE, VARIANTS, tiny_model
@@ -274,12 +275,38 @@ def test_openvino_finds_the_same_and_carries_its_description(quick, file, tmp_pa
 
 
 @needs_onnx
+def test_an_exported_file_is_a_detector(tmp_path):
+    """The same detections as with the model's folder, by ONNX Runtime."""
+    model = decided(tiny_model(**QUICK))
+    model.config.update({"id2label": {0: "a", 1: "b", 2: "c", 3: "d", 4: "汽车"}, "category_ids": [9, 4, 6, 2, 7]})
+    model.config.detection_threshold = 0.4
+    model.save_pretrained(tmp_path / "saved")
+    SamDetrImageProcessor(size={"height": 96, "width": 128}).save_pretrained(tmp_path / "saved")
+    export_detector(tmp_path / "saved", tmp_path / "model.onnx")
+    images = [Image.effect_noise(size, 90).convert("RGB") for size in ((80, 60), (50, 90))]
+    ours, theirs = Detector(tmp_path / "saved", "cpu"), Detector(tmp_path / "model.onnx")
+    assert theirs.short_name == "model.onnx" and theirs.names == ours.names and theirs.category_ids == [9, 4, 6, 2, 7]
+    assert choose_threshold(theirs.model.config).value == 0.4
+    for expected, found in zip(ours.detect(images, 0.1), theirs.detect(images, 0.1), strict=True):
+        assert len(expected["scores"]) and torch.equal(expected["labels"], found["labels"])
+        torch.testing.assert_close(found["scores"], expected["scores"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found["boxes"], expected["boxes"], atol=0.02, rtol=0)  # pixels
+    about = json.loads((tmp_path / "model.onnx.json").read_text(encoding="utf-8"))
+    (tmp_path / "model.onnx.json").write_text(json.dumps(about | {"top_k": 100}))
+    with pytest.raises(ValueError, match="exported with --postprocess"):
+        Detector(tmp_path / "model.onnx")
+    (tmp_path / "model.onnx.json").unlink()
+    with pytest.raises(ValueError, match="model.onnx.json is missing"):
+        Detector(tmp_path / "model.onnx")
+
+
+@needs_onnx
 @pytest.mark.slow
 def test_a_file_that_is_off_is_not_left(saved, tmp_path, monkeypatch):
     def write_another(program, path, opset, metadata):
         write_onnx(capture(ExportableDetector(decided(tiny_model(seed=1, **QUICK)))), path, opset, metadata)
 
-    monkeypatch.setattr("transformers_samdetr.export.export_detector.write_onnx", write_another)
+    monkeypatch.setattr("transformers_samdetr.export.formats.write_onnx", write_another)
     with pytest.raises(ExportError, match="outputs differ from the model's; it was deleted: 120 boxes differ"):
         export_detector(saved, tmp_path / "out" / "model.onnx")
     assert list((tmp_path / "out").iterdir()) == []

@@ -12,18 +12,8 @@ from typing import Any
 import torch
 
 from .. import SamDetrForObjectDetection, SamDetrImageProcessor, __version__
+from . import formats
 from .exported_detector import CHECKED_SHAPES, Difference, ExportedDetector, compare
-from .formats import (
-    DEFAULT_OPSET,
-    OPSETS,
-    quantize,
-    require,
-    require_compiler,
-    write_onnx,
-    write_openvino,
-    write_package,
-    write_program,
-)
 from .program import ExportableDetector, capture
 
 PRECISIONS = {
@@ -62,7 +52,7 @@ def export_detector(
     precision: str = "float32",
     postprocess: bool = False,
     top_k: int = 100,
-    opset: int = DEFAULT_OPSET,
+    opset: int = formats.DEFAULT_OPSET,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Export:
@@ -96,7 +86,11 @@ def export_detector(
     progress("loading the model")
     detector = SamDetrForObjectDetection.from_pretrained(model, dtype=torch.float32).eval()
     top_k = min(top_k, detector.config.num_queries * detector.config.num_labels) if postprocess else None
-    metadata = describe(detector, _processor(model))
+    try:
+        processor = SamDetrImageProcessor.from_pretrained(model)
+    except OSError:  # a model may be saved without it
+        processor = None
+    metadata = describe(detector, processor, top_k)
     exportable = ExportableDetector(detector, top_k)
     if precision in ("float16", "bfloat16") and format != "openvino":
         exportable.to(getattr(torch, precision))
@@ -107,21 +101,26 @@ def export_detector(
         written, plain = Path(folder, f"model{SUFFIXES[format]}"), Path(folder, "float32.onnx")
         progress(f"writing {format}")
         if format == "torch_export":
-            write_program(program, written, metadata)
+            formats.write_program(program, written, metadata)
         elif format == "aot":
-            write_package(program, written)
+            formats.write_package(program, written)
         else:
-            write_onnx(program, written if format == "onnx" and precision != "int8" else plain, opset, metadata)
+            formats.write_onnx(program, plain, opset, metadata)
         if format == "openvino":
-            write_openvino(plain, written, metadata, half=precision == "float16")
+            formats.write_openvino(plain, written, metadata, half=precision == "float16")
         elif precision == "int8":
             progress("quantising")
-            quantize(plain, written)
+            formats.quantize(plain, written)
+        elif format == "onnx":
+            plain.rename(written)
         progress("comparing with the model")
         # OpenVINO rounds the huge sines of fully padded positions otherwise: compared without padding
         shapes = tuple((1, *size) for _, *size in CHECKED_SHAPES) if format == "openvino" else CHECKED_SHAPES
         difference = compare(ExportedDetector(written), detector, shapes, top_k)
-        _check_difference(difference, precision)
+        allowed = max(1, int(ALLOWED_OFF * difference.count))
+        is_same = difference.off <= allowed and difference.labels <= allowed
+        if not (is_same if precision == "float32" else difference.mean <= ALLOWED_MEAN):
+            raise ExportError(f"The file's outputs differ from the model's; it was deleted: {difference}.")
         if output.is_dir():
             shutil.rmtree(output)
         os.replace(written, output)
@@ -140,43 +139,26 @@ def _check_settings(output: Path, format: str, precision: str, top_k: int, opset
     if top_k < 1:
         raise ExportError(f"top_k={top_k} must be at least 1.")
     if format in ("onnx", "openvino"):
-        if opset not in OPSETS:
-            raise ExportError(f"opset={opset} must be from {OPSETS[0]} to {OPSETS[-1]}.")
-        require("onnx", "onnxscript", "onnxruntime")
+        if opset not in formats.OPSETS:
+            raise ExportError(f"opset={opset} must be from {formats.OPSETS[0]} to {formats.OPSETS[-1]}.")
+        formats.require("onnx", "onnxscript", "onnxruntime")
     if format == "openvino":
-        require("openvino")
+        formats.require("openvino")
     if format == "aot":
-        require_compiler()
+        formats.require_compiler()
 
 
-def describe(detector: SamDetrForObjectDetection, processor: SamDetrImageProcessor | None) -> dict[str, str]:
+def describe(
+    detector: SamDetrForObjectDetection, processor: SamDetrImageProcessor | None, top_k: int | None = None
+) -> dict[str, str]:
     """What it takes to use the file alone, as JSON texts by name.
 
-    `id2label`, class names; `image_processor`, with size, mean and deviation; `detection_threshold`, the score with the
-    best F1 in training, or null; `version`, of this package.
+    `id2label`, class names; `category_ids` of the training set, or null; `image_processor`, with size, mean and
+    deviation; `detection_threshold`, the score with the best F1 in training, or null; `top_k`, of a file that returns
+    detections, or null; `version`, of this package.
     """
-    content: dict[str, Any] = {
-        "id2label": detector.config.id2label,
-        "detection_threshold": getattr(detector.config, "detection_threshold", None),
-        "version": __version__,
-    }
+    content: dict[str, Any] = {"id2label": detector.config.id2label, "top_k": top_k, "version": __version__}
+    content |= {name: getattr(detector.config, name, None) for name in ("detection_threshold", "category_ids")}
     if processor is not None:
         content["image_processor"] = json.loads(processor.to_json_string())
     return {name: json.dumps(value, ensure_ascii=False) for name, value in content.items()}
-
-
-def _processor(model: str | os.PathLike) -> SamDetrImageProcessor | None:
-    try:
-        return SamDetrImageProcessor.from_pretrained(model)
-    except OSError:  # a model may be saved without it
-        return None
-
-
-def _check_difference(difference: Difference, precision: str) -> None:
-    if precision == "float32":
-        allowed = max(1, int(ALLOWED_OFF * difference.count))
-        passed = difference.off <= allowed and difference.labels <= allowed
-    else:
-        passed = difference.mean <= ALLOWED_MEAN
-    if not passed:
-        raise ExportError(f"The file's outputs differ from the model's; it was deleted: {difference}.")

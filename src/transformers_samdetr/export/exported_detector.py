@@ -1,16 +1,20 @@
 """Runs exported files of every format, and compares them with the model: boxes, scores and latency."""
 
+import json
 import os
 import statistics
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from ..configuration_sam_detr import SamDetrConfig
+from ..image_processing_sam_detr import SamDetrImageProcessor
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..post_processing import best_detections
 from ..pretrained_model import SamDetrObjectDetectionOutput
@@ -26,7 +30,51 @@ Shape = tuple[int, int, int]
 CHECKED_SHAPES: tuple[Shape, ...] = ((1, 160, 128), (3, 203, 250))
 
 
-Runner = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+class OnnxEngine:
+    """ONNX Runtime. An engine runs a file: tensors in, tensors out, by name."""
+
+    def __init__(self, path: Path, threads: int | None):
+        require("onnxruntime")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # threads rest between two calls
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.names = [output.name for output in self.session.get_outputs()]
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        arrays = self.session.run(self.names, {name: value.numpy() for name, value in inputs.items()})
+        return {name: torch.from_numpy(array) for name, array in zip(self.names, arrays, strict=True)}
+
+
+class OpenVinoEngine:
+    """OpenVINO, in float32: CPUs with bfloat16 would round everything to it."""
+
+    def __init__(self, path: Path, threads: int | None):
+        require("openvino")
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        self.compiled = openvino.Core().compile_model(path / "model.xml", "CPU", settings)
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        found = self.compiled({name: value.numpy() for name, value in inputs.items()})
+        return {output.get_any_name(): torch.from_numpy(found[output].copy()) for output in self.compiled.outputs}
+
+
+class TorchEngine:
+    """A `torch.export` program or AOTInductor's machine code, with PyTorch's threads."""
+
+    def __init__(self, path: Path, threads: int | None):
+        with zipfile.ZipFile(path) as archive:
+            is_compiled = any("/aotinductor/" in name for name in archive.namelist())
+        self.run = torch._inductor.aoti_load_package(str(path)) if is_compiled else torch.export.load(path).module()
+
+
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether this is a file or folder that `export_detector` writes, by its name."""
+    return Path(path).suffix in (".onnx", ".pt2") or (Path(path) / "model.xml").is_file()
 
 
 class ExportedDetector(nn.Module):
@@ -47,11 +95,28 @@ class ExportedDetector(nn.Module):
         path = Path(path)
         if not path.exists() or path.is_dir() and not (path / "model.xml").is_file():
             raise FileNotFoundError(f"No exported file: {path}")
-        self.run: Runner
-        if path.is_dir():
-            self.run = _openvino_model(path / "model.xml", threads)
-        else:
-            self.run = _torch_program(path) if zipfile.is_zipfile(path) else _onnx_session(path, threads)
+        kind = OpenVinoEngine if path.is_dir() else TorchEngine if zipfile.is_zipfile(path) else OnnxEngine
+        self.engine, self.about = kind(path, threads), path.with_name(f"{path.name}.json")
+
+    @property
+    def device(self) -> torch.device:
+        return self.anchor.device
+
+    def description(self) -> tuple[SamDetrConfig, SamDetrImageProcessor]:
+        """Classes and threshold in a configuration, and the image processor, of `PATH.json` beside the file.
+
+        Raises:
+            ValueError: it is missing, or the file was exported without an image processor or with `postprocess`.
+        """
+        if not self.about.is_file():
+            raise ValueError(f"{self.about} is missing: it has the classes and the sizes of an exported file.")
+        about = json.loads(self.about.read_text(encoding="utf-8"))
+        if about.get("top_k") is not None or "image_processor" not in about:
+            what = "without an image processor" if about.get("top_k") is None else "with --postprocess"
+            raise ValueError(f"{self.about} describes a file that was exported {what}: export it otherwise.")
+        labels = {int(label): name for label, name in about["id2label"].items()}
+        extra = {name: about.get(name) for name in ("detection_threshold", "category_ids")}
+        return SamDetrConfig(id2label=labels, **extra), SamDetrImageProcessor.from_dict(about["image_processor"])
 
     def forward(
         self, pixel_values: Tensor, pixel_mask: Tensor | None = None, target_sizes: Tensor | None = None
@@ -59,52 +124,9 @@ class ExportedDetector(nn.Module):
         """The file's outputs, as of the model, or its detections; see `ExportableDetector.forward`."""
         if pixel_mask is None:
             pixel_mask = torch.ones_like(pixel_values[:, 0], dtype=torch.int64)
-        inputs = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "target_sizes": target_sizes}
-        outputs = self.run({name: value for name, value in inputs.items() if value is not None})
+        sizes = {} if target_sizes is None else {"target_sizes": target_sizes}
+        outputs = self.engine.run(pixel_values=pixel_values, pixel_mask=pixel_mask, **sizes)
         return SamDetrObjectDetectionOutput(**outputs) if "logits" in outputs else outputs
-
-
-def _onnx_session(path: Path, threads: int | None) -> Runner:
-    require("onnxruntime")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # threads rest between two calls
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        arrays = session.run(names, {name: value.numpy() for name, value in inputs.items()})
-        return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
-
-    return run
-
-
-def _openvino_model(path: Path, threads: int | None) -> Runner:
-    require("openvino")
-    import openvino
-
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # CPUs with bfloat16 would round everything to it
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-
-    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = compiled({name: value.numpy() for name, value in inputs.items()})
-        return {output.get_any_name(): torch.from_numpy(found[output].copy()) for output in compiled.outputs}
-
-    return run
-
-
-def _torch_program(path: Path) -> Runner:
-    with zipfile.ZipFile(path) as archive:
-        is_compiled = any("/aotinductor/" in name for name in archive.namelist())
-    if is_compiled:
-        module = torch._inductor.aoti_load_package(str(path))
-    else:
-        module = torch.export.load(path).module()
-    return lambda inputs: module(**inputs)
 
 
 @dataclass(frozen=True)
@@ -141,35 +163,28 @@ def compare(
     top_k: int | None = None,
     seed: int = 1,
 ) -> Difference:
-    """Runs file and model on random padded batches.
-
-    Args:
-        exported: with the outputs of the model, or with `top_k` detections.
-        model: in evaluation mode, on the CPU.
-        shapes: of the batches.
-        seed: of the pictures.
-    """
-    boxes_off, scores_off, labels_off = [], [], []
+    """Runs a file, with the model's outputs or with `top_k` detections, and its model on random padded batches."""
+    parts = []
     for shape in shapes:
         inputs = example_inputs(model.config.num_channels, *shape, seed=seed)
         sizes = inputs.pop("target_sizes")
-        expected = model(**inputs)
+        expected, found = model(**inputs), exported(**inputs, target_sizes=None if top_k is None else sizes)
         if top_k is None:
-            found = exported(**inputs)
-            boxes_off.append((found.pred_boxes - expected.pred_boxes).abs().amax(-1))
-            scores_off.append((found.logits.sigmoid() - expected.logits.sigmoid()).abs())
-            labels_off.append(_decided(expected.logits) & (found.logits.argmax(-1) != expected.logits.argmax(-1)))
-            continue
-        found = exported(**inputs, target_sizes=sizes)
-        scores, labels, boxes = best_detections(expected.logits, expected.pred_boxes, top_k, sizes)
-        clear = _clear(scores)
-        pixels = sizes.flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
-        boxes_off.append(((found["boxes"] - boxes) / pixels).abs().amax(-1)[clear])
-        scores_off.append((found["scores"] - scores).abs())
-        labels_off.append((found["labels"] != labels) & clear)
-    boxes, scores, labels = (
-        torch.cat([part.flatten() for part in parts]) for parts in (boxes_off, scores_off, labels_off)
-    )
+            boxes = (found.pred_boxes - expected.pred_boxes).abs().amax(-1)
+            scores = (found.logits.sigmoid() - expected.logits.sigmoid()).abs()
+            best = expected.logits.sigmoid().topk(min(2, scores.shape[-1]), dim=-1).values
+            decided = best[..., 0] - best[..., -1] > TIE
+            labels = decided & (found.logits.argmax(-1) != expected.logits.argmax(-1))
+        else:
+            best_scores, best_labels, best_boxes = best_detections(expected.logits, expected.pred_boxes, top_k, sizes)
+            gaps = best_scores[:, :-1] - best_scores[:, 1:] > TIE  # a detection's place is its own between two
+            clear = pad(gaps, (1, 0), value=True) & pad(gaps, (0, 1), value=False)
+            pixels = sizes.flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
+            boxes = ((found["boxes"] - best_boxes) / pixels).abs().amax(-1)[clear]
+            scores = (found["scores"] - best_scores).abs()
+            labels = (found["labels"] != best_labels) & clear
+        parts.append((boxes.flatten(), scores.flatten(), labels.flatten()))
+    boxes, scores, labels = map(torch.cat, zip(*parts, strict=True))
     return Difference(
         largest=boxes.max().item(),
         mean=boxes.mean().item(),
@@ -178,21 +193,6 @@ def compare(
         labels=int(labels.sum()),
         count=len(boxes),
     )
-
-
-def _decided(logits: Tensor) -> Tensor:
-    """`(B, Q)`: whether the best label of a query leads the next by more than a tie."""
-    if logits.shape[-1] == 1:
-        return torch.ones_like(logits[..., 0], dtype=torch.bool)
-    first, second = logits.sigmoid().topk(2, dim=-1).values.unbind(-1)
-    return first - second > TIE
-
-
-def _clear(scores: Tensor) -> Tensor:
-    """`(B, D)`: whether a detection's place is its own, scores being in descending order; the last one's never is."""
-    gaps = scores[:, :-1] - scores[:, 1:] > TIE
-    edge = gaps.new_ones(len(gaps), 1)
-    return torch.cat([edge, gaps], dim=1) & torch.cat([gaps, ~edge], dim=1)
 
 
 @torch.no_grad()
@@ -208,9 +208,7 @@ def measure_latency(
     """Median seconds of file and model on a picture of random pixels, run in turn after a warm-up.
 
     Args:
-        path: the exported file.
         model: folder or Hub name.
-        height, width: in pixels.
         threads: of both.
         rounds: number of runs of each.
         top_k: of a file with post-processing; the model's time then includes its post-processing.
@@ -219,14 +217,14 @@ def measure_latency(
     exported, detector = ExportedDetector(path, threads), SamDetrForObjectDetection.from_pretrained(model).eval()
     inputs = example_inputs(detector.config.num_channels, 1, height, width)
     sizes = inputs.pop("target_sizes")
-    seconds: tuple[list[float], list[float]] = ([], [])
+    times = []
     for _ in range(rounds + 1):
-        start = time.perf_counter()
+        times.append([time.perf_counter()])
         exported(**inputs, target_sizes=None if top_k is None else sizes)
-        between = time.perf_counter()
+        times[-1].append(time.perf_counter())
         outputs = detector(**inputs)
         if top_k is not None:
             best_detections(outputs.logits, outputs.pred_boxes, top_k, sizes)
-        seconds[0].append(between - start)
-        seconds[1].append(time.perf_counter() - between)
-    return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])
+        times[-1].append(time.perf_counter())
+    seconds = [(between - start, end - between) for start, between, end in times[1:]]
+    return tuple(statistics.median(of_one) for of_one in zip(*seconds, strict=True))

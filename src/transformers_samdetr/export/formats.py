@@ -7,15 +7,11 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch.export import ExportedProgram
 
 from .program import without_stack_traces
-
-if TYPE_CHECKING:
-    import onnx
 
 OPSETS = range(18, 23)
 """Of ONNX's own operators: what PyTorch writes and ONNX Runtime runs. It refuses our masks in the attention of 23."""
@@ -25,9 +21,7 @@ EXTRAS = {"openvino": "openvino"}
 
 
 def require(*packages: str) -> None:
-    """Raises:
-    ImportError: a package is missing; the message says how to install it.
-    """
+    """An ImportError that says how to install those of the packages that are missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         extra = ",".join(dict.fromkeys(EXTRAS.get(name, "export") for name in missing))
@@ -45,25 +39,25 @@ def write_onnx(program: ExportedProgram, path: Path, opset: int, metadata: Mappi
     import onnx
     import onnxscript.optimizer
 
-    names = list(program.graph_signature.user_inputs)
+    names, output_names = list(program.graph_signature.user_inputs), list(program.call_spec.out_spec.context)
     simplify(program)
     with warnings.catch_warnings(), without_stack_traces():
         warnings.simplefilter("ignore")  # of operators that onnxscript would rather have under other names
-        written = torch.onnx.export(
-            program,
-            input_names=names,
-            output_names=list(output_names(program)),
-            opset_version=opset,
-            optimize=False,  # its search for patterns takes minutes, and runtimes do the same as they load a file
-            verbose=False,
-        )
+        # its own search for patterns takes minutes, and runtimes do the same as they load a file
+        options = {"opset_version": opset, "optimize": False, "verbose": False}
+        written = torch.onnx.export(program, input_names=names, output_names=output_names, **options)
     onnxscript.optimizer.fold_constants(written.model)
     onnxscript.optimizer.remove_unused_nodes(written.model)
     proto = written.model_proto
     del proto.graph.value_info[:]  # of what is in between, by the tracer's names; runtimes find it themselves
     for entry in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
         del entry.metadata_props[:]  # where in our code each comes from
-    _name_dimensions(proto.graph)
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*proto.graph.input, *proto.graph.output)}
+    pixel_values = shapes["pixel_values"]
+    open_names = {pixel_values[axis].dim_param: name for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    for dimension in (dimension for shape in shapes.values() for dimension in shape):
+        if dimension.dim_param:
+            dimension.dim_param = open_names[dimension.dim_param]
     onnx.helper.set_model_props(proto, dict(metadata))
     onnx.save_model(proto, path)
 
@@ -94,21 +88,6 @@ def simplify(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _name_dimensions(graph: "onnx.GraphProto") -> None:
-    """Calls the open dimensions of inputs and outputs batch, height and width, as those of `pixel_values`."""
-    dimensions = [value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)]
-    pixel_values = next(value for value in graph.input if value.name == "pixel_values").type.tensor_type.shape.dim
-    names = {pixel_values[axis].dim_param: name for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
-    for dimension in (dimension for shape in dimensions for dimension in shape):
-        if dimension.dim_param:
-            dimension.dim_param = names[dimension.dim_param]
-
-
-def output_names(program: ExportedProgram) -> tuple[str, ...]:
-    """Of the dictionary that the program returns, in its order."""
-    return tuple(program.call_spec.out_spec.context)
-
-
 def quantize(source: Path, path: Path) -> None:
     """Writes a copy whose linear layers have 8-bit weights and round their inputs to 8 bits as they come.
 
@@ -127,13 +106,9 @@ def quantize(source: Path, path: Path) -> None:
 
 
 def write_openvino(source: Path, folder: Path, metadata: Mapping[str, str], half: bool) -> None:
-    """Writes `model.xml` and `model.bin` from an ONNX file.
+    """Writes `model.xml` and `model.bin`, with weights in float16 if `half`, from an ONNX file to a new folder.
 
-    Args:
-        source: the ONNX file.
-        folder: is created.
-        metadata: strings for the model's runtime information, under `samdetr`.
-        half: whether to store weights in float16.
+    The metadata stand in the model's runtime information, under `samdetr`.
     """
     import openvino
 
@@ -157,9 +132,7 @@ def write_package(program: ExportedProgram, path: Path) -> None:
 
 
 def require_compiler() -> None:
-    """Raises:
-    ValueError: there is no C++ compiler for AOTInductor.
-    """
+    """A ValueError if there is no C++ compiler for AOTInductor."""
     compiler = os.environ.get("CXX", "g++")
     if not (shutil.which(compiler) or shutil.which("clang++")):
         raise ValueError(f"format='aot' needs a C++ compiler, there is no {compiler}: install g++, or name one in CXX.")

@@ -130,17 +130,12 @@ def constant_wavelengths(num_features: int, like: Tensor) -> Tensor:
 
 def resize_mask_by_index(pixel_mask: Tensor, size: tuple[int, int]) -> Tensor:
     """`operations.resize_mask`; other runtimes find another neighbour where a place is a whole number."""
-    rows, columns = (
-        _nearest(length, made, pixel_mask.device) for length, made in zip(pixel_mask.shape[-2:], size, strict=True)
-    )
-    return pixel_mask[:, rows][:, :, columns] > 0.5
-
-
-def _nearest(length: int, made: int, device: torch.device) -> Tensor:
-    """Which of `length` positions each of `made` takes, in the arithmetic of PyTorch's interpolation."""
-    old, new = (torch.full((), number, dtype=torch.float32, device=device) for number in (length, made))
-    places = torch.arange(made, dtype=torch.float32, device=device) * (old / new)
-    return torch.minimum(places.floor(), old - 1).long()
+    nearest = []
+    for length, made in zip(pixel_mask.shape[-2:], size, strict=True):  # in the arithmetic of PyTorch's interpolation
+        old, new = (torch.full((), n, dtype=torch.float32, device=pixel_mask.device) for n in (length, made))
+        places = torch.arange(made, dtype=torch.float32, device=pixel_mask.device) * (old / new)
+        nearest.append(torch.minimum(places.floor(), old - 1).long())
+    return pixel_mask[:, nearest[0]][:, :, nearest[1]] > 0.5
 
 
 @torch.no_grad()
@@ -158,13 +153,9 @@ def capture(detector: ExportableDetector) -> ExportedProgram:
     }
     constants, masks = sine_wavelengths.computed_by(constant_wavelengths), resize_mask.computed_by(resize_mask_by_index)
     with constants, masks, without_stack_traces():
+        options = {"strict": False, "prefer_deferred_runtime_asserts_over_guards": True}
         return torch.export.export(
-            detector,
-            (),
-            kwargs=inputs,
-            dynamic_shapes={name: shapes[name] for name in inputs},
-            strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
+            detector, (), kwargs=inputs, dynamic_shapes={name: shapes[name] for name in inputs}, **options
         )
 
 

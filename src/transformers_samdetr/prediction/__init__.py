@@ -17,11 +17,6 @@ __all__ = [
     "ObjectTracker",
     "Prediction",
     "SlicedDetector",
-    "Threshold",
-    "about_duplicates",
-    "choose_threshold",
-    "plural",
-    "predict_files",
-    "to_fiftyone",
-    "to_supervision",
 ]
+__all__ += ["Threshold", "about_duplicates", "choose_threshold", "plural", "predict_files", "to_fiftyone"]
+__all__ += ["to_supervision"]

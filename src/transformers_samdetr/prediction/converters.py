@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from torchvision.ops import box_convert
 
 if TYPE_CHECKING:
     import fiftyone
@@ -18,10 +19,7 @@ def to_supervision(detections: Mapping[str, Tensor], id2label: Mapping[int, str]
     Args:
         detections: `scores` `(D,)`, `labels` `(D,)` and `boxes` `(D, 4)`, x1 y1 x2 y2 in pixels, as
             `post_process_object_detection` returns them with `target_sizes`.
-        id2label: of the model's configuration.
-
-    Returns:
-        `xyxy` in pixels, `confidence`, `class_id`, and the names as `data["class_name"]`, where its annotators look.
+        id2label: of the model's configuration; the names become `data["class_name"]`.
 
     Raises:
         ImportError: supervision is not installed.
@@ -36,15 +34,9 @@ def to_supervision(detections: Mapping[str, Tensor], id2label: Mapping[int, str]
 def to_fiftyone(
     detections: Mapping[str, Tensor], id2label: Mapping[int, str], size: tuple[int, int]
 ) -> fiftyone.Detections:
-    """Detections of a picture as a field of a FiftyOne sample.
+    """Detections of a picture, given as to `to_supervision`, as a field of a FiftyOne sample.
 
-    Args:
-        detections: as in `to_supervision`.
-        id2label: of the model's configuration.
-        size: height and width of the picture in pixels, one of the `target_sizes`.
-
-    Returns:
-        Labels, confidences and boxes (x, y, width, height, as shares of the picture), cut to the picture.
+    `size` is height and width of the picture in pixels; boxes become x, y, width, height as shares of it, cut to it.
 
     Raises:
         ImportError: FiftyOne is not installed.
@@ -53,14 +45,12 @@ def to_fiftyone(
         import fiftyone
     except ImportError as error:
         raise ImportError("to_fiftyone needs `pip install fiftyone`") from error
-    columns = (detections[name].tolist() for name in ("scores", "labels"))
-    boxes = relative_boxes(detections["boxes"], size)
-    return fiftyone.Detections(
-        detections=[
-            fiftyone.Detection(label=id2label[label], bounding_box=box, confidence=score)
-            for score, label, box in zip(*columns, boxes, strict=True)
-        ]
-    )
+    columns = detections["scores"].tolist(), detections["labels"].tolist(), relative_boxes(detections["boxes"], size)
+    found = [
+        fiftyone.Detection(label=id2label[label], bounding_box=box, confidence=score)
+        for score, label, box in zip(*columns, strict=True)
+    ]
+    return fiftyone.Detections(detections=found)
 
 
 def relative_boxes(boxes: Tensor, size: tuple[int, int]) -> list[list[float]]:
@@ -70,8 +60,6 @@ def relative_boxes(boxes: Tensor, size: tuple[int, int]) -> list[list[float]]:
     >>> relative_boxes(torch.tensor([[-5.0, 10, 50, 20]]), (40, 100))
     [[0.0, 0.25, 0.5, 0.25]]
     """
-    height, width = size
-    corners = boxes.detach().double().cpu() / boxes.new_tensor([width, height, width, height]).double().cpu()
-    corners = corners.clamp(0, 1)
-    corners[:, 2:] -= corners[:, :2]
+    scale = boxes.new_tensor([*size[::-1]] * 2).double().cpu()
+    corners = box_convert((boxes.detach().double().cpu() / scale).clamp(0, 1), "xyxy", "xywh")
     return corners.tolist()

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
 
+from ..export.exported_detector import ExportedDetector, is_exported
 from ..visualization import class_colors, draw_detections
 
 NMS_THRESHOLD = 0.7
@@ -28,8 +30,8 @@ class Detector:
     """Detects on pictures with a saved model.
 
     Args:
-        model: folder or Hub repository.
-        device: by default CUDA, else MPS, else the CPU.
+        model: folder or Hub repository, or a file or folder of `samdetr-export` without `--postprocess`.
+        device: by default CUDA, else MPS, else the CPU; exported files run on the CPU.
         options: of the model's `from_pretrained`, such as `mask_padding=True`.
 
     Attributes:
@@ -42,9 +44,13 @@ class Detector:
 
     def __init__(self, model: str | os.PathLike, device: str | torch.device | None = None, **options: Any):
         self.short_name = Path(model).resolve().name if Path(model).exists() else str(model)
-        self.processor = AutoImageProcessor.from_pretrained(model)
-        self.model = AutoModelForObjectDetection.from_pretrained(model, **options)
-        self.model.to(device or default_device()).eval()
+        if is_exported(model):
+            self.model = ExportedDetector(model)
+            self.model.config, self.processor = self.model.description()
+        else:
+            self.processor = AutoImageProcessor.from_pretrained(model)
+            self.model = AutoModelForObjectDetection.from_pretrained(model, **options)
+            self.model.to(device or default_device()).eval()
         self.names = [self.model.config.id2label[label] for label in range(self.model.config.num_labels)]
         self.colors = class_colors(self.names)
         self.category_ids = own_category_ids(self.model.config)
@@ -76,8 +82,7 @@ class Detector:
     def draw(self, image: Image.Image, detections: dict[str, Tensor], shortest_side: int = 1) -> Image.Image:
         """A copy of an upright RGB picture with its detections, as `detect` returns them.
 
-        Smaller pictures are enlarged by an integer so that their shorter side has about `shortest_side` pixels, and
-        names can be read.
+        Where it is small, it is enlarged by an integer, see `enlargement`, so that names can be read.
         """
         times = enlargement(image, shortest_side)
         image = image.resize((times * image.width, times * image.height), Image.Resampling.LANCZOS)
@@ -86,19 +91,13 @@ class Detector:
         return draw_detections(image, boxes, labels, detections["scores"], self.colors, ids)
 
     def coco_rows(self, image_id: int, file_name: str, detections: dict[str, Tensor]) -> list[dict]:
-        """Detections of a picture as rows of COCO's results, with names beside the ids.
+        """Detections of a picture, as `detect` returns them, as rows of COCO's results, with names beside the ids.
 
-        Args:
-            image_id, file_name: of the picture.
-            detections: as `detect` returns them, with `track_ids` if they are tracked.
-
-        Returns:
-            `image_id`, `file_name`, `category_id`, `category_name`, `bbox` (x, y, width, height in pixels) and `score`;
-            and `track_id`, which may be None, if they are tracked.
+        A row has `image_id`, `file_name`, `category_id`, `category_name`, `bbox` (x, y, width, height in pixels) and
+        `score`; after tracking also `track_id`, which may be None.
         """
-        x1, y1, x2, y2 = detections["boxes"].double().unbind(-1)
-        boxes = torch.stack([x1, y1, x2 - x1, y2 - y1], -1)
-        columns = detections["labels"].tolist(), boxes.tolist(), detections["scores"].tolist()
+        boxes = box_convert(detections["boxes"].double(), "xyxy", "xywh").tolist()
+        columns = detections["labels"].tolist(), boxes, detections["scores"].tolist()
         rows = [
             {
                 "image_id": image_id,
@@ -110,9 +109,8 @@ class Detector:
             }
             for label, bbox, score in zip(*columns, strict=True)
         ]
-        if "track_ids" in detections:
-            ids = [one if one >= 0 else None for one in detections["track_ids"].tolist()]
-            rows = [{**row, "track_id": one} for row, one in zip(rows, ids, strict=True)]
+        for row, track_id in zip(rows, detections.get("track_ids", torch.zeros(0)).tolist(), strict=False):
+            row["track_id"] = track_id if track_id >= 0 else None
         return rows
 
 

@@ -73,24 +73,23 @@ def predict_files(
 ) -> Prediction:
     """Detects objects and writes, below `output_dir`, each picture with its boxes, and `predictions.json`.
 
-    The list in that file has `{"image_id", "file_name", "category_id", "category_name", "bbox", "score"}` for each
-    detection that is drawn: images are counted from 1; `file_name` is that of the drawn picture below `output_dir`,
-    which is the input's below its folder unless another input has the same; the category id is that of the set
-    which the model was trained on (`config.category_ids`), or else the label; `bbox` is x, y, width, height in pixels
-    of the upright picture, not clipped to it. After tracking it has `track_id`, too.
+    Each detection that is drawn is `{"image_id", "file_name", "category_id", "category_name", "bbox", "score"}` in that
+    file, and after tracking `track_id`: images count from 1; `file_name` is that of the drawn picture below
+    `output_dir`, which is the input's below its folder unless another input has the same; the category id is that of
+    the set which the model was trained on (`config.category_ids`), or else the label; `bbox` is x, y, width, height in
+    pixels of the upright picture, not clipped to it.
 
     A camera or a stream has no end. Unless `max_frames` is given, only its latest picture is kept, and its detections
     are written to `predictions.jsonl` and given to `on_picture`, but not kept.
 
     Args:
         inputs: pictures, videos, folders, patterns, addresses, cameras, see `find_sources`.
-        model: folder or Hub repository.
-        threshold: detections have a higher score; None for that of the model, see `choose_threshold`.
+        model, compare_with: folder or Hub repository; the second is compared in the figures of the heads.
+        device: by default CUDA, else MPS, else the CPU.
         top_k, one_label_per_query: as in `post_process_object_detection`.
+        threshold: detections have a higher score; None for that of the model, see `choose_threshold`.
         nms_threshold: IoU above which the lower of two boxes with the same label is dropped; None drops nothing, which
             is the authors' way, and the one to measure with.
-        batch_size: pictures in a forward pass.
-        device: by default CUDA, else MPS, else the CPU.
         frame_step: of videos, every n-th frame.
         max_frames: largest number of frames of each input, or None for all.
         track: whether objects get ids that stay with them from frame to frame; successive pictures count as frames.
@@ -101,7 +100,6 @@ def predict_files(
             `height` and `detections`.
         explain: kinds of figures to write below `output_dir/explained`, some of `KINDS`.
         explain_top: number of detections of a picture that are explained, the best ones.
-        compare_with: folder or Hub repository of a second model for the figures of the heads.
         report: path of an HTML page with all pictures and figures inside, or None.
 
     Raises:
@@ -109,11 +107,9 @@ def predict_files(
             does not fit the model.
         ImportError: figures, a page or tracking need a package that is not installed; the message names it.
     """
-    for name, value in (
-        *(("batch_size", batch_size), ("frame_step", frame_step), ("top_k", top_k)),
-        ("max_frames", 1 if max_frames is None else max_frames),
-    ):
-        if value < 1:
+    numbers = {"batch_size": batch_size, "frame_step": frame_step, "top_k": top_k, "max_frames": max_frames}
+    for name, value in numbers.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
     for name, value in (("threshold", threshold), ("nms_threshold", nms_threshold)):
         if value is not None and not 0 <= value <= 1:
@@ -156,8 +152,11 @@ def predict_files(
                     tracker, tracked = ObjectTracker(result.threshold.value), sequence
                 detections = tracker.update(detections)
             drawn = detector.draw(image, detections)
-            if show_fps:
-                _draw_text(drawn, f"{image_id / (time.perf_counter() - begin):.1f} FPS")
+            if show_fps:  # white on black in the top left corner
+                text = f"{image_id / (time.perf_counter() - begin):.1f} FPS"
+                font, draw = ImageFont.load_default(max(12, min(image.size) // 24)), ImageDraw.Draw(drawn)
+                draw.rectangle((0, 0, *draw.textbbox((4, 2), text, font=font)[2:]), fill="black")
+                draw.text((4, 2), text, fill="white", font=font)
             name = picture.name if is_kept else f"{source.name}/latest.jpg"
             file_name = output.write_picture(drawn, name, replace=not is_kept)
             rows = detector.coco_rows(image_id, file_name, detections)
@@ -166,30 +165,30 @@ def predict_files(
                 "source": str(source.path),
                 "frame": picture.frame,
                 "seconds": picture.seconds,
-                "file_name": file_name,
-                "width": image.width,
-                "height": image.height,
-                "detections": [
-                    {key: value for key, value in row.items() if key not in ("image_id", "file_name")} for row in rows
-                ],
             }
+            line |= {"file_name": file_name, "width": image.width, "height": image.height}
+            line["detections"] = [
+                {key: row[key] for key in row if key not in ("image_id", "file_name")} for row in rows
+            ]
             if on_picture is not None:
                 on_picture(line)
             if writes_lines:
                 output.append_line(json.dumps(line, ensure_ascii=False))
-            if is_kept:
-                result.pictures.append(output.folder / file_name)
-                result.detections += rows
-            if "yolo" in formats and is_kept:
+            if not is_kept:
+                continue
+            result.pictures.append(output.folder / file_name)
+            result.detections += rows
+            if "yolo" in formats:
                 output.write_yolo(file_name, image, detections)
-            if save_crop and is_kept:
+            if save_crop:
                 output.write_crops(file_name, image, detections, detector.names)
-            figures = {} if explainer is None or not is_kept else dict(explainer.figures(image, detections))
+            figures = {} if explainer is None else dict(explainer.figures(image, detections))
             for kind, figure in figures.items():
-                stem = PurePosixPath(file_name).with_suffix("")
-                path = output.write_picture(figure, f"{EXPLAINED}/{stem}-{kind}.png")
+                path = output.write_picture(
+                    figure, f"{EXPLAINED}/{PurePosixPath(file_name).with_suffix('')}-{kind}.png"
+                )
                 result.explanations.append(output.folder / path)
-            if page is not None and is_kept:
+            if page is not None:
                 classes = [detector.names[label] for label in detections["labels"].tolist()]
                 page.add(picture.name, detector.draw(image, detections, SHORTEST_SIDE), classes, list(figures.values()))
     if "coco" in formats:
@@ -203,67 +202,45 @@ def predict_files(
     return result
 
 
-def _draw_text(image: Image.Image, text: str) -> None:
-    """White on black in the top left corner, in place."""
-    font, draw = ImageFont.load_default(max(12, min(image.size) // 24)), ImageDraw.Draw(image)
-    draw.rectangle((0, 0, *draw.textbbox((4, 2), text, font=font)[2:]), fill="black")
-    draw.text((4, 2), text, fill="white", font=font)
-
-
 class Explainer:
-    """Draws figures of what a model looked at, for the best detections of each picture.
+    """Draws figures of what a SAM-DETR looked at, for its `count` best detections of each picture.
 
-    Args:
-        detector: of a SAM-DETR.
-        kinds: some of `KINDS`.
-        count: number of detections of a picture that are explained, the best ones.
-        other: a second SAM-DETR, such as one without the aligner; `heads` shows its attention to the same object below.
-
-    Raises:
-        ValueError: a kind is unknown or does not fit this model, `count` is below 1, or `other` is given without
-            `heads`.
-        ImportError: matplotlib is not installed.
+    `kinds` are some of `KINDS`; `heads` shows below the attention of an `other` model to the same object.
     """
 
     def __init__(self, detector: Detector, kinds: Sequence[str], count: int = 3, other: Detector | None = None):
         from ..visualization import explain  # here, since it needs matplotlib
 
-        self.draw, self.detector, self.kinds, self.count, self.other = explain, detector, kinds, count, other
+        self.draw, self.kinds, self.count = explain, kinds, count
+        self.detectors = [detector] if other is None else [detector, other]
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise ValueError(f"explain={unknown[0]!r} is not a kind of figure: choose from {', '.join(KINDS)}.")
         if count < 1:
             raise ValueError(f"explain_top={count} must be at least 1.")
         if other is not None and "heads" not in kinds:
             raise ValueError("compare_with shows in the figure of the heads: explain them too (--explain heads).")
-        for model in (one.model for one in (detector, other) if one is not None):
+        for model in (one.model for one in self.detectors):
             if not isinstance(model, SamDetrForObjectDetection):
                 raise ValueError(f"Only SAM-DETRs can be explained, not a {type(model).__name__}.")
         if "alignment" in kinds and detector.model.config.query_resampling == "none":
             raise ValueError("explain='alignment' needs an aligner: this model has no aligner.")
 
     def figures(self, image: Image.Image, detections: dict[str, Tensor]) -> Iterator[tuple[str, Image.Image]]:
-        """Names, such as `overview` or `heads-2`, and pictures of the figures; none where nothing is detected.
-
-        Args:
-            image: upright RGB.
-            detections: of it, as `Detector.detect` returns them.
-        """
+        """Names, such as `overview` or `heads-2`, and figures of an upright RGB picture; none without detections."""
         if not len(detections["scores"]):
             return
-        draw, detectors = self.draw, [self.detector, *([self.other] if self.other is not None else [])]
-        observation = draw.observe(self.detector.model, self.detector.processor, image)
-        found = draw.find_best(observation, detections, self.count)
-        if "overview" in self.kinds:
-            yield "overview", draw.figure_to_picture(draw.explanation_figure(observation, found))
-        if "heads" in self.kinds:
-            observations = [observation, *(draw.observe(one.model, one.processor, image) for one in detectors[1:])]
+        draw, shown = self.draw, self.detectors if "heads" in self.kinds else self.detectors[:1]
+        observations = [draw.observe(one.model, one.processor, image) for one in shown]
+        found = draw.find_best(observations[0], detections, self.count)
+        figures = {"overview": draw.explanation_figure, "boxes": draw.box_path_figure}
+        figures["alignment"] = draw.alignment_figure
+        for kind in (kind for kind in KINDS if kind in self.kinds):
+            if kind != "heads":
+                yield kind, draw.figure_to_picture(figures[kind](observations[0], found))
+                continue
             for number, one in enumerate(found, start=1):
-                queries, titles = draw.same_object(observations, [each.short_name for each in detectors], one)
+                queries, titles = draw.same_object(observations, [each.short_name for each in shown], one)
                 yield f"heads-{number}", draw.figure_to_picture(draw.attention_figure(observations, queries, titles))
-        if "boxes" in self.kinds:
-            yield "boxes", draw.figure_to_picture(draw.box_path_figure(observation, found))
-        if "alignment" in self.kinds:
-            yield "alignment", draw.figure_to_picture(draw.alignment_figure(observation, found))
 
 
 def _readable(

@@ -28,8 +28,7 @@ class PredictionPage:
     Attributes:
         path: of the page; its folder is made if need be.
         model: name of the model.
-        pictures: file name, URL of the drawn picture or None beyond `MAX_PICTURES`, counts by class, and URLs of
-            figures that explain it.
+        pictures: what the page's template shows of each; the URL is None beyond `MAX_PICTURES`.
     """
 
     path: Path
@@ -39,14 +38,7 @@ class PredictionPage:
     def add(
         self, file_name: str, drawn: Image.Image, names: Sequence[str], figures: Sequence[Image.Image] = ()
     ) -> None:
-        """Adds a picture.
-
-        Args:
-            file_name: as the user knows it.
-            drawn: with its boxes.
-            names: the class of each detection.
-            figures: that explain it.
-        """
+        """Adds a drawn picture, with the class of each detection, and figures that explain it."""
         shown = len(self.pictures) < MAX_PICTURES
         self.pictures.append(
             {
@@ -67,25 +59,16 @@ class PredictionPage:
             unreadable: reason by file.
             numbered: classes by label that pictures show by number, see `numbered_names`.
         """
-        classes = Counter()
-        for picture in self.pictures:
-            classes.update(dict(picture["counts"]))
+        classes = sum((Counter(dict(picture["counts"])) for picture in self.pictures), Counter())
         empty = sum(not picture["counts"] for picture in self.pictures)
         left_out = sum(picture["url"] is None for picture in self.pictures)
-        counts = [
-            (len(self.pictures), "picture"),
-            (sum(classes.values()), "detection"),
-            (len(classes), "class found" if len(classes) == 1 else "classes found"),
-            (empty, "picture without a detection" if empty == 1 else "pictures without a detection"),
-        ]
-        counts = [(count, name if " " in name or count == 1 else name + "s") for count, name in counts]
         values = {
             "title": f"{self.model} on {plural(len(self.pictures), 'picture')}",
             "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
             "statements": statements,
             "pictures": self.pictures,
             "classes": classes.most_common(),
-            "counts": counts,
+            "detections": classes.total(),
             "empty": empty,
             "left_out": left_out and plural(left_out, "more picture") + (" is" if left_out == 1 else " are"),
             "unreadable": unreadable,

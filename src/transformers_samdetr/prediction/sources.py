@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -84,42 +84,34 @@ def find_sources(inputs: Sequence[str | os.PathLike], leave_out: Path | None = N
     found: dict[Path | str, Source] = {}
     for given in inputs:
         text = os.fspath(given)
-        if (other := None if os.path.exists(text) else _other_than_files(text)) is not None:
-            found.setdefault(text, other)
-            continue
-        is_pattern = glob.has_magic(text) and not os.path.exists(text)
-        matches = sorted(glob.glob(text, recursive=True)) if is_pattern else [text]
-        for match in map(Path, matches or [text]):
-            if leave_out is not None and match.resolve().is_relative_to(leave_out):
-                if is_pattern:
-                    continue
-                raise ValueError(f"{match} lies in output_dir={leave_out}: choose another output_dir.")
-            for path in _files_below(match, leave_out) if match.is_dir() else [match]:
-                name = path.relative_to(match).as_posix() if match.is_dir() else path.name
-                found.setdefault(path.resolve(), Source(path, name))
+        exists, scheme = os.path.exists(text), text.partition("://")[0].lower() if "://" in text else ""
+        if not exists and scheme in ("http", "https", "rtsp", "rtsps"):
+            kind, fallback = ("stream", "stream") if scheme.startswith("rtsp") else ("url", "download")
+            name = PurePosixPath(unquote(urlsplit(text).path)).name.replace("\0", "").replace("\\", "_")
+            found.setdefault(text, Source(text, name if name.strip(".") else fallback, kind))
+        elif not exists and text == "-":
+            found.setdefault(text, Source(text, "stdin", "stdin"))
+        elif not exists and text.isascii() and text.isdigit():
+            found.setdefault(text, Source(text, f"camera-{text}", "camera"))
+        else:
+            is_pattern = glob.has_magic(text) and not exists
+            matches = sorted(glob.glob(text, recursive=True)) if is_pattern else []
+            for match in map(Path, matches or [text]):
+                if leave_out is not None and match.resolve().is_relative_to(leave_out):
+                    if is_pattern:
+                        continue
+                    raise ValueError(f"{match} lies in output_dir={leave_out}: choose another output_dir.")
+                for path in _files_below(match, leave_out) if match.is_dir() else [match]:
+                    name = path.relative_to(match).as_posix() if match.is_dir() else path.name
+                    found.setdefault(path.resolve(), Source(path, name))
     return list(found.values())
-
-
-def _other_than_files(text: str) -> Source | None:
-    """The source of an address, a camera's number or standard input."""
-    scheme = text.partition("://")[0].lower() if "://" in text else ""
-    if scheme in ("http", "https", "rtsp", "rtsps"):
-        name = PurePosixPath(unquote(urlsplit(text).path)).name.replace("\0", "").replace("\\", "_")
-        fallback = "stream" if scheme.startswith("rtsp") else "download"
-        return Source(text, name if name.strip(".") else fallback, "stream" if scheme.startswith("rtsp") else "url")
-    if text == "-":
-        return Source(text, "stdin", "stdin")
-    if text.isascii() and text.isdigit():
-        return Source(text, f"camera-{text}", "camera")
-    return None
 
 
 def _files_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):  # which does not follow links, and so ends
         folders[:] = sorted(name for name in folders if Path(parent, name).resolve() != leave_out)
-        for name in sorted(files):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
-                yield Path(parent, name)
+        paths = (Path(parent, name) for name in sorted(files))
+        yield from (path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES)
 
 
 def read_pictures(source: Source, frame_step: int = 1) -> Iterator[SourcePicture]:
@@ -138,11 +130,16 @@ def read_pictures(source: Source, frame_step: int = 1) -> Iterator[SourcePicture
             raise FileNotFoundError(f"No such file: {source.path}")
         frames = _decoded_frames(source.path)
     else:
-        image = _open_or_download(source)
-        if isinstance(image, Image.Image):
+        try:
+            content = None if source.kind == "file" else _all_bytes(source)
+            image = open_picture(source.path) if content is None else read_picture(content, source.name)
+        except UnreadablePictureError as error:
+            if not content or not isinstance(error.__cause__, UnidentifiedImageError):
+                raise
+            frames = _decoded_frames(io.BytesIO(content))  # it may be a video
+        else:
             yield SourcePicture(source.name, Image.fromarray(picture_to_array(image)))
             return
-        frames = _decoded_frames(image)
     index = -1
     for index, (pixels, seconds) in enumerate(frames):
         if index % frame_step == 0:
@@ -152,58 +149,42 @@ def read_pictures(source: Source, frame_step: int = 1) -> Iterator[SourcePicture
         raise ValueError("no frame in it can be decoded")
 
 
-def _open_or_download(source: Source) -> Image.Image | BinaryIO:
-    """The picture of a file, a URL or standard input, or what may be a video."""
-    if source.kind == "file":
-        return open_picture(source.path)
-    content = download(source.path) if source.kind == "url" else sys.stdin.buffer.read(MAX_DOWNLOAD + 1)
+def _all_bytes(source: Source) -> bytes:
+    """Of an address or of standard input, bounded in size and, from the web, in time; redirects stay in the web."""
+    if source.kind == "stdin":
+        content = sys.stdin.buffer.read(MAX_DOWNLOAD + 1)
+    else:
+        import httpx  # here, since it takes a while; it comes with Transformers
+
+        begin, content = time.monotonic(), bytearray()
+        with (
+            httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=READ_SECONDS) as client,
+            client.stream("GET", source.path) as response,
+        ):
+            response.raise_for_status()
+            for piece in response.iter_bytes():  # as it arrives
+                content += piece
+                if time.monotonic() - begin > DOWNLOAD_SECONDS:
+                    raise ValueError(f"it takes longer than {DOWNLOAD_SECONDS:g} s")
+                if len(content) > MAX_DOWNLOAD:
+                    break
     if len(content) > MAX_DOWNLOAD:
         raise ValueError(f"it has more than {MAX_DOWNLOAD} bytes")
-    try:
-        return read_picture(content, source.name)
-    except UnreadablePictureError as error:
-        if content and isinstance(error.__cause__, UnidentifiedImageError):
-            return io.BytesIO(content)
-        raise
-
-
-def download(url: str) -> bytes:
-    """The content of an `http(s)` address, bounded in size and time.
-
-    Raises:
-        ValueError: it is too large or takes too long.
-        httpx.HTTPError: the server answers with an error or not at all, or redirects to another scheme.
-    """
-    import httpx  # here, since it takes a while; it comes with Transformers
-
-    begin, content = time.monotonic(), bytearray()
-    with (
-        httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=READ_SECONDS) as client,
-        client.stream("GET", url) as response,
-    ):
-        response.raise_for_status()
-        for piece in response.iter_bytes():  # as it arrives
-            content += piece
-            if len(content) > MAX_DOWNLOAD:
-                raise ValueError(f"it has more than {MAX_DOWNLOAD} bytes")
-            if time.monotonic() - begin > DOWNLOAD_SECONDS:
-                raise ValueError(f"it takes longer than {DOWNLOAD_SECONDS:g} s")
     return bytes(content)
 
 
 def _decoded_frames(video: Path | str | BinaryIO) -> Iterator[tuple]:
-    """A function that returns the pixels, `(H, W, 3)` uint8, upright, and the seconds of each frame of a video.
+    """A function that gives the pixels, `(H, W, 3)` uint8, upright, and the seconds of each frame of a video.
 
-    Args:
-        video: path of a file, an RTSP address, or an open file.
+    `video` is the path of a file, an RTSP address, or an open file.
     """
     try:
         import av
     except ImportError:
         raise ImportError("videos are read with PyAV: `pip install av`") from None
-    options: dict[str, Any] = {"options": {"format_whitelist": VIDEO_FORMATS}}
+    options = {"options": {"format_whitelist": VIDEO_FORMATS}}
     if isinstance(video, str):
-        options["options"] = {"rtsp_flags": "prefer_tcp", "format_whitelist": "rtsp,rtp,sdp,mpegts"}
+        options = {"options": {"rtsp_flags": "prefer_tcp", "format_whitelist": "rtsp,rtp,sdp,mpegts"}}
         options["timeout"] = (READ_SECONDS, READ_SECONDS)
     # an absolute path is never taken for the name of a protocol, such as `concat:`
     with av.open(os.path.abspath(video) if isinstance(video, Path) else video, **options) as container:

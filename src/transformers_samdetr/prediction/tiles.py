@@ -1,7 +1,6 @@
 """Detection on pictures much larger than the model's input: in overlapping tiles, and on the whole picture.
 
-Merging looks at which boxes a tile's border has cut: the part of an object gives way to the whole object of another
-tile, whatever their scores. Non-maximum suppression alone would keep such parts (see docs/reliability.md).
+supervision's slicer keeps parts of objects that a tile's border has cut (docs/reliability.md); ours puts them together.
 """
 
 import math
@@ -94,8 +93,7 @@ def tile_boxes(width: int, height: int, side: int, overlap: float) -> list[View]
     """The fewest tiles that cover a picture with at least the overlap, spread evenly, row by row.
 
     Args:
-        width, height: of the picture, in pixels.
-        side: of a tile, in pixels; a picture that is narrower has narrower tiles.
+        width, height, side: of the picture and of a tile, in pixels; a narrower picture has narrower tiles.
         overlap: of neighbours, as a share of their side.
 
     Returns:
@@ -107,18 +105,15 @@ def tile_boxes(width: int, height: int, side: int, overlap: float) -> list[View]
     >>> tile_boxes(100, 40, side=40, overlap=0.25)
     [(0, 0, 40, 40), (30, 0, 70, 40), (60, 0, 100, 40)]
     """
-
-    def count(length: int) -> int:
-        return math.ceil(max(0, length - side) / max(1, side * (1 - overlap))) + 1
-
-    def starts(length: int) -> list[int]:
-        last = count(length) - 1
-        return [round(index * (length - side) / last) for index in range(last + 1)] if last else [0]
-
-    if count(width) * count(height) > MAX_TILES:
+    sides = width, height
+    lasts = [math.ceil(max(0, length - side) / max(1, side * (1 - overlap))) for length in sides]
+    if math.prod(last + 1 for last in lasts) > MAX_TILES:
         tiles = f"{MAX_TILES} tiles of side={side}"
         raise ValueError(f"A picture of {width}x{height} has more than {tiles}: give a larger side.")
-    columns, rows = starts(width), starts(height)
+    columns, rows = (
+        [round(index * (length - side) / max(1, last)) for index in range(last + 1)]
+        for length, last in zip(sides, lasts, strict=True)
+    )
     return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
 
 
@@ -126,22 +121,14 @@ def is_cut(boxes: Tensor, tile: View, width: int, height: int) -> Tensor:
     """`(D,)` bool: the box reaches a border of the tile that is not a border of the picture.
 
     Args:
-        boxes: `(D, 4)`, x1, y1, x2, y2 in pixels of the picture.
-        tile: likewise.
+        boxes, tile: `(D, 4)` and one, x1, y1, x2, y2 in pixels of the picture.
         width, height: of the picture.
     """
     left, top, right, bottom = tile
     margin = CUT_MARGIN * max(right - left, bottom - top)
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    cut = torch.zeros(len(boxes), dtype=torch.bool)
-    for is_inner, reaches in (
-        (left > 0, x1 < left + margin),
-        (top > 0, y1 < top + margin),
-        (right < width, x2 > right - margin),
-        (bottom < height, y2 > bottom - margin),
-    ):
-        cut |= reaches & is_inner
-    return cut
+    low, high = boxes.new_tensor([left + margin, top + margin]), boxes.new_tensor([right - margin, bottom - margin])
+    reaches = torch.cat([boxes[:, :2] < low, boxes[:, 2:] > high], dim=1)
+    return (reaches & torch.tensor([left > 0, top > 0, right < width, bottom < height])).any(1)
 
 
 def merge_tiles(detections: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
@@ -163,10 +150,19 @@ def merge_tiles(detections: dict[str, Tensor], threshold: float) -> dict[str, Te
     inside = _shared_area(boxes[parts], boxes[whole]) > threshold * box_area(boxes[parts])[:, None]
     inside &= labels[parts][:, None] == labels[whole]
     parts = parts[~inside.any(1)]
-    boxes, count = boxes.clone(), -1
+    count = -1
     while count != len(parts):  # a box that has grown may reach others
-        count = len(parts)
-        parts = _join_parts(parts, labels, boxes, threshold)
+        count, waiting, kept = len(parts), parts, []
+        while len(waiting):
+            first, own = waiting[0], boxes[waiting]
+            areas = box_area(own)
+            together = _shared_area(own[:1], own)[0] > threshold * torch.minimum(areas, areas[0])
+            together &= labels[waiting] == labels[first]
+            together[0] = True  # also where it has no area
+            boxes[first] = torch.cat([own[together, :2].amin(0), own[together, 2:].amax(0)])
+            kept.append(first)
+            waiting = waiting[~together]
+        parts = torch.stack(kept) if kept else parts
     keep = torch.cat([whole, parts])
     keep = keep[scores[keep].argsort(descending=True, stable=True)]
     return {"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]}
@@ -177,18 +173,3 @@ def _shared_area(boxes: Tensor, others: Tensor) -> Tensor:
     low = torch.maximum(boxes[:, None, :2], others[:, :2])
     high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
     return (high - low).clamp(min=0).prod(-1)
-
-
-def _join_parts(parts: Tensor, labels: Tensor, boxes: Tensor, threshold: float) -> Tensor:
-    """Indices of the first of each group of parts that overlap it; in `boxes` it grows to the box around its group."""
-    kept = []
-    while len(parts):
-        first, own = parts[0], boxes[parts]
-        areas = box_area(own)
-        together = _shared_area(own[:1], own)[0] > threshold * torch.minimum(areas, areas[0])
-        together &= labels[parts] == labels[first]
-        together[0] = True  # also where it has no area
-        boxes[first] = torch.cat([own[together, :2].amin(0), own[together, 2:].amax(0)])
-        kept.append(first)
-        parts = parts[~together]
-    return torch.stack(kept) if kept else parts

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 
 PREDICTIONS_FILE, TABLE_FILE, FRAMES_FILE = "predictions.json", "predictions.csv", "predictions.jsonl"
 LABELS_FOLDER, CROPS_FOLDER = "labels", "crops"
@@ -30,21 +31,22 @@ class OutputFolder:
         self._lines: TextIO | None = None
 
     def write_picture(self, image: Image.Image, name: str, replace: bool = False) -> str:
-        """Writes the picture and returns its path below the folder: `name`, or `name-2` where that is taken.
+        """Writes the picture as `name`, a POSIX path, or as `name-2` where that is taken; returns the path below.
 
-        The suffix stays where Pillow writes such files without loss of colour; otherwise `.png` is added.
-
-        Args:
-            image: to write.
-            name: as a POSIX path.
-            replace: whether to replace a picture that was written before.
+        The suffix stays where Pillow writes such files without loss of colour; otherwise `.png` is added. `replace`
+        says whether a picture that was written before is replaced.
         """
-        file_name = name if replace and name.casefold() in self.taken else self._free_name(PurePosixPath(name))
-        path = self._path(file_name)
+        if not replace or name.casefold() not in self.taken:
+            wanted = PurePosixPath(name if PurePosixPath(name).suffix.lower() in WRITABLE_SUFFIXES else f"{name}.png")
+            candidates = (str(wanted.with_stem(f"{wanted.stem}-{number}")) for number in itertools.count(2))
+            candidates = itertools.chain([str(wanted)], candidates)
+            name = next(name for name in candidates if name.casefold() not in self.taken)
+            self.taken.add(name.casefold())  # some file systems do not tell upper from lower case
+        path = self._path(name)
         partial = path.with_name(f".partial{path.suffix}")  # short: the file's own name may be as long as names can be
         image.save(partial, quality=92)
         os.replace(partial, path)  # a link that stands there is replaced, not followed
-        return file_name
+        return name
 
     def write_text(self, name: str, text: str) -> None:
         path = self._path(name)
@@ -78,31 +80,20 @@ class OutputFolder:
     def write_yolo(self, file_name: str, image: Image.Image, detections: dict[str, Tensor]) -> None:
         """`labels/….txt`: a line for each detection with label, center x, center y, width, height, score, track id.
 
-        Boxes are normalised and clipped to the picture; the track id is there only after tracking.
-
-        Args:
-            file_name: of the drawn picture below the folder.
-            image, detections: as for `Detector.draw`.
+        Boxes are normalised and clipped to the picture; the track id is there only after tracking. Arguments are the
+        drawn picture's path below the folder, and what `Detector.draw` takes.
         """
         scale = detections["boxes"].new_tensor([*image.size] * 2)
-        x1, y1, x2, y2 = (detections["boxes"] / scale).clamp(0, 1).unbind(-1)
-        columns = [detections["labels"], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, detections["scores"]]
+        boxes = box_convert((detections["boxes"] / scale).clamp(0, 1), "xyxy", "cxcywh")
+        columns = [detections["labels"], *boxes.unbind(-1), detections["scores"]]
         columns += [detections["track_ids"]] if "track_ids" in detections else []
         lines = zip(*(column.tolist() for column in columns), strict=True)
         text = "".join(" ".join(f"{value:.6g}" for value in line) + "\n" for line in lines)
         self.write_text(str(PurePosixPath(LABELS_FOLDER, file_name).with_suffix(".txt")), text)
 
-    def write_crops(
-        self, file_name: str, image: Image.Image, detections: dict[str, Tensor], names: Sequence[str]
-    ) -> list[str]:
-        """The part of the picture in each box, as `crops/CLASS/PICTURE-NUMBER.jpg`; returns their paths.
-
-        Args:
-            file_name: of the drawn picture below the folder.
-            image, detections: as for `Detector.draw`.
-            names: class name of each label.
-        """
-        stem, written = PurePosixPath(file_name).with_suffix(""), []
+    def write_crops(self, file_name: str, image: Image.Image, detections: dict, names: Sequence[str]) -> None:
+        """The part of the picture in each box, as `crops/CLASS/PICTURE-NUMBER.jpg`; arguments as of `write_yolo`."""
+        stem = PurePosixPath(file_name).with_suffix("")
         stem = stem.with_name(stem.name[:200])  # so that the crop's own name is not too long
         columns = detections["labels"].tolist(), detections["boxes"].tolist()
         for number, (label, (x1, y1, x2, y2)) in enumerate(zip(*columns, strict=True), start=1):
@@ -110,17 +101,7 @@ class OutputFolder:
             right, bottom = min(image.width, max(round(x2), left + 1)), min(image.height, max(round(y2), top + 1))
             folder = re.sub(r"[^\w -]", "_", names[label]).strip()[:60] or str(label)
             crop = image.crop((left, top, right, bottom))
-            written.append(self.write_picture(crop, f"{CROPS_FOLDER}/{folder}/{stem}-{number}.jpg"))
-        return written
-
-    def _free_name(self, name: PurePosixPath) -> str:
-        name = name if name.suffix.lower() in WRITABLE_SUFFIXES else name.with_name(name.name + ".png")
-        candidates = (name.with_stem(f"{name.stem}-{number}") for number in itertools.count(2))
-        for candidate in itertools.chain([name], candidates):
-            key = str(candidate).casefold()  # some file systems do not tell upper from lower case
-            if key not in self.taken:
-                self.taken.add(key)
-                return str(candidate)
+            self.write_picture(crop, f"{CROPS_FOLDER}/{folder}/{stem}-{number}.jpg")
 
     def _path(self, file_name: str) -> Path:
         """The path of a file; its folder is made if need be."""

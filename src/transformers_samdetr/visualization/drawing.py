@@ -14,10 +14,8 @@ from .fonts import font_path, load_font, shorten
 
 # Okabe and Ito (2008), distinct with every kind of colour vision; without black, which pictures have enough of
 PALETTE = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
-LINE_WIDTH = 0.004
-FONT_SIZE = 0.024
-"""Both as a share of the geometric mean of the picture's width and height."""
-SMALLEST_FONT = 9
+LINE_WIDTH, FONT_SIZE, SMALLEST_FONT = 0.004, 0.024, 9
+"""The first two as a share of the geometric mean of the picture's width and height; the last in pixels."""
 LONGEST_NAME = 32
 """Characters of a class name on a plate."""
 PLATE_SHARE, ALWAYS_NAMED = 0.15, 3
@@ -53,11 +51,7 @@ def class_colors(names: Iterable[str]) -> dict[str, Color]:
 
 
 def numbered_names(names: Sequence[str]) -> dict[int, str]:
-    """The classes that pictures show by number because no font on this system can draw their names.
-
-    Args:
-        names: of all classes, in the order of their labels.
-    """
+    """Of all classes, in the order of their labels, those that pictures show by number for want of a font."""
     return {label: name for label, name in enumerate(names) if font_path(shorten(name, LONGEST_NAME)) is None}
 
 
@@ -101,25 +95,33 @@ def draw_detections(
     line, font_size = max(1, round(LINE_WIDTH * scale)), max(SMALLEST_FONT, round(FONT_SIZE * scale))
     draw = ImageDraw.Draw(image, "RGBA")  # so that translucent colours blend
 
-    corners = [_visible_pixels(box, image.size) for box in boxes]
-    visible = [index for index, box in enumerate(corners) if box is not None]
-    areas = [0 if box is None else (box[2] - box[0]) * (box[3] - box[1]) for box in corners]
-    for index in sorted(visible, key=lambda index: -areas[index]):  # small boxes on top of large ones
-        _draw_box(draw, corners[index], colors[labels[index]], line)
+    low, high = np.floor(boxes[:, :2]).clip(0), np.ceil(boxes[:, 2:]).clip(max=image.size)
+    corners = np.concatenate([low, np.maximum(high, low + 1)], axis=1).astype(int)  # (T, 4), half open
+    inside = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < image.size).all(1)
+    by_area = np.argsort(-(corners[:, 2:] - corners[:, :2]).prod(1), kind="stable")  # small boxes on top of large ones
+    for index in by_area[inside[by_area]]:
+        _draw_box(draw, corners[index].tolist(), colors[labels[index]], line)
 
     layout, plates = LabelPlates(*image.size), []
-    for index in visible if scores is None else sorted(visible, key=lambda index: -scores[index]):
+    order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
+    for index in order[inside[order]]:
         if layout.is_full():
             break
-        name, ending = labels[index], ""
+        ending, box, color = "", tuple(corners[index].tolist()), colors[labels[index]]
         if track_ids is not None and track_ids[index] >= 0:
             ending = f" id {int(track_ids[index])}"
         ending += "" if scores is None else f": {scores[index]:.2f}"  # a colon, since names may be digits
-        caption = fit_caption(name, ending, numbers, font_size, image.width)
-        plate = None if caption is None else layout.place(corners[index], caption.size)
-        if plate is not None:
-            plates.append((plate, caption, colors[name]))
-            _draw_leader(draw, plate, corners[index], colors[name], max(1, line // 2))
+        caption = fit_caption(labels[index], ending, numbers, font_size, image.width)
+        plate = None if caption is None else layout.place(box, caption.size)
+        if plate is None:
+            continue
+        plates.append((plate, caption, color))
+        if (
+            plate[2] < box[0] or plate[0] > box[2] or plate[3] < box[1] or plate[1] > box[3]
+        ):  # it does not touch the box
+            center = ((plate[0] + plate[2]) // 2, (plate[1] + plate[3]) // 2)
+            nearest = (min(max(center[0], box[0]), box[2] - 1), min(max(center[1], box[1]), box[3] - 1))
+            draw.line((center, nearest), fill=color, width=max(1, line // 2))
     for plate, caption, color in plates:
         draw.rectangle((plate[0], plate[1], plate[2] - 1, plate[3] - 1), fill=color)
         caption.draw(draw, plate, readable_on(color))
@@ -159,8 +161,7 @@ def fit_caption(label: str, ending: str, numbers: dict[str, int], font_size: int
         label: class name.
         ending: follows the name, in ASCII, such as ": 0.50".
         numbers: by class name, for names that no font can draw; a name that is missing there gets the next number.
-        font_size: in pixels.
-        width: of the picture, in pixels.
+        font_size, width: in pixels; the width is the picture's.
     """
     name = shorten(label, LONGEST_NAME)
     path = font_path(name + "…" if len(name) > 1 else name)
@@ -183,10 +184,7 @@ def fit_caption(label: str, ending: str, numbers: dict[str, int], font_size: int
 
 
 class LabelPlates:
-    """Chooses a free place for each name: inside the picture, near its box, and not on another name.
-
-    Args:
-        width, height: of the picture, in pixels.
+    """Chooses a free place for each name on a picture: inside it, near the name's box, and not on another name.
 
     >>> plates = LabelPlates(100, 60)
     >>> plates.place((10, 30, 60, 50), (40, 12))  # above the box
@@ -212,26 +210,22 @@ class LabelPlates:
             size: width and height of the plate, in pixels.
 
         Returns:
-            x1, y1, x2, y2 of the plate, half open: touching the box where there is room, otherwise as near as there is;
-            None where nothing is free.
+            x1, y1, x2, y2 of the plate, half open: touching the box where there is room, else as near as there is; None
+            where nothing is free.
         """
         if size[0] > self.width or size[1] > self.height:
             return None
         for corners in (self._touching(box, size), self._anywhere(box, size)):  # (N, 2) each, best first
             plates = np.concatenate([corners, corners + size], axis=1)  # (N, 4)
-            free = np.flatnonzero(self._is_free(plates))
+            inside = (corners >= 0).all(1) & (plates[:, 2:] <= (self.width, self.height)).all(1)
+            a, b = plates[:, None], self.placed[None]  # (N, 1, 4), (1, T, 4)
+            apart = (a[..., :2] >= b[..., 2:] + PLATE_GAP) | (b[..., :2] >= a[..., 2:] + PLATE_GAP)  # in x, in y
+            free = np.flatnonzero(inside & apart.any(-1).all(-1))
             if len(free):
                 plate = plates[free[0]]
                 self.placed = np.concatenate([self.placed, plate[None]])
                 return tuple(plate.tolist())
         return None
-
-    def _is_free(self, plates: np.ndarray) -> np.ndarray:
-        """`(N,)`: inside the picture, and at least `PLATE_GAP` from every placed plate."""
-        inside = (plates[:, :2] >= 0).all(1) & (plates[:, 2] <= self.width) & (plates[:, 3] <= self.height)
-        a, b = plates[:, None], self.placed[None]  # (N, 1, 4), (1, T, 4)
-        apart = (a[..., :2] >= b[..., 2:] + PLATE_GAP) | (b[..., :2] >= a[..., 2:] + PLATE_GAP)  # (N, T, 2): in x, in y
-        return inside & apart.any(-1).all(-1)
 
     def _touching(self, box: Box, size: tuple[int, int]) -> np.ndarray:
         """`(N, 2)` top left corners of plates that touch the box from outside or lie in one of its corners."""
@@ -261,12 +255,7 @@ class LabelPlates:
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, width: int = 320) -> Image.Image:
-    """Pictures row by row, in cells of the first one's shape, each as large as its cell allows, on white.
-
-    Args:
-        pictures: at least one.
-        columns: pictures in a row.
-        width: of a cell, in pixels.
+    """Pictures row by row, in cells of the first one's shape, `width` pixels wide, each as large as its cell allows.
 
     Raises:
         ValueError: there is no picture.
@@ -278,8 +267,8 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, width: int 
         raise ValueError("There are no pictures to put on a sheet.")
     columns = min(columns, len(pictures))
     cell = (width, max(1, round(width * pictures[0].height / pictures[0].width)))
-    rows = -(-len(pictures) // columns)
     step_x, step_y = cell[0] + SHEET_GAP, cell[1] + SHEET_GAP
+    rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * step_x - SHEET_GAP, rows * step_y - SHEET_GAP), "white")
     for index, picture in enumerate(pictures):
         fitted = ImageOps.pad(picture, cell, Image.Resampling.LANCZOS, color="white")
@@ -296,9 +285,7 @@ def readable_on(color: Color) -> Color:
 
 def _checked(boxes, labels: Sequence[str], scores) -> tuple[np.ndarray, np.ndarray | None]:
     """`(T, 4)` boxes and `(T,)` scores as arrays."""
-    boxes, scores = (
-        values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values for values in (boxes, scores)
-    )
+    boxes, scores = (one.detach().float().cpu() if isinstance(one, Tensor) else one for one in (boxes, scores))
     boxes = np.asarray(boxes, dtype=np.float64)
     boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
     scores = None if scores is None else np.asarray(scores, dtype=np.float64)
@@ -312,16 +299,6 @@ def _checked(boxes, labels: Sequence[str], scores) -> tuple[np.ndarray, np.ndarr
     return boxes, scores
 
 
-def _visible_pixels(box: np.ndarray, size: tuple[int, int]) -> Box | None:
-    """Whole pixels of the box inside the picture, half open, or None where there are none."""
-    width, height = size
-    x1, y1, x2, y2 = box
-    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-        return None
-    x1, y1 = max(0, math.floor(x1)), max(0, math.floor(y1))
-    return x1, y1, min(width, max(math.ceil(x2), x1 + 1)), min(height, max(math.ceil(y2), y1 + 1))
-
-
 def _draw_box(draw: ImageDraw.ImageDraw, box: Box, color: Color, line: int) -> None:
     """A coloured line between a thin dark one outside and a thin light one inside."""
     x1, y1, x2, y2 = box
@@ -331,11 +308,3 @@ def _draw_box(draw: ImageDraw.ImageDraw, box: Box, color: Color, line: int) -> N
     if inside[0] <= inside[2] and inside[1] <= inside[3]:
         draw.rectangle(inside, outline=LIGHT_EDGE, width=edge)
     draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=line)
-
-
-def _draw_leader(draw: ImageDraw.ImageDraw, plate: Box, box: Box, color: Color, line: int) -> None:
-    """A line from a plate that does not touch its box to the box."""
-    if plate[2] < box[0] or plate[0] > box[2] or plate[3] < box[1] or plate[1] > box[3]:
-        center = ((plate[0] + plate[2]) // 2, (plate[1] + plate[3]) // 2)
-        nearest = (min(max(center[0], box[0]), box[2] - 1), min(max(center[1], box[1]), box[3] - 1))
-        draw.line((center, nearest), fill=color, width=line)

@@ -1,10 +1,7 @@
-"""What a model looked at, as figures (the paper's Fig. 5 and more): `observe` a picture, then draw.
+"""What a model looked at, as figures (the paper's Fig. 5 and more). Needs the extra `explain`.
 
-    observation = observe(model, processor, image)
-    found = find_best(observation, detections, count=3)
-    explanation_figure(observation, found).savefig("why.png", dpi=150)
-
-Needs the extra `explain`.
+found = find_best(observation := observe(model, processor, image), detections, count=3)
+explanation_figure(observation, found).savefig("why.png", dpi=150)
 """
 
 import io
@@ -36,12 +33,12 @@ MARKS = tuple(zip("os^vDPX*", "#56B4E9 #E69F00 #009E73 #F0E442 #D55E00 #CC79A7 #
 BOX_COLOR, INK = "#FFFFFF", "#222222"
 ATTENTION_COLORS, SIMILARITY_COLORS, LAYER_COLORS = "inferno", "cividis", "viridis"
 LEGEND = {"frameon": False, "fontsize": 8.5, "handlelength": 1.0, "handletextpad": 0.4, "columnspacing": 1.2}
-PANEL = 2.3
-"""Width of a picture's panel, in inches."""
+TITLE_STYLE = {"loc": "left", "fontsize": 8.5, "color": INK, "pad": 3}
+MARK_STYLE = {"markeredgecolor": "black", "markersize": 6.5}
+PANEL, TITLE = 2.3, 0.3
+"""Width of a picture's panel, and height of its title, in inches."""
 PANEL_SHAPES = 0.5, 1.3
 """Least and largest ratio of a panel's height and width; longer pictures have space beside them, so that titles fit."""
-TITLE = 0.3
-"""Height of a panel's title, in inches."""
 HEADS_COLUMNS = 5
 LONGEST_SIDE = 900
 """Pixels of a picture's longer side in a panel; more would not be seen."""
@@ -55,14 +52,9 @@ def explanation_figure(observation: Observation, found: Sequence[ExplainedDetect
 
     Points, attention and similarity are those of the last decoder layer. Without an aligner, only attention and boxes.
 
-    Args:
-        observation: of a model on a picture.
-        found: detections of it.
-
     Raises:
         ValueError: there is no detection.
     """
-    _require_detections(found)
     aligned = observation.has_reference
     columns = 5 if aligned else 2
     figure = picture_grid(observation.image, len(found), columns, foot=0.35, side=0.7 if aligned else 0.1)
@@ -83,13 +75,11 @@ def attention_figure(
 ) -> Figure:
     """The paper's Fig. 5 for each model: the box and its salient points, then the attention of all and of each head.
 
-    Give one model, or several on the same picture, such as one with and one without the aligner. The title of each
-    head says over how many cells of the feature map its attention spreads (see `spread`).
+    The title of each head says over how many cells of the feature map its attention spreads (see `spread`).
 
     Args:
-        observations: of the same picture.
-        queries: one for each model, as `Observation.find_query` gives it.
-        titles: one for each model.
+        observations: of the same picture, such as by a model with and by one without the aligner.
+        queries, titles: one for each observation, as `same_object` gives them.
         layer: decoder layer, which each of the models must have.
 
     Raises:
@@ -100,9 +90,8 @@ def attention_figure(
             f"{len(observations)} observations, {len(queries)} queries and {len(titles)} titles: give at least one "
             "observation, and a query and a title for each."
         )
-    image = observations[0].image
     rows = [-(-(2 + one.config.decoder_attention_heads) // HEADS_COLUMNS) for one in observations]
-    heights = [count * (PANEL * panel_shape(*image.size) + TITLE) + 0.35 for count in rows]
+    heights = [count * (PANEL * panel_shape(*observations[0].image.size) + TITLE) + 0.35 for count in rows]
     figure = Figure(figsize=(PANEL * HEADS_COLUMNS, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(observations), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, count, one, query, title in zip(parts, rows, observations, queries, titles, strict=True):
@@ -111,7 +100,18 @@ def attention_figure(
         what = "salient points" if one.has_points else "reference box" if one.has_reference else "predicted box"
         draw_region(panels[0], one, query, layer, what)
         draw_attention(panels[1], one, query, layer)
-        _draw_heads(panels[2:], one, query, layer)
+        weights = one.attention(query, layer)
+        for head, (axes, of_head) in enumerate(zip(panels[2:], weights, strict=False)):
+            show_heat(axes, one, query, of_head, f"head {head + 1}: ")
+            if one.has_points:
+                point = one.point_of_head(head)
+                axes.set_title("     " + axes.get_title(loc="left"), **TITLE_STYLE)  # beside the mark
+                shape, color = MARKS[point % len(MARKS)]
+                place = axes.transAxes + ScaledTranslation(5 / 72, 7 / 72, axes.figure.dpi_scale_trans)
+                axes.plot([0], [1], transform=place, marker=shape, color=color, clip_on=False, **MARK_STYLE)
+                draw_points(axes, one.points(query, layer), [point], size=22)
+        for axes in panels[2 + len(weights) :]:
+            axes.set_axis_off()
     return figure
 
 
@@ -121,19 +121,28 @@ def box_path_figure(observation: Observation, found: Sequence[ExplainedDetection
     Left the boxes on the picture, from the initial reference box, dark, to the last layer's, light. Right, by layer,
     the IoU with the last layer's box, and the score of the detection's class.
 
-    Args:
-        observation: of a model on a picture.
-        found: detections of it.
-
     Raises:
         ValueError: there is no detection.
     """
-    _require_detections(found)
     figure = picture_grid(observation.image, len(found), 2, foot=0.6, side=0.5)
-    panels = figure.subplots(len(found), 2, squeeze=False)
+    panels, layers = figure.subplots(len(found), 2, squeeze=False), observation.config.decoder_layers
     for (left, right), one in zip(panels, found, strict=True):
         draw_box_path(left, observation, one.query, one.title)
-        _draw_progress(right, observation, one.query, one.label)
+        boxes = torch.from_numpy(observation.boxes()[:, one.query])
+        overlaps, scores = box_iou(boxes, boxes[-1:])[:, 0].numpy(), observation.scores(one.label)[:, one.query]
+        for values, line, color, name in (
+            (overlaps, "o-", "#0072B2", "IoU with the last box"),
+            (scores, "s--", "#D55E00", "score"),
+        ):
+            steps = range(layers - len(values) + 1, layers + 1)
+            right.plot(steps, values, line, color=color, label=name, markersize=4, linewidth=1.6)
+        right.set(ylim=(0, 1.05), xlim=(-0.3, layers + 0.3), xticks=range(layers + 1))
+        right.tick_params(labelsize=8, color="#999999")
+        right.grid(color="#E6E6E6", linewidth=0.8)
+        right.spines[["top", "right"]].set_visible(False)
+        # above, where a title would be: inside it would cover a line
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "borderaxespad": 0}
+        right.legend(ncols=2, labelcolor=INK, **place, **LEGEND | {"handlelength": 2})
     panels[-1, 1].set_xlabel("decoder layer (0: the start)", fontsize=8.5)
     draw_layer_legend(figure, observation)
     return figure
@@ -146,15 +155,9 @@ def alignment_figure(observation: Observation, found: Sequence[ExplainedDetectio
     which makes a query for every head, the mean of the heads. Both maps of a query share their scale. Semantic
     alignment (paper section 4.2) means that on the right the object stands out, and on the left it need not.
 
-    Args:
-        observation: of a model with aligner on a picture.
-        found: detections of it.
-        layer: decoder layer.
-
     Raises:
         ValueError: the model has no aligner, or there is no detection.
     """
-    _require_detections(found)
     figure = picture_grid(observation.image, len(found), 3, foot=0.35, side=0.7)
     for row, one in zip(figure.subplots(len(found), 3, squeeze=False), found, strict=True):
         draw_region(row[0], observation, one.query, layer, one.title)
@@ -170,11 +173,6 @@ def figure_to_picture(figure: Figure, dots_per_inch: int = 130) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def _require_detections(found: Sequence[ExplainedDetection]) -> None:
-    if not found:
-        raise ValueError("There is no detection to explain: lower the threshold.")
-
-
 # panels
 
 
@@ -185,44 +183,16 @@ def draw_region(axes: Axes, one: Observation, query: int, layer: int, title: str
     """
     boxes = one.boxes()
     box = boxes[:-1][layer][query] if one.has_reference else boxes[-1][query]
-    around = [box[None], boxes[-1:, query]]
-    if one.has_points:
-        points = one.points(query, layer)
-        around.append(np.concatenate([points, points], axis=1))
-    show_picture(axes, one.image, window_around(np.concatenate(around), one.image.size), title)
+    points = one.points(query, layer) if one.has_points else np.zeros((0, 2))
+    around = np.concatenate([box[None], boxes[-1:, query], np.concatenate([points, points], axis=1)])
+    show_picture(axes, one.image, window_around(around, one.image.size), title)
     draw_box(axes, box)
-    if one.has_points:
-        draw_points(axes, points)
+    draw_points(axes, points)
 
 
 def draw_attention(axes: Axes, one: Observation, query: int, layer: int, title: str = "") -> None:
     """The attention of a query, mean of all heads."""
-    mean = one.attention(query, layer).mean(0)
-    show_heat(axes, one.image, mean, f"{title}all heads: {_cells(mean)}")
-    draw_box(axes, one.boxes()[-1][query], width=0.9)
-
-
-def _draw_heads(panels: Sequence[Axes], one: Observation, query: int, layer: int) -> None:
-    """The attention of each head, with its salient point."""
-    weights = one.attention(query, layer)
-    for head, (axes, of_head) in enumerate(zip(panels, weights, strict=False)):
-        title = f"head {head + 1}: {_cells(of_head)}"
-        show_heat(axes, one.image, of_head, title)
-        draw_box(axes, one.boxes()[-1][query], width=0.9)
-        if one.has_points:
-            point = one.point_of_head(head)
-            axes.set_title(f"     {title}", loc="left", fontsize=8.5, color=INK, pad=3)
-            shape, color = MARKS[point % len(MARKS)]
-            beside = ScaledTranslation(5 / 72, 7 / 72, axes.figure.dpi_scale_trans)
-            style = {"marker": shape, "color": color, "markeredgecolor": "black", "markersize": 6.5, "clip_on": False}
-            axes.plot([0], [1], transform=axes.transAxes + beside, **style)
-            draw_points(axes, one.points(query, layer), [point], size=22)
-    for axes in panels[len(weights) :]:
-        axes.set_axis_off()
-
-
-def _cells(weights: np.ndarray) -> str:
-    return f"over {spread(weights):.0f} of {weights.size} cells"
+    show_heat(axes, one, query, one.attention(query, layer).mean(0), f"{title}all heads: ")
 
 
 def draw_box_path(axes: Axes, observation: Observation, query: int, title: str = "boxes, layer by layer") -> None:
@@ -233,42 +203,15 @@ def draw_box_path(axes: Axes, observation: Observation, query: int, title: str =
         draw_box(axes, box, color, width=1.0 + 1.2 * index / max(len(boxes) - 1, 1))
 
 
-def _draw_progress(axes: Axes, observation: Observation, query: int, label: int) -> None:
-    """IoU with the last box, and score, by layer."""
-    boxes = torch.from_numpy(observation.boxes()[:, query])
-    overlaps = box_iou(boxes, boxes[-1:])[:, 0].numpy()
-    scores = observation.scores(label)[:, query]
-    layers = observation.config.decoder_layers
-    for values, line, color, name in (
-        (overlaps, "o-", "#0072B2", "IoU with the last box"),
-        (scores, "s--", "#D55E00", "score"),
-    ):
-        steps = range(layers - len(values) + 1, layers + 1)
-        axes.plot(steps, values, line, color=color, label=name, markersize=4, linewidth=1.6)
-    axes.set(ylim=(0, 1.05), xlim=(-0.3, layers + 0.3), xticks=range(layers + 1))
-    axes.tick_params(labelsize=8, color="#999999")
-    axes.grid(color="#E6E6E6", linewidth=0.8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    # above, where a title would be: inside it would cover a line
-    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "borderaxespad": 0}
-    axes.legend(ncols=2, labelcolor=INK, **place, **LEGEND | {"handlelength": 2})
-
-
 def draw_similarities(panels: Sequence[Axes], observation: Observation, query: int, layer: int) -> None:
     """Similarity before and after aligning, on one scale, in two panels, with a colour bar beside the second."""
     before, after = observation.similarity(query, layer)
-    after = after.mean(0)
-    low, high = min(before.min(), after.min()), max(before.max(), after.max())
-    width, height = observation.image.size
-    titles = "similar to the query before aligning", "and after"
-    for axes, values, title in zip(panels, (before, after), titles, strict=True):
+    maps, (width, height) = np.stack([before, after.mean(0)]), observation.image.size
+    style = {"cmap": SIMILARITY_COLORS, "vmin": maps.min(), "vmax": maps.max(), "interpolation": "nearest"}
+    for axes, values, title in zip(panels, maps, ("similar to the query before aligning", "and after"), strict=True):
         show_picture(axes, observation.image, title=title)
-        axes.images[-1].remove()
-        drawn = axes.imshow(
-            values, SIMILARITY_COLORS, vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="nearest"
-        )
-        draw_box(axes, observation.boxes()[-1][query], BOX_COLOR, width=1.1)
+        drawn = axes.imshow(values, extent=(0, width, height, 0), **style)
+        draw_box(axes, observation.boxes()[-1][query], width=1.1)
     if observation.has_points:
         draw_points(panels[1], observation.points(query, layer), size=18)
     bar = panels[1].figure.colorbar(drawn, ax=list(panels), shrink=0.85, aspect=18, pad=0.02)
@@ -292,30 +235,31 @@ def draw_layer_legend(figure: Figure, observation: Observation) -> None:
 
 def draw_point_legend(figure: Figure, observation: Observation) -> None:
     """Which head has which mark, below all panels at the right; nothing without salient points."""
-    if not observation.has_points:
-        return
     heads_of: dict[int, list[str]] = {}
-    for head in range(observation.config.decoder_attention_heads):
+    for head in range(observation.config.decoder_attention_heads if observation.has_points else 0):
         heads_of.setdefault(observation.point_of_head(head), []).append(str(head + 1))
-    style = {"markeredgecolor": "black", "markersize": 6.5, "linestyle": "none"}
     marks = [MARKS[point % len(MARKS)] for point in heads_of]
-    lines = [Line2D([], [], marker=shape, color=color, **style) for shape, color in marks]
+    lines = [Line2D([], [], marker=shape, color=color, linestyle="none", **MARK_STYLE) for shape, color in marks]
     names = [", ".join(heads) for heads in heads_of.values()]
-    names[0] = f"salient point of head {names[0]}"
-    figure.legend(lines, names, loc="outside lower right", ncols=len(lines), **LEGEND)
+    if names:
+        names[0] = f"salient point of head {names[0]}"
+        figure.legend(lines, names, loc="outside lower right", ncols=len(lines), **LEGEND)
 
 
 # parts of panels
 
 
 def picture_grid(image: Image.Image, rows: int, columns: int, foot: float = 0.1, side: float = 0.1) -> Figure:
-    """A figure whose panels, `figure.subplots(rows, columns)`, have the picture's shape.
+    """A figure whose panels, `figure.subplots(rows, columns)`, have the picture's shape, within `PANEL_SHAPES`.
 
     Args:
-        image: whose shape counts, within `PANEL_SHAPES`.
-        rows, columns: of panels.
         foot, side: inches for what is below and beside the panels.
+
+    Raises:
+        ValueError: there is no row.
     """
+    if not rows:
+        raise ValueError("There is no detection to explain: lower the threshold.")
     height = PANEL * panel_shape(*image.size) + TITLE
     return Figure(figsize=(PANEL * columns + side, height * rows + foot), layout="compressed")
 
@@ -325,33 +269,39 @@ def panel_shape(width: float, height: float) -> float:
     return min(PANEL_SHAPES[1], max(PANEL_SHAPES[0], height / width))
 
 
-def show_picture(axes: Axes, image: Image.Image, window: Sequence[float] | None = None, title: str = "") -> None:
-    """Shows a picture in a panel, whose coordinates become the picture's pixels.
+def show_picture(
+    axes: Axes,
+    image: Image.Image,
+    window: Sequence[float] | None = None,
+    title: str = "",
+    pixels: np.ndarray | None = None,
+) -> None:
+    """Shows a picture, or pixels in its place, in a panel whose coordinates become the picture's pixels.
 
     Args:
         window: x1, y1, x2, y2 of the part to show, or None for all of it.
     """
-    _show_pixels(axes, np.asarray(_small_copy(image)), image.size)
+    pixels = np.asarray(_small_copy(image)) if pixels is None else pixels
+    axes.imshow(pixels, extent=(0, image.width, image.height, 0), interpolation="antialiased", aspect="equal")
     x1, y1, x2, y2 = (0, 0, *image.size) if window is None else window
     shape = panel_shape(x2 - x1, y2 - y1)
     beside, above = max(0.0, (y2 - y1) / shape - (x2 - x1)) / 2, max(0.0, (x2 - x1) * shape - (y2 - y1)) / 2
     axes.set(xlim=(x1 - beside, x2 + beside), ylim=(y2 + above, y1 - above), xticks=[], yticks=[], facecolor="#EEEEEE")
-    for spine in axes.spines.values():
-        spine.set(color="#999999", linewidth=0.6)
-    axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3, family=font_families(title))
+    axes.spines[:].set(color="#999999", linewidth=0.6)
+    axes.set_title(title, family=font_families(title), **TITLE_STYLE)
 
 
-def show_heat(axes: Axes, image: Image.Image, values: np.ndarray, title: str = "") -> None:
-    """A picture in dark grey, and on it, glowing, the values `(H, W)`, at least 0, of a map that covers it."""
-    small = _small_copy(image)
-    share = Image.fromarray((values / max(float(values.max()), 1e-12)).astype(np.float32), mode="F")
+def show_heat(axes: Axes, one: Observation, query: int, weights: np.ndarray, title: str) -> None:
+    """The picture in dark grey, on it, glowing, a query's attention `(H, W)`, and its last box."""
+    small = _small_copy(one.image)
+    share = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32), mode="F")
     share = np.asarray(share.resize(small.size, Image.Resampling.BICUBIC)).clip(0, 1)
     grey = np.asarray(small.convert("L"), dtype=np.float32)[..., None] / 255 * 0.55
     opacity = share[..., None] ** 0.6
     glow = colormaps[ATTENTION_COLORS](0.25 + 0.75 * share)[..., :3]
-    show_picture(axes, image, title=title)
-    axes.images[-1].remove()
-    _show_pixels(axes, grey * (1 - opacity) + glow * opacity, image.size)
+    title = f"{title}over {spread(weights):.0f} of {weights.size} cells"
+    show_picture(axes, one.image, title=title, pixels=grey * (1 - opacity) + glow * opacity)
+    draw_box(axes, one.boxes()[-1][query], width=0.9)
 
 
 def draw_box(axes: Axes, box: Sequence[float], color=BOX_COLOR, width: float = 1.4, style="-") -> None:
@@ -418,19 +368,5 @@ def _small_copy(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _show_pixels(axes: Axes, pixels: np.ndarray, size: tuple[int, int]) -> None:
-    axes.imshow(pixels, extent=(0, size[0], size[1], 0), interpolation="antialiased", aspect="equal")
-
-
-__all__ = [
-    "ExplainedDetection",
-    "Observation",
-    "alignment_figure",
-    "attention_figure",
-    "box_path_figure",
-    "explanation_figure",
-    "figure_to_picture",
-    "find_best",
-    "observe",
-    "same_object",
-]
+__all__ = ["ExplainedDetection", "Observation", "alignment_figure", "attention_figure", "box_path_figure"]
+__all__ += ["explanation_figure", "figure_to_picture", "find_best", "observe", "same_object"]

@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import os
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import ImageFont, features
@@ -33,12 +32,7 @@ def font_path(text: str) -> str | None:
 
 
 def load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    """The font of a path that `font_path` returned.
-
-    Args:
-        path: of a font file; "" is Pillow's default font.
-        size: height in pixels.
-    """
+    """The font of a path that `font_path` returned, so many pixels high."""
     return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
@@ -62,35 +56,28 @@ def _font_path(characters: frozenset[str]) -> str | None:
             font = load_font(path, 20)
         except OSError:  # no font that FreeType reads
             continue
-        missing = _glyph(font, NO_CHARACTER)
-        if all(_glyph(font, character) != missing for character in characters):
+        masks = [font.getmask(character, "1") for character in (NO_CHARACTER, *characters)]
+        missing, *glyphs = ((mask.size, bytes(mask)) for mask in masks)
+        if missing not in glyphs:
             return path
     return None
-
-
-def _glyph(font: ImageFont.FreeTypeFont, character: str) -> tuple:
-    mask = font.getmask(character, "1")
-    return mask.size, bytes(mask)
 
 
 @functools.cache
 def _font_files() -> tuple[str, ...]:
     """Font files of the system and of matplotlib, the preferred first."""
+    found = []
+    for folder in FONT_FOLDERS:
+        for parent, _, files in os.walk(os.path.expanduser(folder)):
+            fonts = (name for name in files if name.lower().endswith((".ttf", ".otf", ".ttc")))
+            found += [os.path.join(parent, name) for name in fonts if not name.startswith("LastResort")]
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin:
+        found.append(os.path.join(os.path.dirname(matplotlib.origin), "mpl-data", "fonts", "ttf", "DejaVuSans.ttf"))
 
     def rank(path: str) -> tuple:
         stem = Path(path).stem.casefold().replace("-", "").replace(" ", "")
         order = next((index for index, start in enumerate(PREFERRED) if stem.startswith(start)), len(PREFERRED))
         return order, "regular" not in stem, len(stem), path
 
-    return tuple(sorted(_list_fonts(), key=rank)[:MAX_FONT_FILES])
-
-
-def _list_fonts() -> Iterator[str]:
-    for folder in FONT_FOLDERS:
-        for parent, _, files in os.walk(os.path.expanduser(folder)):
-            for name in files:
-                if name.lower().endswith((".ttf", ".otf", ".ttc")) and not name.startswith("LastResort"):
-                    yield os.path.join(parent, name)
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib is not None and matplotlib.origin:
-        yield os.path.join(os.path.dirname(matplotlib.origin), "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+    return tuple(sorted(found, key=rank)[:MAX_FONT_FILES])

@@ -1,13 +1,14 @@
 """One picture through a model, with all that figures of what it looked at are drawn from."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torchvision.ops import box_iou
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -22,42 +23,28 @@ LONGEST_TITLE = 24
 """Characters of a name in a title."""
 
 
-@dataclass
-class Intermediates:
-    """What a forward pass computes beside its outputs, for a batch of one.
-
-    Attributes:
-        sizes: height and width of each feature level, finest first.
-        valid_ratio: `(L, 2)`, the valid share of each level's width and height.
-        attentions: `(M, Q, S)` for each decoder layer, the cross-attention's weights.
-        queries: `(Q, C)` for each layer, the queries before they are aligned; empty without aligner, as is the next.
-        aligned: `(Q, M, C)` for each layer, the content of the queries after it.
-    """
-
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    valid_ratio: Tensor | None = None
-    attentions: list[Tensor] = field(default_factory=list)
-    queries: list[Tensor] = field(default_factory=list)
-    aligned: list[Tensor] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Observation:
-    """A picture, what a model detects on it, and what it looked at.
-
-    Layers are decoder layers, counted from 0; -1 is the last.
+    """A picture, what a model detects on it, and what it looked at. Decoder layers count from 0; -1 is the last.
 
     Attributes:
         image: upright RGB.
         config: of the model.
         outputs: of the model, on the CPU, for a batch of one.
-        intermediates: what the outputs do not hold.
+        sizes: height and width of each feature level, finest first.
+        valid_ratio: `(L, 2)`, the valid share of each level's width and height.
+        attentions: `(M, Q, S)` for each decoder layer, the cross-attention's weights.
+        alignments: for each layer the queries before the aligner, `(Q, C)`, and their content after it, `(Q, M, C)`;
+            empty without aligner.
     """
 
     image: Image.Image
     config: SamDetrConfig
     outputs: SamDetrObjectDetectionOutput
-    intermediates: Intermediates
+    sizes: list[tuple[int, int]]
+    valid_ratio: Tensor
+    attentions: list[Tensor]
+    alignments: list[tuple[Tensor, Tensor]]
 
     @property
     def has_points(self) -> bool:
@@ -85,18 +72,17 @@ class Observation:
 
         Without reference boxes there are no initial boxes, and without auxiliary outputs only those of the last layer.
         """
-        outputs = self.outputs
-        if outputs.reference_boxes is not None:
-            steps = [*outputs.reference_boxes[0].unbind(0), outputs.pred_boxes[0]]
-        else:
-            steps = [*(layer["pred_boxes"][0] for layer in outputs.auxiliary_outputs or []), outputs.pred_boxes[0]]
-        scale = torch.tensor([*self.image.size] * 2)
-        return (center_to_corners(torch.stack([step.float() for step in steps])) * scale).numpy()
+        outputs, boxes = self.outputs, self.outputs.pred_boxes
+        if self.has_reference:
+            boxes = torch.cat([outputs.reference_boxes[0].float(), boxes])
+        elif outputs.intermediate_boxes is not None:
+            boxes = outputs.intermediate_boxes[0]
+        return (center_to_corners(boxes.float()) * torch.tensor([*self.image.size] * 2)).numpy()
 
     def scores(self, label: int) -> np.ndarray:
         """`(layers, Q)`, the score of a class after each layer, or `(1, Q)` without auxiliary outputs."""
-        layers = [layer["logits"][0] for layer in self.outputs.auxiliary_outputs or []]
-        return torch.stack([*layers, self.outputs.logits[0]])[..., label].float().sigmoid().numpy()
+        every = self.outputs.intermediate_logits
+        return (self.outputs.logits if every is None else every[0])[..., label].float().sigmoid().numpy()
 
     def points(self, query: int, layer: int = -1) -> np.ndarray:
         """`(P, 2)`, the salient points (x, y) of a query in pixels of the picture.
@@ -104,10 +90,9 @@ class Observation:
         Raises:
             ValueError: the model has none.
         """
-        if self.outputs.salient_points is None:
+        if not self.has_points:
             raise ValueError(f"A model with query_resampling={self.config.query_resampling!r} has no salient points.")
-        points = self.outputs.salient_points[0, layer, query].float()
-        return (points * torch.tensor(self.image.size)).numpy()
+        return (self.outputs.salient_points[0, layer, query].float() * torch.tensor(self.image.size)).numpy()
 
     def point_of_head(self, head: int) -> int:
         """Which salient point a head of the cross-attention uses."""
@@ -115,7 +100,7 @@ class Observation:
 
     def attention(self, query: int, layer: int = -1) -> np.ndarray:
         """`(M, H, W)`, a query's attention to the valid part of the level that the layer reads; each head sums to 1."""
-        return self._to_map(self.intermediates.attentions[layer][:, query], layer).float().numpy()
+        return self._to_map(self.attentions[layer][:, query], layer)
 
     def similarity(self, query: int, layer: int = -1) -> tuple[np.ndarray, np.ndarray]:
         """Cosine of a query with the features of each place, before and after it is aligned: `(H, W)` and `(M, H, W)`.
@@ -123,37 +108,31 @@ class Observation:
         Raises:
             ValueError: the model has no aligner.
         """
-        if not self.intermediates.aligned:
+        if not self.alignments:
             raise ValueError("A model with query_resampling='none' has no aligner: there is no before and after.")
-        lengths = [height * width for height, width in self.intermediates.sizes]
+        lengths = [height * width for height, width in self.sizes]
         level = self.config.decoder_feature_levels[layer]
         features = self.outputs.encoder_last_hidden_state[0].float().split(lengths)[level]  # (S, C)
-        features = nn.functional.normalize(features, dim=-1)
-        before = nn.functional.normalize(self.intermediates.queries[layer][query].float(), dim=-1)
-        after = nn.functional.normalize(self.intermediates.aligned[layer][query].float(), dim=-1)  # (M, C)
-        maps = self._to_map(torch.cat([before[None], after]) @ features.T, layer).numpy()
+        before, after = self.alignments[layer]
+        queries = torch.cat([before[query][None], after[query]]).float()  # (1 + M, C)
+        maps = self._to_map(normalize(queries, dim=-1) @ normalize(features, dim=-1).T, layer)
         return maps[0], maps[1:]
 
-    def _to_map(self, values: Tensor, layer: int) -> Tensor:
+    def _to_map(self, values: Tensor, layer: int) -> np.ndarray:
         """`(…, S)` to `(…, H, W)`, without padding."""
         level = self.config.decoder_feature_levels[layer]
-        height, width = self.intermediates.sizes[level]
-        ratio_x, ratio_y = self.intermediates.valid_ratio[level].tolist()
-        return values.unflatten(-1, (height, width))[..., : round(height * ratio_y), : round(width * ratio_x)]
+        (height, width), (ratio_x, ratio_y) = self.sizes[level], self.valid_ratio[level].tolist()
+        maps = values.float().unflatten(-1, (height, width))
+        return maps[..., : round(height * ratio_y), : round(width * ratio_x)].numpy()
 
 
 @torch.inference_mode()
 def observe(model: SamDetrForObjectDetection, processor: BaseImageProcessor, image: Image.Image) -> Observation:
-    """Runs a model on a picture and keeps what it looked at.
+    """Runs a model in evaluation mode on a picture of any mode, upright by its EXIF, and keeps what it looked at.
 
     Attention is eager, which returns its weights; outputs differ from those of the other implementations by rounding
     only. The weights of all decoder layers take 340 MB for a SAM-DETR++-R50 at 800 x 1066, and 1.5 MB for a
     `sam-detr-tiny` at 256 x 256.
-
-    Args:
-        model: in evaluation mode.
-        processor: its image processor.
-        image: of any mode; its EXIF orientation is applied.
 
     Raises:
         ValueError: the model is in training mode, where dropout and denoising queries change what is seen.
@@ -161,52 +140,28 @@ def observe(model: SamDetrForObjectDetection, processor: BaseImageProcessor, ima
     if model.training:
         raise ValueError("The model is in training mode: call model.eval() first.")
     image = Image.fromarray(picture_to_array(image))
-    inputs = processor(image, return_tensors="pt").to(model.device)
+    levels, attentions, alignments, hooks = [], [], [], []
+
+    def watch(module: nn.Module, record: Callable[[tuple, Any], None]) -> None:
+        hooks.append(module.register_forward_hook(lambda _, arguments, found: record(arguments, found)))
+
+    watch(model.model.backbone, lambda _, found: levels.extend((one.size, one.valid_ratio[0].cpu()) for one in found))
+    for layer in model.model.decoder.layers:
+        watch(layer.cross_attn, lambda _, found: attentions.append(found[1][0].cpu()))
+        if layer.has_aligner:
+            watch(layer.aligner, lambda given, found: alignments.append((given[0][0].cpu(), found.content[0].cpu())))
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        with _recording(model) as intermediates:
-            outputs = model(**inputs)
+        outputs = model(**processor(image, return_tensors="pt").to(model.device))
     finally:
         model.set_attn_implementation(implementation)
-    return Observation(image, model.config, _to_cpu(outputs), intermediates)
-
-
-@contextmanager
-def _recording(model: SamDetrForObjectDetection) -> Iterator[Intermediates]:
-    """Fills `Intermediates` by forward hooks while the model runs."""
-    found = Intermediates()
-
-    def record_levels(module: nn.Module, arguments: tuple, levels: list) -> None:
-        found.sizes = [level.size for level in levels]
-        found.valid_ratio = torch.stack([level.valid_ratio[0] for level in levels]).cpu()
-
-    def record_alignment(module: nn.Module, arguments: tuple, aligned) -> None:
-        found.queries.append(arguments[0][0].cpu())
-        found.aligned.append(aligned.content[0].cpu())
-
-    def record_attention(module: nn.Module, arguments: tuple, attended: tuple) -> None:
-        found.attentions.append(attended[1][0].cpu())
-
-    handles = [model.model.backbone.register_forward_hook(record_levels)]
-    for layer in model.model.decoder.layers:
-        handles.append(layer.cross_attn.register_forward_hook(record_attention))
-        if layer.has_aligner:
-            handles.append(layer.aligner.register_forward_hook(record_alignment))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _to_cpu(value):
-    """The same outputs on the CPU."""
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_cpu(one) for one in value)
-    return type(value)(**{name: _to_cpu(one) for name, one in value.items()})
+        for hook in hooks:
+            hook.remove()
+    tensors = {name: value.cpu() for name, value in outputs.items() if isinstance(value, Tensor)}
+    sizes, ratios = zip(*levels, strict=True)
+    outputs = SamDetrObjectDetectionOutput(**tensors)
+    return Observation(image, model.config, outputs, list(sizes), torch.stack(ratios), attentions, alignments)
 
 
 @dataclass(frozen=True)
@@ -236,8 +191,7 @@ def find_best(observation: Observation, detections: dict[str, Tensor], count: in
 
     Args:
         observation: of the model that detected.
-        detections: `scores`, `labels` and `boxes`, x1 y1 x2 y2 in pixels of the picture, by descending score, as
-            `post_process_object_detection` returns them.
+        detections: `scores`, `labels` and `boxes`, x1 y1 x2 y2 in pixels of the picture, by descending score.
         count: at most so many.
 
     Raises:
@@ -248,8 +202,7 @@ def find_best(observation: Observation, detections: dict[str, Tensor], count: in
     found: dict[int, ExplainedDetection] = {}
     columns = (detections[name].tolist() for name in ("scores", "labels", "boxes"))
     for score, label, box in zip(*columns, strict=True):
-        query = observation.find_query(label, box)
-        name = observation.config.id2label[label]
+        query, name = observation.find_query(label, box), observation.config.id2label[label]
         found.setdefault(query, ExplainedDetection(query, label, name, score, tuple(box)))
         if len(found) == count:
             break
@@ -261,13 +214,7 @@ def same_object(
 ) -> tuple[list[int], list[str]]:
     """For each model the query whose box fits a detection of the first model best, and a title with its score.
 
-    Args:
-        observations: of the same picture; `detection` is of the first.
-        model_names: of each model.
-        detection: to look for.
-
-    Returns:
-        `queries` and `titles` for `attention_figure`.
+    The observations are of one picture. Returns `queries` and `titles` for `attention_figure`.
     """
     queries, titles = [detection.query], [f"{title_of(model_names[0])} – {detection.title}"]
     for one, model_name in zip(observations[1:], model_names[1:], strict=True):
@@ -279,11 +226,9 @@ def same_object(
 
 
 def title_of(name: str, otherwise: str = "?") -> str:
-    """A name for a title: short, on one line, and without the formulas that matplotlib sees between dollar signs.
+    """A name for a title: short, on one line, without the formulas that matplotlib sees between dollar signs.
 
-    Args:
-        name: of a class or a model.
-        otherwise: what stands there if no font on this system can draw the name.
+    `otherwise` stands there if no font on this system can draw the name.
 
     >>> title_of("tie\\n$5")
     'tie \\\\$5'

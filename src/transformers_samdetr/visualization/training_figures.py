@@ -1,15 +1,12 @@
-"""What training makes of a batch: which query is matched with which object, and denoising queries (DN-DETR).
+"""What training makes of a batch: which query is matched with which object, and denoising queries (DN-DETR)."""
 
-Needs the extra `explain`.
-"""
-
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -40,9 +37,7 @@ def batch_pictures(batch: Mapping[str, Tensor], processor: BaseImageProcessor) -
     """
     pixels = batch["pixel_values"].detach().float().cpu()
     if processor.do_normalize:
-        mean, deviation = (
-            torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std)
-        )
+        mean, deviation = (torch.tensor(one)[:, None, None] for one in (processor.image_mean, processor.image_std))
         pixels = pixels * deviation + mean
     pixels = (pixels * (255 if processor.do_rescale else 1)).round().clamp(0, 255).byte()
     masks = batch.get("pixel_mask")
@@ -79,9 +74,10 @@ def draw_matches(
         ValueError: the labels do not fit; the message names the picture.
     """
     targets = prepare_targets(labels, len(images), config.num_labels, outputs.logits.device)
-    layers = [*(outputs.auxiliary_outputs or []), {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes}]
-    logits = torch.stack([layer["logits"] for layer in layers], 1).float()
-    boxes = torch.stack([layer["pred_boxes"] for layer in layers], 1).float()
+    logits, boxes = outputs.intermediate_logits, outputs.intermediate_boxes
+    if logits is None:
+        logits, boxes = outputs.logits[:, None], outputs.pred_boxes[:, None]
+    logits, boxes = logits.float(), boxes.float()  # (B, layers, Q, K), (B, layers, Q, 4)
     matches = match(logits, boxes, targets, config)
     drawn = []
     for index, image in enumerate(images):
@@ -99,26 +95,21 @@ def draw_matches(
             for pair in (targets.boxes[index, objects], boxes[index, -1, queries])
         )
         overlaps = box_iou(objects, predictions).diagonal().tolist() if len(objects) else []
-        _draw_lines(image, objects.tolist(), predictions.tolist())
+        lines = ImageDraw.Draw(image)
+        for pair in zip(objects.tolist(), predictions.tolist(), strict=True):  # their centers are joined
+            ends = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in pair]
+            if math.dist(*ends) > SHORTEST_LINE:
+                lines.line(ends, fill=(0, 0, 0), width=5)
+                lines.line(ends, fill=PREDICTION, width=2)
         # the space, which is not drawn, tells the name of a class from an equal text of a prediction
         names = [config.id2label[label] + " " for label in classes.tolist()]
         texts = [
-            f"{score:.2f}, IoU {overlap:.2f}, {count}/{len(layers)} layers"
+            f"{score:.2f}, IoU {overlap:.2f}, {count}/{logits.shape[1]} layers"
             for score, overlap, count in zip(scores, overlaps, stable, strict=True)
         ]
         colors = dict.fromkeys(names, OBJECT) | dict.fromkeys(texts, PREDICTION)
         drawn.append(draw_detections(image, np.concatenate([objects, predictions]), names + texts, colors=colors))
     return contact_sheet(drawn, columns=columns, width=max(image.width for image in drawn))
-
-
-def _draw_lines(image: Image.Image, objects: list[list[float]], predictions: list[list[float]]) -> None:
-    """Joins the centers of each pair of boxes x1, y1, x2, y2, in place."""
-    draw = ImageDraw.Draw(image)
-    for pair in zip(objects, predictions, strict=True):
-        ends = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in pair]
-        if math.dist(*ends) > SHORTEST_LINE:
-            draw.line(ends, fill=(0, 0, 0), width=5)
-            draw.line(ends, fill=PREDICTION, width=2)
 
 
 @dataclass(frozen=True)
@@ -177,26 +168,23 @@ def denoising_figure(images: Sequence[Image.Image], denoised: Denoised) -> Figur
     shown = [index for index, count in enumerate(denoised.targets.counts) if count]
     if not shown:
         raise ValueError("No picture of the batch has an object to make denoising queries of.")
-    figure = picture_grid(images[shown[0]], len(shown), 2)
-    for (left, right), index in zip(figure.subplots(len(shown), 2, squeeze=False), shown, strict=True):
-        noised = denoised.noised
-        _draw_copies(left, images[index], denoised, index, noised.box_logits.sigmoid(), noised.labels, "noised")
-        _draw_copies(right, images[index], denoised, index, denoised.boxes, denoised.labels, "restored")
+    figure, noised = picture_grid(images[shown[0]], len(shown), 2), denoised.noised
+    for panels, index in zip(figure.subplots(len(shown), 2, squeeze=False), shown, strict=True):
+        count, scale = denoised.targets.counts[index], torch.tensor([*images[index].size] * 2)
+        objects = center_to_corners(denoised.targets.boxes[index, :count].cpu()) * scale  # (T, 4)
+        classes = denoised.targets.labels[index, :count].cpu()
+        for axes, boxes, labels, title in (
+            (panels[0], noised.box_logits.sigmoid(), noised.labels, "noised"),
+            (panels[1], denoised.boxes, denoised.labels, "restored"),
+        ):
+            copies = center_to_corners(boxes[index].float().cpu()) * scale
+            copies = copies.unflatten(0, (noised.num_groups, -1))[:, :count]  # (P, T, 4)
+            right = labels[index].cpu().unflatten(0, (noised.num_groups, -1))[:, :count] == classes  # (P, T)
+            overlap = np.mean([box_iou(group, objects).diagonal().mean() for group in copies])
+            title = f"{title}: IoU {overlap:.2f}, class right {right.float().mean():.0%}"
+            show_picture(axes, images[index], title=title)
+            for number, (_, color) in zip(range(count), itertools.cycle(MARKS)):
+                for box, is_right in zip(copies[:, number].tolist(), right[:, number].tolist(), strict=True):
+                    draw_box(axes, box, color, 0.9, "-" if is_right else (0, (2, 2)))
+                draw_box(axes, objects[number].tolist(), color, 2.4)
     return figure
-
-
-def _draw_copies(axes: Axes, image: Image.Image, denoised: Denoised, index: int, boxes, labels, title: str) -> None:
-    """One picture with its objects and their copies, `boxes` `(B, P·T, 4)` and `labels` `(B, P·T)`."""
-    targets, groups = denoised.targets, denoised.noised.num_groups
-    count = targets.counts[index]
-    scale = torch.tensor([*image.size] * 2)
-    objects = center_to_corners(targets.boxes[index, :count].cpu()) * scale  # (T, 4)
-    copies = (center_to_corners(boxes[index].float().cpu()) * scale).unflatten(0, (groups, -1))[:, :count]  # (P, T, 4)
-    right = (labels[index].cpu().unflatten(0, (groups, -1))[:, :count] == targets.labels[index, :count].cpu()).numpy()
-    overlap = np.mean([box_iou(group, objects).diagonal().mean() for group in copies])
-    show_picture(axes, image, title=f"{title}: IoU {overlap:.2f}, class right {right.mean():.0%}")
-    for number in range(count):
-        color = MARKS[number % len(MARKS)][1]
-        for group in range(groups):
-            draw_box(axes, copies[group, number].tolist(), color, 0.9, "-" if right[group, number] else (0, (2, 2)))
-        draw_box(axes, objects[number].tolist(), color, 2.4)
