@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     with state.local_main_process_first():  # so that one process fills the caches of the others
         data = data_from(args, seed)
     findings = quick_check(data)
+    with suppress(AttributeError, TypeError):  # of glibc alone
+        ctypes.CDLL(None).malloc_trim(0)  # what reading took goes back to the system
     if not getattr(args, "ignore_data_errors", False):
         try:
             findings.raise_errors(data.source)

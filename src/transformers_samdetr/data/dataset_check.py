@@ -202,10 +202,10 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
     outside = usable & ((x >= right) | (y >= bottom) | (x + width <= 0) | (y + height <= 0))
     beyond = np.maximum.reduce([-x, -y, x + width - right, y + height - bottom])
     cut = usable & ~outside & (beyond > SLACK_PIXELS)
-    keys = np.concatenate([table.rows[:, None], table.boxes, table.labels[:, None]], axis=1) + 0.0  # -0 is 0
-    order = np.lexsort(keys.T)  # stable, so that the first of equal ones stays first
-    repeated = np.zeros(len(keys), dtype=bool)
-    repeated[order[1:]] = (keys[order[1:]].view(np.uint64) == keys[order[:-1]].view(np.uint64)).all(1)
+    keys = [table.rows, *table.boxes.T, table.labels]
+    order = np.lexsort(keys)  # stable, so that the first of equal ones stays first
+    repeated = np.zeros(len(order), dtype=bool)
+    repeated[order[1:]] = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in keys])
     for chosen, limit, message in (
         (~finite, 0, "boxes are not finite: correct them, or leave the objects out"),
         (negative, 0, "boxes have a negative width or height: were corners taken for sides? Declare --box_format"),

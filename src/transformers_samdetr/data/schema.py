@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
+from datasets.fingerprint import generate_random_fingerprint
 
 from ..annotations import LARGEST_AREA, shown
 from .box_formats import boxes_to_xywh
@@ -291,7 +292,8 @@ def to_dataset(columns: Mapping[str, Any], annotations: pa.Table, features: Feat
         column.cast(field.type) if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, field.type)
         for column, field in zip(arrays, schema, strict=True)
     ]
-    return Dataset(pa.Table.from_arrays(arrays, schema=schema))
+    # a random fingerprint: of the content the library would make by pickling all of it
+    return Dataset(pa.Table.from_arrays(arrays, schema=schema), fingerprint=generate_random_fingerprint())
 
 
 def canonical_example(
