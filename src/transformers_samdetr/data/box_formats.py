@@ -37,13 +37,10 @@ EVIDENCE = 3
 
 
 def check_box_format(name: str) -> str:
-    """The format's own name, of it or of an alias such as `"coco"` or `"yolo"`.
+    """The format's own name, of it or of an alias such as `"coco"`; raises a ValueError where there is no such format.
 
     >>> check_box_format("pascal_voc")
     'xyxy'
-
-    Raises:
-        ValueError: there is no such format; the message lists them.
     """
     name = ALIASES.get(name, name)
     if name not in BOX_FORMATS:
@@ -66,12 +63,9 @@ def four_columns(names: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def boxes_to_xywh(boxes: np.ndarray, box_format: str, sizes: np.ndarray) -> np.ndarray:
-    """`(T, 4)` boxes as (x, y, width, height) in pixels.
+    """`(T, 4)` boxes as (x, y, width, height) in pixels, of boxes in one of `BOX_FORMATS`.
 
-    Args:
-        boxes: `(T, 4)` in `box_format`.
-        box_format: one of `BOX_FORMATS`.
-        sizes: `(T, 2)`, width and height of each box's picture, in pixels; only read for a normalised format.
+    `sizes` are `(T, 2)`, width and height of each box's picture in pixels, read for normalised formats alone.
 
     >>> boxes_to_xywh(np.array([[0.5, 0.5, 0.5, 1.0]]), "cxcywh_normalised", np.array([[40, 20]]))
     array([[10.,  0., 20., 20.]])
@@ -120,19 +114,17 @@ def detect_box_format(
     source: str = "the data",
     formats: Sequence[str] = FORMATS,
 ) -> FormatGuess:
-    """The one format in which boxes lie in their pictures and have a size.
+    """The one of `formats`, in pixels or normalised, in which a sample of boxes lie in their pictures and have a size.
 
     Args:
-        boxes: `(T, 4)`, a sample.
-        sizes: `(T, 2)`, width and height of each box's picture, in pixels.
+        boxes, sizes: `(T, 4)`, and `(T, 2)`, width and height of each box's picture in pixels.
         areas: `(T,)` annotated areas in square pixels, where there are any: none can exceed its box, and areas that are
             all those of the boxes in one format rule out the others.
         source: named in errors.
         formats: those of `FORMATS` that the names of the columns allow.
 
     Raises:
-        ValueError: there are no boxes to decide on, none of the formats is possible, or more than one is. The message
-            has examples.
+        ValueError: there are no boxes, or none of the formats is possible, or several. The message has examples.
     """
     boxes, sizes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(sizes, dtype=np.float64)
     declare = f"Declare it with box_format=, one of {', '.join(BOX_FORMATS)}."

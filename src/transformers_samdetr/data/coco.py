@@ -38,16 +38,10 @@ KNOWN_KEY = re.compile(rf'"({"|".join([*KEYS, *OTHER_FORMATS])})"\s*:')
 def find_coco(files: SetFiles, passed_over: list[str]) -> dict[str, str]:
     """COCO files of a folder by the split in their own or their folder's name, `""` for one without.
 
-    Args:
-        files: of the set.
-        passed_over: gets a line for each JSON file that is not taken, and why.
-
-    Raises:
-        ValueError: two files could be the same split.
+    `passed_over` gets a line for each JSON file that is not taken. Raises a ValueError where two could be one split.
     """
 
-    def rank(path: str) -> int:
-        """Detection before other tasks: `instances_*` first, then others, then files of other tasks."""
+    def rank(path: str) -> int:  # `instances_*` first, then others, then files of other tasks
         name = os.path.basename(path)
         task = next((number for number, task in enumerate(OTHER_TASKS, 2) if name.startswith(task)), 1)
         return 0 if name.startswith("instances") else task
@@ -97,9 +91,7 @@ def _why_not_coco(path: Path) -> str:
 class CocoFile:
     """What detection needs of a COCO file, annotations by column and in the file's order.
 
-    Raises:
-        ValueError: it is no JSON, a key is missing, or an entry has no usable id, name or box; the message names the
-            file and the place.
+    Raises a ValueError, with the file and the place, where a key is missing, or an entry has no usable id, name or box.
     """
 
     def __init__(self, path: Path):
@@ -112,49 +104,40 @@ class CocoFile:
         self.other_ids: dict[int, Any] = {}  # by place, what stands for an id and is no integer
         self.of_polygons = 0
         self._equal_ids: dict[int | str, int | str] = {}  # a million annotations share one object of each
-        add = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
         found = []
         for key, index, row in read_json_rows(path):
+            where = f"{path}: {key}" + f"[{index}]" * (index >= 0)
             if index < 0:
                 found.append(key)
                 if not key:
                     raise ValueError(f"{path} holds {shown(row, repr)}, expected an object with {', '.join(KEYS)}.")
-                if key in add and row != []:
-                    raise ValueError(f"{path}: {key} is {shown(row, repr)}: give a list.")
-            elif key in add:
-                if not isinstance(row, dict):
-                    raise ValueError(f"{path}: {key}[{index}] is {shown(row, repr)}: give an object in braces.")
-                add[key](index, row)
+                if key in KEYS and row != []:
+                    raise ValueError(f"{where} is {shown(row, repr)}: give a list.")
+            elif key in KEYS and not isinstance(row, dict):
+                raise ValueError(f"{where} is {shown(row, repr)}: give an object in braces.")
+            elif key == "annotations":
+                self._add_annotation(row)
+            elif key in KEYS:
+                named = "file_name" if key == "images" else "name"
+                identity, name = as_id(row.get("id")), row.get(named)
+                if identity is None:
+                    raise ValueError(f"{where} has the id {shown(row.get('id'), repr)}: give an integer or a text.")
+                if not isinstance(name, str) or not name.isprintable():
+                    raise ValueError(f"{where} has the {named} {shown(name, repr)}: give a text of one line.")
+                if key == "categories":
+                    self.categories.append((identity, name, row.get("supercategory")))
+                elif identity in self.images:
+                    raise ValueError(f"{path} has several images with the id {shown(identity)}.")
+                else:
+                    self.images[identity] = name, row.get("width"), row.get("height")
         missing = next((key for key in KEYS if key not in found), None)
         if missing:
             raise ValueError(f"{path} has no {missing!r}; it holds {shown(sorted(found))}.")
 
-    def _add_image(self, index: int, row: dict[str, Any]) -> None:
-        image_id, name = self._named(row, "file_name", f"images[{index}]")
-        if image_id in self.images:
-            raise ValueError(f"{self.path} has several images with the id {shown(image_id)}.")
-        self.images[image_id] = name, row.get("width"), row.get("height")
-
-    def _add_category(self, index: int, row: dict[str, Any]) -> None:
-        self.categories.append((*self._named(row, "name", f"categories[{index}]"), row.get("supercategory")))
-
-    def _named(self, row: dict[str, Any], key: str, where: str) -> tuple[int | str, str]:
-        identity, name = as_id(row.get("id")), row.get(key)
-        if identity is None:
-            wrong = shown(row.get("id"), repr)
-            raise ValueError(f"{self.path}: {where} has the id {wrong}: give an integer or a text.")
-        if not isinstance(name, str) or not name.isprintable():
-            raise ValueError(f"{self.path}: {where} has the {key} {shown(name, repr)}: give a text of one line.")
-        return identity, name
-
-    def _add_annotation(self, index: int, row: dict[str, Any]) -> None:
+    def _add_annotation(self, row: dict[str, Any]) -> None:
         try:
-            image_id, category_id, box, area = (
-                as_id(row.get("image_id")),
-                as_id(row.get("category_id")),
-                row.get("bbox"),
-                row.get("area"),
-            )
+            image_id, category_id = as_id(row.get("image_id")), as_id(row.get("category_id"))
+            box, area = row.get("bbox"), row.get("area")
             if image_id is None:
                 raise ValueError(": the file lists no such image.")
             if category_id is None:
@@ -185,7 +168,7 @@ class CocoFile:
 
 
 def as_id(value: Any) -> int | str | None:
-    """A value as the id of an image or a category: an integer that a set can hold, or a text; None for others.
+    """A value as an id: an integer that a set can hold, or a text; None for others.
 
     >>> as_id(7), as_id(7.0), as_id("a"), as_id(True)
     (7, 7, 'a', None)
@@ -209,17 +192,10 @@ def polygon_box(segmentation: Any) -> list[float] | None:
 
 
 def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:
-    """Pictures and annotations of COCO files.
+    """Pictures and annotations of the COCO file of each split, as `find_coco` returns them.
 
-    Categories are in the order of their ids, without the row in which Roboflow names the project.
-
-    Args:
-        files: of the set.
-        chosen: path of the file of each split, as `find_coco` returns them.
-
-    Raises:
-        ValueError: a key is missing, an annotation names an image or category that is not listed, two files name a
-            category differently, or listed pictures do not exist; the message names file and image.
+    Categories are in the order of their ids, without the row in which Roboflow names the project. Raises a ValueError
+    that names file and image where an annotation's image or category is not listed, or a picture does not exist.
     """
     contents = {split: CocoFile(Path(files.path(path))) for split, path in chosen.items()}
     notes, names, parents = [], {}, {}

@@ -45,17 +45,10 @@ PICTURE_ALIASES = {
 
 
 def find_columns(features: Features, given: Mapping[str, str] | None = None, source: str = "The set") -> dict[str, str]:
-    """The dotted path of each field of the schema that the set has; four with commas, where they hold boxes together.
+    """The dotted path of each field of the schema that a set has, by the names in the tables of aliases.
 
-    Args:
-        features: of the set.
-        given: paths that are known, by the schema's names `image`, `image_id`, `width`, `height`, `bbox`, `category`,
-            `area`, `iscrowd` and `id`.
-        source: named in errors.
-
-    Raises:
-        ValueError: a given path or name does not exist, or pictures, boxes or classes are not found; the message lists
-            the columns.
+    Four columns that hold the boxes together are joined by commas. Raises a ValueError that lists the columns where a
+    `given` path or name does not exist, or pictures, boxes or classes are not found.
     """
     paths, found = leaf_paths(features), dict(given or {})
     listing = f"It has {', '.join(paths)}."
@@ -136,23 +129,14 @@ def value_at(example: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def read_categories(
-    splits: Sequence[AnySet], path: str, class_names: ClassNames | None, source: str
-) -> dict[int | str, str]:
+def read_categories(splits: list[AnySet], path: str, class_names: ClassNames | None, source: str) -> dict[Any, str]:
     """The classes of all splits together: the name of each of the set's own ids, in the order of the labels.
 
-    Args:
-        splits: with the same columns.
-        path: of the column with categories.
-        class_names: names by category id, or a list in the order of ids from 0; needed for a stream whose column has
-            no names.
-        source: named in errors.
-
-    Raises:
-        ValueError: the splits name their classes differently, or a stream does not name them.
+    `class_names` are by id, or in the order of ids from 0. Raises a ValueError where splits name their classes
+    differently, or a stream does not name them.
     """
     if class_names is not None:
-        return dict(sorted((class_names if isinstance(class_names, Mapping) else dict(enumerate(class_names))).items()))
+        return dict(sorted(class_names.items() if isinstance(class_names, Mapping) else enumerate(class_names)))
     labels = [innermost(leaf_paths(split.features)[path]) for split in splits]
     declared = [list(label.names or ()) if isinstance(label, ClassLabel) else [] for label in labels]
     if declared[0]:
@@ -197,8 +181,7 @@ def read_pictures(data: AnySet, columns: Mapping[str, str]) -> Iterator[Annotate
 def read_picture(example: Mapping[str, Any], columns: Mapping[str, str]) -> AnnotatedPicture:
     """One example, its picture not decoded (a path, or a dict of `path` and `bytes`) or absent.
 
-    Raises:
-        ValueError: what must be a list, with an entry for each object, is none; the message names image and column.
+    Raises a ValueError that names image and column where there is no list with an entry for each object.
     """
     value = {}
     for name, path in columns.items():
@@ -206,43 +189,27 @@ def read_picture(example: Mapping[str, Any], columns: Mapping[str, str]) -> Anno
         value[name] = parts[0] if len(parts) == 1 else parts or None
     wrong = [key for key in OBJECT_ALIASES if not isinstance(value.get(key), list | None)]
     if "," in columns["bbox"]:
-        sides = value["bbox"]
-        if all(side is None for side in sides):
-            value["bbox"] = None
-        elif all(isinstance(side, list) for side in sides) and len(set(map(len, sides))) == 1:
+        sides = [side for side in value["bbox"] if side is not None]
+        is_whole = len(sides) in (0, len(value["bbox"])) and all(isinstance(side, list) for side in sides)
+        if is_whole and len(set(map(len, sides))) <= 1:
             value["bbox"] = list(map(list, zip(*sides, strict=True)))
         else:
             wrong.append("bbox")
-    if wrong:
-        key, found = columns[wrong[0]], shown(value[wrong[0]], repr)
-        raise ValueError(
-            f"image {shown(value.get('image_id'))} has for {key} {found}: give a list, one for each object."
-        )
-    image = value.get("image")
+    for key in wrong[:1]:
+        where = f"image {shown(value.get('image_id'))} has for {columns[key]} {shown(value[key], repr)}"
+        raise ValueError(f"{where}: give a list, one for each object.")
+    image, ids = value.get("image"), value.get("id")
     content, name = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
-    width, height = value.get("width"), value.get("height")
-    if not {"width", "height"} <= columns.keys():
-        width, height = picture_size(content if content is not None else name)
-    ids = value.get("id")
-    return AnnotatedPicture(
-        image=name,
-        image_id=value.get("image_id"),
-        width=width,
-        height=height,
-        boxes=value["bbox"] or [],
-        categories=value["category"] or [],
-        areas=value.get("area"),
-        crowds=value.get("iscrowd"),
-        ids=ids if ids is not None and all(isinstance(identity, int) for identity in ids) else None,
-    )
+    has_size = {"width", "height"} <= columns.keys()
+    size = (value["width"], value["height"]) if has_size else picture_size(name if content is None else content)
+    ids = ids if ids is not None and all(isinstance(identity, int) for identity in ids) else None
+    boxes, categories = value["bbox"] or [], value["category"] or []
+    more = {"areas": value.get("area"), "crowds": value.get("iscrowd"), "ids": ids}
+    return AnnotatedPicture(name, value.get("image_id"), *size, boxes, categories, **more)
 
 
 def guess_box_format(data: AnySet, columns: Mapping[str, str], source: str) -> FormatGuess:
-    """The box format of pictures from all over a set, or of the first of a stream.
-
-    Raises:
-        ValueError: it cannot be told; see `detect_box_format`.
-    """
+    """`detect_box_format` for pictures from all over a set, or the first of a stream."""
     if isinstance(data, IterableDataset):
         sample = data.take(SAMPLE)
     else:
@@ -258,7 +225,6 @@ def guess_box_format(data: AnySet, columns: Mapping[str, str], source: str) -> F
 
 
 def has_integer_ids(data: AnySet, columns: Mapping[str, str]) -> bool:
-    """Whether the set has ids that need no replacement."""
     return "image_id" in columns and "int" in str(getattr(innermost(data.features[columns["image_id"]]), "dtype", ""))
 
 
@@ -268,16 +234,8 @@ def to_schema(
     """A set in the schema of `detection_features`; pictures are neither decoded nor copied.
 
     Those of a stream stay as they are stored, `{"path", "bytes"}`, so that what shuffles it holds files, not pixels.
-
-    Args:
-        data: the set.
-        columns: as `find_columns` found them.
-        categories: as `read_categories` found them.
-        box_format: one of `BOX_FORMATS`.
-        first_id: pictures without an integer id are numbered from here on; in a stream, by their content.
-
-    Raises:
-        ValueError: an object's category is none of the classes; the message names the image.
+    Pictures without an integer id are numbered from `first_id` on; in a stream, by their content. Raises a ValueError
+    that names the image where an object's category is none of the classes.
     """
     data, image, own_ids = data.with_format(None), columns["image"], has_integer_ids(data, columns)
     labels, names = {category: label for label, category in enumerate(categories)}, list(categories.values())
@@ -299,17 +257,14 @@ def to_schema(
     for picture in read_pictures(data, columns):
         annotated.add(picture)
     ids = list(annotated.image_ids) if own_ids else list(range(first_id, first_id + len(annotated)))
+    table = annotated.to_arrow(labels, box_format).append_column("image_id", pa.array(ids, pa.int64()))
     indices = None if data._indices is None else data._indices.column("indices").to_numpy()
     if indices is not None:
-        annotated.add(AnnotatedPicture(None, None, 0, 0, [], []))
-        ids.append(-1)
-    table = annotated.to_arrow(labels, box_format).append_column("image_id", pa.array(ids, pa.int64()))
-    if indices is not None:
         # concatenated sets must have all their rows: the choice of rows is made again afterwards, which saves a copy of
-        # the pictures; rows that are not chosen get the empty one
-        rows = np.full(len(data.data), len(indices))
+        # the pictures; rows that are not chosen are null
+        rows = np.full(len(data.data), -1)
         rows[indices] = np.arange(len(indices))
-        table = table.take(pa.array(rows))
+        table = table.take(pa.array(rows, mask=rows < 0))
         data = Dataset(data.data, info=data.info.copy(), split=data.split)
     pictures = data.select_columns([image])
     if image != "image":
@@ -321,6 +276,5 @@ def to_schema(
 
 
 def _id_of(picture: Mapping[str, Any] | None) -> int:
-    content = (picture["bytes"] or picture["path"] or "") if picture else ""
-    digest = hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
-    return int.from_bytes(digest[:7], "big")
+    content = (picture["bytes"] or (picture["path"] or "").encode()) if picture else b""
+    return int.from_bytes(hashlib.sha256(content).digest()[:7], "big")

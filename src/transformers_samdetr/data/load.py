@@ -8,16 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
-from datasets import (
-    Dataset,
-    DatasetDict,
-    IterableDataset,
-    IterableDatasetDict,
-    load_dataset,
-    load_dataset_builder,
-    load_from_disk,
-)
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from .box_formats import check_box_format
 from .coco import find_coco, read_coco
@@ -32,22 +25,13 @@ from .yolo import find_yolo, read_yolo
 
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
+SAVED = ("dataset_dict.json", "state.json")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TABLES = (".csv", ".tsv")
-PIECES = 64
-"""In which a map-style set is streamed: what the shuffling of files needs, where there are none."""
 TRAIN = ("train", "training", "trainval")
 EVALUATION = ("validation", "val", "valid", "dev", "eval", "test", "testing")
-OTHER_FILES = {
-    ".jsonl": "a jsonl file without metadata.jsonl's name",
-    ".tfrecord": "a TFRecord file",
-    ".records": "a TFRecord file",
-    ".record": "a TFRecord file",
-}
-"""Files with annotations of other formats."""
-MOST_REASONS = 8
-"""Files of which an error says why they are no annotations."""
-HELD_OUT = 0.2
-MOST_HELD_OUT = 5000
+OTHER_FILES = dict.fromkeys((".tfrecord", ".records", ".record"), "a TFRecord file")
+OTHER_FILES[".jsonl"] = "a jsonl file without metadata.jsonl's name"
 
 
 @dataclass(frozen=True)
@@ -55,13 +39,9 @@ class DetectionData:
     """Training and evaluation pictures of a source with their classes.
 
     Attributes:
-        source: what was asked for.
-        train: training set in the schema of `detection_features`; an `IterableDataset` when streamed.
-        evaluation: evaluation set, likewise.
-        names: class name of each label.
-        category_ids: the source's own category id of each label.
-        box_format: in which the source has its boxes, one of `BOX_FORMATS`; here they are (x, y, width, height) in
-            pixels.
+        train, evaluation: in the schema of `detection_features`, boxes (x, y, width, height) in pixels.
+        names, category_ids: class name and the source's own category id of each label.
+        box_format: in which the source has its boxes, one of `BOX_FORMATS`.
         fingerprint: changes with any annotation and with the list of pictures; of a stream only with its name,
             version, columns and shards.
         notes: what was decided without being told, such as a detected box format or an evaluation set split off.
@@ -91,11 +71,14 @@ class DetectionData:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What the caller chooses instead of leaving it to be found."""
+    """The arguments of `load_detection_data`."""
 
     train_split: str | None = None
     eval_split: str | None = None
+    columns: Mapping[str, str] | None = None
     box_format: str | None = None
+    class_names: ClassNames | None = None
+    streaming: bool = False
     stream_length: int | None = None
     hold_out: bool = True
 
@@ -141,9 +124,8 @@ def load_detection_data(
             message says which, and what would be right.
         TypeError: the source is of none of these types.
     """
-    options = LoadOptions(
-        train_split, eval_split, None if box_format is None else check_box_format(box_format), stream_length, hold_out
-    )
+    box_format = None if box_format is None else check_box_format(box_format)
+    options = LoadOptions(train_split, eval_split, columns, box_format, class_names, streaming, stream_length, hold_out)
     name = str(source)
     if isinstance(source, (Dataset, IterableDataset)):
         name, sets = "the given set", {"train": source}
@@ -158,33 +140,32 @@ def load_detection_data(
         sets, options = build_digit_scenes(seed=seed), replace(options, box_format="xywh")
     else:
         path = Path(os.path.expanduser(source))
-        if not os.path.exists(path) and (path.suffix or path.is_absolute() or name.startswith((".", "~"))):
+        if os.path.exists(path):
+            content = _read_folder(path)
+            if isinstance(content, FolderContent):
+                if streaming or stream_length or columns or class_names:
+                    raise ValueError(
+                        "streaming, stream_length, columns and class_names are for sets of the datasets library: "
+                        f"{source} has annotation files, which say it all, and pictures that are read when used."
+                    )
+                return from_folder(name, content, options)
+            sets = _local_sets(path, options) if content is None else content
+        elif path.suffix or path.is_absolute() or name.startswith((".", "~")):
             raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
-        passed_over: list[str] = []
-        content = _read_folder(path, passed_over) if os.path.exists(path) else None
-        if content is not None:
-            if streaming or stream_length or columns or class_names:
-                raise ValueError(
-                    f"streaming, stream_length, columns and class_names are for sets of the datasets library; {source} "
-                    "is a folder of pictures, read when they are used, with annotation files, which have them all."
-                )
-            return from_folder(name, content, options)
-        exists = os.path.exists(path)
-        sets = _local_sets(path, streaming, options, passed_over) if exists else _open(name, streaming, options)
-    if streaming:  # in pieces that can be shuffled
-        sets = {
-            split: data
-            if isinstance(data, IterableDataset) or not len(data)
-            else with_length(data.to_iterable_dataset(num_shards=min(len(data), PIECES)), len(data))
-            for split, data in sets.items()
-        }
-    return from_sets(name, sets, columns, class_names, options)
+        else:
+            sets = _open(name, options)
+    for split, data in list(sets.items()) if streaming else ():
+        if isinstance(data, Dataset) and len(data):  # in 64 pieces, which are shuffled as files are
+            pieces = data.to_iterable_dataset(num_shards=min(len(data), 64))
+            sets = {**sets, split: with_length(pieces, len(data))}
+    return from_sets(name, sets, options)
 
 
-def _read_folder(path: Path, passed_over: list[str]) -> FolderContent | None:
-    """The content of a folder, or of its JSON, YAML or `.data` file; None for tables and sets of `datasets`."""
-    if path.suffix in BUILDERS or _is_saved_to_disk(path) or path.is_file() and path.suffix in TABLES:
+def _read_folder(path: Path) -> FolderContent | Mapping[str, Dataset] | None:
+    """The content of a folder of annotation files or of one of these; sets of tables; None for sets of `datasets`."""
+    if path.suffix in BUILDERS or any((path / name).exists() for name in SAVED):
         return None
+    passed_over: list[str] = []
     if path.is_dir():
         files, given = SetFiles(path), None
     else:
@@ -192,84 +173,66 @@ def _read_folder(path: Path, passed_over: list[str]) -> FolderContent | None:
         files, given = SetFiles(root, deepest=3), path.relative_to(root).as_posix()
         if path.suffix == ".json":
             return read_coco(files, {split_in(path.stem): given})
-        if path.suffix not in (".yaml", ".yml", ".data"):
-            raise ValueError(
-                f"{path} is no COCO JSON, YOLO YAML, CSV, parquet or arrow file: give one, or the set's folder."
-            )
-    layout = find_yolo(files, passed_over, given)
+        if path.suffix not in (".yaml", ".yml", ".data", *TABLES):
+            raise ValueError(f"{path} is no COCO JSON, YOLO YAML, CSV, parquet or arrow file: give one, or its folder.")
+    layout = find_yolo(files, passed_over, given) if given is None or path.suffix not in TABLES else None
     if layout is not None:
         return read_yolo(files, layout)
     for find, read in ((find_coco, read_coco), (find_voc, read_voc)) if given is None else ():
         if found := find(files, passed_over):
             return read(files, found)
-    return None
+    names = {os.path.basename(name) for name in files.files}
+    if given is None and any(name.endswith(tuple(BUILDERS)) or name in METADATA for name in names):
+        return None
+    tables = read_tables(files, [given] if given else files.with_suffix(*TABLES), passed_over)
+    if tables:
+        return tables
+    passed_over += [
+        f"{name} is {OTHER_FILES[os.path.splitext(name)[1].lower()]}" for name in files.with_suffix(*OTHER_FILES)
+    ]
+    held = given or ", ".join(sorted({name.split("/")[0] for name in files.files})[:10]) or "nothing"
+    reasons = f" Passed over: {'; '.join(passed_over[:8])}" if passed_over else ""
+    more = f"; and {len(passed_over) - 8} more files" if len(passed_over) > 8 else ""
+    raise ValueError(
+        f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml with "
+        "images and labels, VOC's XML files, CSV files with an object a row, parquet or arrow files, metadata.jsonl "
+        f"beside pictures, or a folder of save_to_disk.{reasons}{more}{'.' * bool(passed_over)} "
+        "Export the set as COCO, YOLO or PASCAL VOC."
+    )
 
 
-def _is_saved_to_disk(path: Path) -> bool:
-    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-
-
-def _local_sets(path: Path, streaming: bool, options: LoadOptions, passed_over: list[str]) -> Mapping[str, AnySet]:
-    """The sets of a folder or file in a format of the `datasets` library, or of tables."""
-    readable = ("*.parquet", "*.arrow", "metadata.jsonl", "metadata.csv", "metadata.parquet")
-    is_known = path.suffix in BUILDERS or _is_saved_to_disk(path)
-    if not is_known and not any(any(path.rglob(pattern)) for pattern in readable):
-        tables = read_tables(path, passed_over)
-        if tables:
-            return tables
-        files = SetFiles(path).files if path.is_dir() else {}
-        held = ", ".join(sorted(e.name for e in path.iterdir())[:10]) or "nothing" if path.is_dir() else path.name
-        passed_over += [
-            f"{name} is {OTHER_FILES[s]}" for name in files for s in OTHER_FILES if name.lower().endswith(s)
-        ]
-        reasons = f" Passed over: {'; '.join(passed_over[:MOST_REASONS])}" if passed_over else ""
-        more = f"; and {len(passed_over) - MOST_REASONS} more files" if len(passed_over) > MOST_REASONS else ""
-        raise ValueError(
-            f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml "
-            "with images and labels, VOC's XML files, CSV files with an object a row, parquet or arrow files, "
-            "metadata.jsonl beside pictures, or a folder of save_to_disk."
-            f"{reasons}{more}{'.' * bool(passed_over)} Export the set as COCO, YOLO or PASCAL VOC."
-        )
+def _local_sets(path: Path, options: LoadOptions) -> Mapping[str, AnySet]:
+    """The sets of a folder or file in a format of the `datasets` library."""
     try:
-        if _is_saved_to_disk(path):
-            sets = load_from_disk(path)
+        if any((path / name).exists() for name in SAVED):
+            sets = datasets.load_from_disk(path)
             return sets if isinstance(sets, dict) else {"train": sets}
         if path.is_dir() and not glob.has_magic(str(path)):
-            return _open(str(path), streaming, options)
-        kind, files = _data_files(path)
-        return _open(kind, streaming, options, files)
+            return _open(str(path), options)
+        # the library takes names for patterns: in a folder called `set [2]` it finds nothing unless they are escaped
+        if path.is_file():
+            return _open(BUILDERS[path.suffix], options, {"train": [glob.escape(str(path))]})
+        files = SetFiles(path)
+        metadata = any(os.path.basename(name).startswith("metadata.") for name in files.files)
+        kind = "imagefolder" if metadata else "parquet" if files.with_suffix(".parquet") else "arrow"
+        splits: dict[str, list[str]] = {}
+        for name in files.files if metadata else files.with_suffix(f".{kind}"):
+            split = next(filter(None, map(split_in, name.split("/"))), "train")
+            splits.setdefault(split, []).append(glob.escape(files.path(name)))
+        return _open(kind, options, splits)
     except Exception as error:  # the datasets library raises all kinds for damaged files
         reason = error.__cause__ or error
         raise ValueError(f"{path} cannot be read as a data set: {type(reason).__name__}: {reason}") from error
 
 
-def _data_files(path: Path) -> tuple[str, dict[str, list[str]]]:
-    """The builder of the `datasets` library for a file or folder, and its files by split.
-
-    The library takes names for patterns: in a folder called `set [2]` it finds nothing unless its brackets are escaped.
-    """
-    if path.is_file():
-        return BUILDERS[path.suffix], {"train": [glob.escape(str(path))]}
-    files = SetFiles(path)
-    metadata = any(os.path.basename(name).startswith("metadata.") for name in files.files)
-    kind = "imagefolder" if metadata else "parquet" if files.with_suffix(".parquet") else "arrow"
-    splits: dict[str, list[str]] = {}
-    for name in files.files if metadata else files.with_suffix(f".{kind}"):
-        split = next(filter(None, map(split_in, name.split("/"))), "train")
-        splits.setdefault(split, []).append(glob.escape(files.path(name)))
-    return kind, splits
-
-
-def _open(
-    source: str, streaming: bool, options: LoadOptions, files: Mapping[str, list[str]] | None = None
-) -> Mapping[str, AnySet]:
+def _open(source: str, options: LoadOptions, files: dict[str, list[str]] | None = None) -> Mapping[str, AnySet]:
     """The splits of a set; streams with their lengths where the set or parquet files on this machine tell them."""
     wanted = [split for split in (options.train_split, options.eval_split) if split]
-    if not streaming and any("[" in split for split in wanted):  # such as train[:90%], which only the loader knows
-        return {split: load_dataset(source, data_files=files, split=split) for split in wanted}
-    if not streaming:
-        return load_dataset(source, data_files=files)
-    builder = load_dataset_builder(source, data_files=files)
+    if not options.streaming and any("[" in split for split in wanted):  # train[:90%], which only the loader knows
+        return {split: datasets.load_dataset(source, data_files=files, split=split) for split in wanted}
+    if not options.streaming:
+        return datasets.load_dataset(source, data_files=files)
+    builder = datasets.load_dataset_builder(source, data_files=files)
     streams = dict(builder.as_streaming_dataset())
     for split, stream in streams.items():
         rows = rows_of_parquet((builder.config.data_files or {}).get(split, [""]))
@@ -310,13 +273,7 @@ def from_folder(source: str, content: FolderContent, options: LoadOptions) -> De
     return DetectionData(source, *sets, names, _integer_ids(content.categories), box_format, fingerprint, notes)
 
 
-def from_sets(
-    source: str,
-    sets: Mapping[str, AnySet],
-    columns: Mapping[str, str] | None,
-    class_names: ClassNames | None,
-    options: LoadOptions,
-) -> DetectionData:
+def from_sets(source: str, sets: Mapping[str, AnySet], options: LoadOptions) -> DetectionData:
     """Data of sets of the `datasets` library, map-style or streamed."""
     notes: list[str] = []
     train_name, eval_name = choose_splits(sets, options, source)
@@ -334,12 +291,12 @@ def from_sets(
         splits = [train.select(rows) for rows in hold_out(range(len(train)), source, notes)]
     elif train_name is None:
         splits[0] = splits[0].take(0) if streaming else splits[0].select([])
-    found = find_columns(splits[0].features, columns, source)
+    found = find_columns(splits[0].features, options.columns, source)
     find_columns(splits[1].features, found, f"{source}, split {eval_name}")  # has them all too
     renamed = {name: path for name, path in found.items() if path not in (name, f"objects.{name}")}
     if renamed:
         notes.append("columns: " + ", ".join(f"{name} from {path}" for name, path in renamed.items()))
-    categories = read_categories(splits, found["category"], class_names, source)
+    categories = read_categories(splits, found["category"], options.class_names, source)
     box_format = options.box_format
     if box_format is None:
         guess = guess_box_format(splits[0 if train_name is not None else 1], found, source)
@@ -347,11 +304,8 @@ def from_sets(
         notes.append(f"box format {guess}")
     if not has_integer_ids(splits[0], found):
         notes.append("images are numbered, since the set has no integer ids for them")
-    first_ids = (0, 0 if streaming else len(splits[0]))
-    canonical = [
-        to_schema(split, found, categories, box_format, first_id)
-        for split, first_id in zip(splits, first_ids, strict=True)
-    ]
+    first_ids = [0, 0 if streaming else len(splits[0])]
+    canonical = [to_schema(splits[i], found, categories, box_format, first_ids[i]) for i in (0, 1)]
     if options.stream_length is not None:
         if not streaming:
             raise ValueError(
@@ -375,24 +329,20 @@ def _integer_ids(categories: Mapping[int | str, str]) -> list[int]:
 
 
 def choose_splits(available: Iterable[str], options: LoadOptions, source: str) -> tuple[str | None, str | None]:
-    """Names of the training and the evaluation split.
+    """Names of the training and the evaluation split; a ValueError where there is no such split, or both are the same.
 
-    Args:
-        available: names of the splits that there are.
-        options: the splits that the caller chooses, and `hold_out`.
-        source: named in errors.
-
-    Returns:
-        The second is None where it has to be held out of the first; with `hold_out=False` the first is None where no
-        pictures are for training.
+    The second is None where it has to be held out of the first; with `hold_out=False` the first is None where no
+    pictures are for training.
 
     >>> choose_splits(["train2017", "val2017", "test2017"], LoadOptions(), "coco")
     ('train2017', 'val2017')
-
-    Raises:
-        ValueError: there is no such split, both are the same, or none is for training.
     """
     available = list(available)
+
+    def first(names: tuple[str, ...], other_than: str | None) -> str | None:
+        plain = {re.sub(r"\d+$", "", split).lower(): split for split in available if split != other_than}
+        return next((plain[name] for name in names if name in plain), None)
+
     train, evaluation = options.train_split, options.eval_split
     for option, split in (("train_split", train), ("eval_split", evaluation)):
         if split is not None and split not in available:
@@ -400,10 +350,10 @@ def choose_splits(available: Iterable[str], options: LoadOptions, source: str) -
     if not options.hold_out and train is None:
         if evaluation is None and len(available) == 1:
             return None, available[0]
-        evaluation = evaluation or _first(available, EVALUATION, other_than=None)
+        evaluation = evaluation or first(EVALUATION, other_than=None)
         if evaluation is not None:
-            return _first(available, TRAIN, other_than=evaluation), evaluation
-    train = train or _first(available, TRAIN, other_than=evaluation)
+            return first(TRAIN, other_than=evaluation), evaluation
+    train = train or first(TRAIN, other_than=evaluation)
     if train is None and len(available) == 1:
         train = available[0]
     if train is None or train == evaluation:
@@ -411,36 +361,21 @@ def choose_splits(available: Iterable[str], options: LoadOptions, source: str) -
             f"{source} has the splits {', '.join(available) or '(none)'}: say with train_split which of them is for "
             "training, and with eval_split which other one for evaluation."
         )
-    return train, evaluation or _first(available, EVALUATION, other_than=train)
-
-
-def _first(available: Sequence[str], names: tuple[str, ...], other_than: str | None) -> str | None:
-    plain = {re.sub(r"\d+$", "", split).lower(): split for split in available if split != other_than}
-    return next((plain[name] for name in names if name in plain), None)
+    return train, evaluation or first(EVALUATION, other_than=train)
 
 
 def hold_out(keys: Sequence[object], source: str, notes: list[str]) -> tuple[list[int], list[int]]:
     """Rows to train on and rows to evaluate on, a fifth of all and at most 5000, where a set has no split for it.
 
-    A picture's side depends on its key, not on a seed, so that training and every later evaluation agree on it, and
-    little on the other pictures, so that those added later move few.
-
-    Args:
-        keys: of the pictures, such as their names.
-        source: named in errors.
-        notes: gets a line that says so.
+    A picture's side depends on its key, such as its name, not on a seed, so that training and every later evaluation
+    agree on it, and little on the other pictures, so that those added later move few. `notes` gets a line that says so.
 
     >>> hold_out(["a", "b", "c", "d", "e"], "letters", [])
     ([0, 1, 2, 4], [3])
-
-    Raises:
-        ValueError: there are fewer than two pictures.
     """
     if len(keys) < 2:
-        raise ValueError(
-            f"{source} has {len(keys)} images: at least one to train on and one to evaluate on are needed."
-        )
-    count = min(max(1, round(HELD_OUT * len(keys))), MOST_HELD_OUT)
+        raise ValueError(f"{source} has {len(keys)} images: at least one to train and one to evaluate on are needed.")
+    count = min(max(1, round(0.2 * len(keys))), 5000)
     rank = sorted(range(len(keys)), key=lambda row: hashlib.sha256(str(keys[row]).encode()).digest())
     train, evaluation = sorted(rank[count:]), sorted(rank[:count])
     names = [key for key in (keys[row] for row in evaluation) if isinstance(key, str)]

@@ -25,25 +25,17 @@ from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, exif_orientatio
 
 PIECE = 2**22
 """Characters of a JSON file that are read at a time."""
-LEFT_BEHIND = ("__MACOSX", "Thumbs.db", "desktop.ini")
-"""Files and folders that operating systems add; names that begin with a dot are left out too."""
 DEEPEST = 10
 """Levels of folders below that of the set which are searched."""
 SPLIT = re.compile(r"(?:^|[^a-z])(training|train|validation|valid|val|dev|testing|test)(?:[^a-z]|$)", re.IGNORECASE)
-SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", "dev", "test", "testing")
+SPLIT_NAMES = ("train", "training", "trainval", "val", "valid", "validation", "dev", "test", "testing")
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
-MOST_COMPARED = 20_000
-"""Names among which a similar one is looked for."""
 
 
 @contextmanager
 def opened_text(path: str | os.PathLike, errors: str = "strict") -> Iterator[TextIO]:
-    """A text file, without its byte order mark and with line ends `\\n`; `errors` is of `open`.
-
-    Raises:
-        ValueError: while it is read: it is neither UTF-8 nor UTF-16 with a byte order mark, naming the file.
-    """
+    """A text file in UTF-8 or UTF-16, without its byte order mark and with line ends `\\n`."""
     with open(path, "rb") as file:
         is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try:
@@ -60,12 +52,9 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """The file's mappings and lists; every scalar is the text that stands there, so `no`, `1.0` and `007` stay so.
+    """Mappings and lists in which every scalar is a text, so that `no`, `1.0` and `007` stay what they are (YAML 1.2).
 
-    YAML 1.1, which PyYAML reads otherwise, makes booleans, numbers in base 8 and dates of class names.
-
-    Raises:
-        ValueError: the file is no YAML.
+    Raises a ValueError that names the file, as all functions here.
     """
     try:
         return yaml.load(read_text(path), Loader=yaml.BaseLoader)
@@ -74,11 +63,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_xml(path: str | os.PathLike) -> ElementTree.Element:
-    """The outermost element of an XML file.
-
-    Raises:
-        ValueError: the file is no XML, or in an encoding that is not known; the message names it.
-    """
+    """The outermost element of an XML file in any encoding that Python knows."""
     content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()
     declared = re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)["'][^>]*\?>""", content)
     try:
@@ -90,14 +75,10 @@ def read_xml(path: str | os.PathLike) -> ElementTree.Element:
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """The members of a JSON object, arrays element by element: a large file takes little memory.
+    """The members of a JSON object, arrays element by element, so that a large file takes little memory.
 
-    Yields:
-        `(key, -1, value)` of each member, an empty list for an array, then `(key, index, element)` of each element.
-        A file of something else than an object yields `("", -1, value)`.
-
-    Raises:
-        ValueError: the file is no JSON text; the message names it.
+    Yields `(key, -1, value)` of each member, with an empty list for an array, then `(key, index, element)` of each
+    element; `("", -1, value)` where the file holds no object.
     """
     decode, text, place, before = json.JSONDecoder().raw_decode, "", 0, 0
     with opened_text(path) as file:
@@ -112,24 +93,20 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
         def refuse(problem: object) -> NoReturn:
             raise ValueError(f"{path} is not valid JSON: {problem}, at character {before + place}. Export it again.")
 
-        def peek() -> str:
+        def next_character(expected: str = "") -> str:
+            """The first that is not white space, "" at the end; goes past it if it is expected, and refuses others."""
             nonlocal place
-            while True:
-                place = WHITESPACE.match(text, place).end()
-                if place < len(text) or not more():
-                    return text[place : place + 1]
-
-        def take(characters: str) -> str:
-            nonlocal place
-            found = peek()
-            if not found or found not in characters:
-                refuse(f"Expecting one of {' '.join(characters)}")
-            place += 1
+            while (place := WHITESPACE.match(text, place).end()) == len(text) and more():
+                pass
+            found = text[place : place + 1]
+            if expected and (not found or found not in expected):
+                refuse(f"Expecting one of {' '.join(expected)}")
+            place += bool(expected)
             return found
 
         def value() -> Any:
             nonlocal place
-            peek()
+            next_character()
             while True:
                 try:
                     found, end = decode(text, place)
@@ -144,40 +121,36 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
                 except (ValueError, RecursionError) as error:  # the former for a number of thousands of digits
                     refuse(error)
 
-        def members(end: str) -> Iterator[None]:
-            """Runs before each member of what has begun, up to its end."""
-            if peek() == end:
-                take(end)
+        def members(opening: str, closing: str) -> Iterator[None]:
+            """Runs before each member of an object or array, up to its end."""
+            next_character(opening)
+            if next_character() == closing:
+                next_character(closing)
                 return
             yield
-            while take("," + end) == ",":
+            while next_character("," + closing) == ",":
                 yield
 
-        if peek() != "{":
+        if next_character() != "{":
             yield "", -1, value()
         else:
-            take("{")
-            for _ in members("}"):
+            for _ in members("{", "}"):
                 key = value()
                 if not isinstance(key, str):
                     refuse("Expecting a key in quotes")
-                take(":")
-                if peek() == "[":
-                    take("[")
-                    yield key, -1, []
-                    for index, _ in enumerate(members("]")):
-                        yield key, index, value()
-                else:
-                    yield key, -1, value()
-        if peek():
+                next_character(":")
+                is_array = next_character() == "["
+                yield key, -1, [] if is_array else value()
+                for index, _ in enumerate(members("[", "]") if is_array else ()):
+                    yield key, index, value()
+        if next_character():
             refuse("Extra data")
 
 
 def picture_size(content: str | bytes) -> tuple[int, int]:
-    """Width and height of a displayed picture, its EXIF orientation applied, from the header of a file.
+    """Width and height of a displayed picture, its EXIF orientation applied, from the header of a file or of its bytes.
 
-    Args:
-        content: path or bytes of the file; (0, 0) where it is no picture, missing, or larger than Pillow opens.
+    (0, 0) where it is no picture, missing, or larger than Pillow opens.
     """
     try:
         with opened_picture(content, "") as image:
@@ -198,7 +171,7 @@ def split_in(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """A name in the form in which names are compared: without case, and with accents composed.
+    """The form in which names are compared: without case, and with accents composed.
 
     >>> folded("Cafe\\u0301.JPG") == folded("café.jpg")
     True
@@ -207,7 +180,6 @@ def folded(name: str) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's suffix is that of a picture, in any case."""
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
 
@@ -225,10 +197,6 @@ class SetFiles:
 
     Links to folders and files are followed: whoever made one has chosen where it leads. Devices, pipes and what
     systems leave behind (`._p.jpg`, `__MACOSX`) are no files of the set.
-
-    Args:
-        root: folder of the set.
-        deepest: levels of folders below it that are listed.
     """
 
     def __init__(self, root: Path, deepest: int = DEEPEST):
@@ -254,7 +222,7 @@ class SetFiles:
             return
         for entry in entries:
             path = f"{folder}/{entry.name}".lstrip("/")
-            if entry.name.startswith(".") or entry.name in LEFT_BEHIND:
+            if entry.name.startswith(".") or entry.name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
                 continue
             if os.path.isfile(entry.path):
                 self.files[path] = None
@@ -288,18 +256,12 @@ class SetFiles:
         return path if path in self.files or path in self.folders else self._by_path.get(folded(path))
 
     def find(self, name: str, folders: Iterable[str] = ("",)) -> str | None:
-        """The file that a text calls `name`.
+        """The file that a text calls `name`, with or without folders, which may be those of another machine.
 
-        A name that leads out of the set, such as `../../other/x.jpg` or `/other/x.jpg`, finds the file of that name
-        in the set, if there is one: a text from elsewhere cannot have files read that are not the set's.
-
-        Args:
-            name: with or without folders, which may be those of another machine, or in a URL.
-            folders: of the set, in which it is looked for first, in this order.
-
-        Returns:
-            The file with exactly this name in one of `folders`; else the one file anywhere in the set whose name,
-            compared by `folded`, is this one, and whose folders agree best. None where there is none, or several.
+        That is the file with exactly this name in one of `folders`, in their order; else the one file anywhere in the
+        set whose name, compared by `folded`, is this one, and whose folders agree best; None where there are several.
+        A name that leads out of the set, such as `../../x.jpg` or `/other/x.jpg`, finds a file of that name in the set:
+        a text from elsewhere cannot have files read that are not the set's.
         """
         parts, folders = clean_parts(name), tuple(folders)
         if not parts:
@@ -330,7 +292,7 @@ class SetFiles:
         names = {folded(os.path.basename(path)): path for path in self.files if is_picture(path)}
         near = [own for own in names if os.path.splitext(own)[0] == os.path.splitext(wanted)[0]]
         near = near or [own for own in names if own.endswith(wanted) or wanted.endswith(own)]
-        near = near or difflib.get_close_matches(wanted, list(names)[:MOST_COMPARED], n=1, cutoff=0.8)
+        near = near or difflib.get_close_matches(wanted, list(names)[:20_000], n=1, cutoff=0.8)
         return f"; for {shown(name)} there is {names[near[0]]}" if near else ""
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from datasets import Dataset
@@ -16,20 +16,14 @@ from .source_files import SetFiles, read_text, split_in
 NAME_COLUMNS = ("filename", *PICTURE_ALIASES["image"], "image_id")
 
 
-def read_tables(path: Path, passed_over: list[str]) -> dict[str, Dataset]:
+def read_tables(files: SetFiles, names: Iterable[str], passed_over: list[str]) -> dict[str, Dataset]:
     """Sets with a row for each picture, by the split in the name of their table or its folder, `""` for one without.
 
-    Args:
-        path: a table, or a folder with tables.
-        passed_over: gets a line for each table that is not one of objects.
-
-    Raises:
-        ValueError: two tables are of the same split, a picture is missing, or a box has no numbers; the message names
-            the table and its line.
+    `passed_over` gets a line for each table that is not one of objects. Raises a ValueError that names table and line
+    where two tables are of one split, a picture is missing, or a box has no numbers.
     """
-    files = SetFiles(path if path.is_dir() else path.parent)
     found: dict[str, Dataset] = {}
-    for name in files.with_suffix(".csv", ".tsv") if path.is_dir() else [path.name]:
+    for name in names:
         try:
             pictures = _pictures(name, files)
         except csv.Error as error:

@@ -6,9 +6,8 @@ from collections import defaultdict
 
 from ..annotations import shown
 from .schema import AnnotatedPicture, AnnotatedPictures, FolderContent, side_of
-from .source_files import SPLIT_FOLDERS, SetFiles, folded, is_picture, picture_size, read_text, read_xml, split_in
+from .source_files import SPLIT_NAMES, SetFiles, folded, is_picture, picture_size, read_text, read_xml, split_in
 
-LISTS = ("train", "val", "valid", "validation", "test", "trainval")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
 
@@ -16,14 +15,8 @@ PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
 def find_voc(files: SetFiles, passed_over: list[str]) -> dict[str, list[str]]:
     """XML files of each split, `""` for a set without splits; empty for other layouts.
 
-    The splits are those of `ImageSets/Main`, or of folders called train, val, test and so on.
-
-    Args:
-        files: of the set.
-        passed_over: gets a line for the XML files that are no annotations, and why.
-
-    Raises:
-        ValueError: a list names a file that is not there.
+    The splits are those of `ImageSets/Main`, or of folders called train, val, test and so on. `passed_over` gets a line
+    for XML files that are no annotations. Raises a ValueError where a list names a file that is not there.
     """
     paths = files.with_suffix(".xml")
     while paths:  # all of a folder are of one kind, so that one of them tells
@@ -40,7 +33,7 @@ def find_voc(files: SetFiles, passed_over: list[str]) -> dict[str, list[str]]:
     else:
         return {}
     main = files.match(f"{os.path.dirname(folder)}/ImageSets/Main".lstrip("/"))
-    lists = {split: f"{main}/{split}.txt" for split in LISTS if main}
+    lists = {split: f"{main}/{split}.txt" for split in SPLIT_NAMES if main}
     found = {split: _listed(files, path, folder) for split, path in lists.items() if path in files.files}
     if "train" in found:
         found.pop("trainval", None)
@@ -49,7 +42,7 @@ def find_voc(files: SetFiles, passed_over: list[str]) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = defaultdict(list)
     for path in sorted(paths, key=lambda path: path.split("/")):
         folders = path.split("/")[:-1]
-        named = [part for part in folders if part.lower() in SPLIT_FOLDERS] or [*filter(None, map(split_in, folders))]
+        named = [part for part in folders if part.lower() in SPLIT_NAMES] or [*filter(None, map(split_in, folders))]
         splits[named[0] if named else ""].append(path)
     return {"": sorted(paths, key=lambda path: path.split("/"))} if "" in splits else dict(splits)
 
@@ -73,18 +66,12 @@ def _listed(files: SetFiles, path: str, folder: str) -> list[str]:
 
 
 def read_voc(files: SetFiles, chosen: dict[str, list[str]]) -> FolderContent:
-    """Pictures and objects of XML files.
+    """Pictures and objects of the XML files of each split, as `find_voc` returns them.
 
     VOC counts pixels from 1 and both ends of a box belong to it, so 1 is subtracted from its left and its top. Where a
     box starts at 0, the set was made by a tool that counts from 0, and boxes are left as they are. Objects marked
-    difficult are objects like others. Classes are numbered by their names' order.
-
-    Args:
-        files: of the set.
-        chosen: paths of the XML files of each split, as `find_voc` returns them.
-
-    Raises:
-        ValueError: a file is no XML, an object has no name or box, or a picture is missing.
+    difficult are objects like others. Classes are numbered by their names' order. Raises a ValueError that names the
+    file where it is no XML, an object has no name or box, or a picture is missing.
     """
     by_stem: dict[str, list[str]] = defaultdict(list)
     for path in files.pictures():

@@ -17,7 +17,7 @@ import numpy as np
 from ..annotations import shown
 from .schema import AnnotatedPicture, AnnotatedPictures, FolderContent
 from .source_files import (
-    SPLIT_FOLDERS,
+    SPLIT_NAMES,
     SetFiles,
     clean_parts,
     is_picture,
@@ -27,13 +27,12 @@ from .source_files import (
     require_utf8,
 )
 
-SPLITS = ("train", "val", "valid", "validation", "test")
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels", "predefined_classes.txt")
 NOTHING = ("", "null", "~", "None", [])
 SLACK = 0.01
 """How far a share may be outside of the picture by rounding."""
-Lines = list[tuple[int, list[float]]]
-"""The number of each line of a label file, and its numbers."""
+Lines = dict[int, list[float]]
+"""The numbers of each line of a label file, by the line's number."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,15 @@ class YoloLayout:
 
     source: Path  # the file or folder that describes it, named in errors
     names: dict[int, str]  # class of each number
-    entries: dict[
-        str, list[str]
-    ]  # folders, lists or pictures of each split, as they are written; empty for all pictures
+    entries: dict[str, list[str]]  # folders, lists or pictures of each split, as written; empty for all pictures
     base: str = "."  # folder that the entries are written relative to
     keypoints: tuple[int, ...] | None = None  # `kpt_shape`; () for polygons, None where nothing is said
 
 
 def find_yolo(files: SetFiles, passed_over: list[str], given: str | None = None) -> YoloLayout | None:
-    """The description of a YOLO set; None for other layouts.
+    """The description of a YOLO set, of the `given` file or of the first that is one; None for other layouts.
 
-    Args:
-        files: of the set.
-        passed_over: gets a line for each file that could have been one, and why it is not.
-        given: the YAML or `.data` file that was asked for.
-
-    Raises:
-        ValueError: a description is damaged.
+    `passed_over` gets a line for each file that could have been one. Raises a ValueError where one is damaged.
     """
     described = [path for path in files.with_suffix(".yaml", ".yml", ".data") if path.count("/") < 2]
     for path in [given] if given else sorted(described, key=lambda path: (path.count("/"), path)):
@@ -95,34 +86,34 @@ def find_yolo(files: SetFiles, passed_over: list[str], given: str | None = None)
 def _described(name: str, files: SetFiles) -> YoloLayout | None:
     """What a YAML file says, or darknet's `obj.data` in lines `train = …`, `valid = …`, `names = …`."""
     path = Path(files.path(name))
-    if path.suffix == ".data":
+    if path.suffix != ".data":
+        content = read_yaml(path)
+    else:
         lines = [line.partition("=") for line in read_text(path).split("\n") if "=" in line]
-        content: Any = {key.strip(): value.strip() for key, _, value in lines} | {"kpt_shape": [], "path": "."}
+        content = {key.strip(): value.strip() for key, _, value in lines} | {"kpt_shape": [], "path": "."}
         if files.find(content.get("names", ""), [os.path.dirname(name), ""]) is None:
             return None
-    else:
-        content = read_yaml(path)
-    if not isinstance(content, dict) or "names" not in content or not any(content.get(split) for split in SPLITS):
+    if not isinstance(content, dict) or "names" not in content or not any(content.get(split) for split in SPLIT_NAMES):
         return None
     base, entries = content.get("path", "."), {}
     if not isinstance(base, str):
         raise ValueError(f"{path} has for path a {type(base).__name__}: give the folder that the others are in.")
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         value = content.get(split, "")
         value = [] if value in NOTHING else [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise ValueError(f"{path} has for {split} a {type(value).__name__}: give a path, or a list of paths.")
         entries |= {split: value} if value else {}
-    shape = content.get("kpt_shape")
+    keypoints = shape = content.get("kpt_shape")
     if shape is not None:
         try:
-            shape = () if shape in NOTHING else tuple(map(int, shape))
+            keypoints = () if shape in NOTHING else tuple(map(int, shape))
         except (TypeError, ValueError):
-            shape = (0,)
-        if shape and (len(shape) != 2 or shape[0] < 1 or shape[1] not in (2, 3)):
-            wrong = shown(content["kpt_shape"], repr)
+            keypoints = (0,)
+        if keypoints and (len(keypoints) != 2 or keypoints[0] < 1 or keypoints[1] not in (2, 3)):
+            wrong = shown(shape, repr)
             raise ValueError(f"{path} has kpt_shape={wrong}: give [number of keypoints, 2 or 3], or no shape.")
-    return YoloLayout(path, _names(content["names"], name, files), entries, base, shape)
+    return YoloLayout(path, _names(content["names"], name, files), entries, base, keypoints)
 
 
 def _names(names: Any, source: str, files: SetFiles) -> dict[int, str]:
@@ -134,28 +125,23 @@ def _names(names: Any, source: str, files: SetFiles) -> dict[int, str]:
         if not numbered:
             raise ValueError(f"{files.path(file)} is empty: write the name of a class in each line.")
         return numbered
-    named = dict(enumerate(names)) if isinstance(names, list) else names
-    if isinstance(named, dict) and named and all(isinstance(name, str) for name in named.values()):
-        try:
-            numbered = {int(key): name for key, name in named.items()}
-        except ValueError:
-            numbered = {}
-        if len(numbered) == len(named) and all(abs(number) < 2**31 for number in numbered):
-            return dict(sorted(numbered.items()))
-    raise ValueError(
-        f"{files.path(source)} has names={shown(names, repr)}: give a list of class names, or a mapping of class "
-        "number to name."
-    )
+    try:
+        named = dict(enumerate(names) if isinstance(names, list) else names)
+        numbered = {int(key): name for key, name in named.items() if isinstance(name, str) and abs(int(key)) < 2**31}
+    except (TypeError, ValueError):
+        named = numbered = {}
+    if not named or len(numbered) < len(named):
+        wrong = f"{files.path(source)} has names={shown(names, repr)}"
+        raise ValueError(f"{wrong}: give a list of class names, or a mapping of class number to name.")
+    return dict(sorted(numbered.items()))
 
 
 def read_yolo(files: SetFiles, layout: YoloLayout) -> FolderContent:
     """Pictures and labels that a YOLO set describes.
 
     A picture's labels are in the file of its name with `labels` for the last `images` (or `JPEGImages`) of its path, or
-    beside it; without one it has no objects. Of a polygon the box around it is taken.
-
-    Raises:
-        ValueError: a folder is missing, or a line does not fit; the message names the file.
+    beside it; without one it has no objects. Of a polygon the box around it is taken. Raises a ValueError that names
+    the file where a folder is missing, or a line does not fit.
     """
     notes: list[str] = []
     found = _pictures_of(files, layout, notes)
@@ -168,10 +154,8 @@ def read_yolo(files: SetFiles, layout: YoloLayout) -> FolderContent:
     labels = {image: files.path(label) for image, label in found_labels.items() if label}
     if not labels:
         image = next(iter(found_labels))
-        raise ValueError(
-            f"{layout.source}: none of the pictures has a label file; for {image}, looked for "
-            f"{' and '.join(_label_places(image))}."
-        )
+        looked = f"for {image}, looked for {' and '.join(_label_places(image))}"
+        raise ValueError(f"{layout.source}: none of the pictures has a label file; {looked}.")
     lines = {label: _read_lines(label) for label in labels.values()}
     are_polygons = _are_polygons(lines, layout, notes)
     splits = {}
@@ -188,7 +172,7 @@ def _pictures_of(files: SetFiles, layout: YoloLayout, notes: list[str]) -> dict[
     """Pictures of each split."""
     if not layout.entries:
         for pattern in ("images/{}", "{}/images", "{}"):
-            folders = {split: files.match(pattern.format(split)) for split in SPLIT_FOLDERS}
+            folders = {split: files.match(pattern.format(split)) for split in SPLIT_NAMES}
             found = {split: files.pictures(folder) for split, folder in folders.items() if folder}
             if any(found.values()):
                 return {split: pictures for split, pictures in found.items() if pictures}
@@ -240,10 +224,8 @@ def _resolve(entry: str, files: SetFiles, layout: YoloLayout) -> str | None:
 
 def _images(path: str, files: SetFiles) -> list[str]:
     """Pictures of a folder, or of a text file with a path a line."""
-    if path not in files.files:
-        return files.pictures(path)
-    if is_picture(path):
-        return [path]
+    if path not in files.files or is_picture(path):
+        return [path] if path in files.files else files.pictures(path)
     images = []
     for line in filter(None, map(str.strip, read_text(files.path(path)).split("\n"))):
         joined = re.search(r"\.(jpe?g|png|bmp)\w*[/\\]", line, re.IGNORECASE)  # two lines without a line end
@@ -270,16 +252,16 @@ def _label_file(image: str, files: SetFiles) -> str | None:
 
 def _read_lines(file: str) -> Lines:
     """Raises a ValueError where a line holds something else than numbers, or fewer than five."""
-    rows = []
+    rows = {}
     for number, line in enumerate(read_text(file).split("\n"), 1):
-        if line.strip():
-            try:
-                values = [float(value) for value in line.split()]
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number} ({line.strip()[:60]!r}): not numbers.") from error
-            if len(values) < 5 or not values[0].is_integer():
-                _refuse(file, number, values)
-            rows.append((number, values))
+        try:
+            values = [float(value) for value in line.split()]
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number} ({line.strip()[:60]!r}): not numbers.") from error
+        if values and (len(values) < 5 or not values[0].is_integer()):
+            _refuse(file, number, values)
+        if values:
+            rows[number] = values
     return rows
 
 
@@ -292,21 +274,15 @@ def _refuse(file: str, number: int, values: list[float], problem: str = "") -> N
 
 
 def _are_polygons(lines: Mapping[str, Lines], layout: YoloLayout, notes: list[str]) -> bool:
-    """Whether lines of more than five numbers are polygons, not boxes with keypoints or a score, for all files at once.
-
-    Raises:
-        ValueError: lines could be polygons as well as boxes with keypoints.
-    """
-    longer = [(file, *row) for file, rows in lines.items() for row in rows if len(row[1]) > 5]
+    """Whether lines of more than five numbers are polygons, not boxes with keypoints or a score, in all files alike."""
+    longer = [(file, *row) for file, rows in lines.items() for row in rows.items() if len(row[1]) > 5]
     counts = {len(values) for _, _, values in longer}
     if longer and layout.keypoints:
-        expected = 5 + layout.keypoints[0] * layout.keypoints[1]
+        shape, expected = list(layout.keypoints), 5 + layout.keypoints[0] * layout.keypoints[1]
         for file, number, values in longer:
             if len(values) != expected:
-                _refuse(
-                    file, number, values, f"with kpt_shape={list(layout.keypoints)} a line has {expected} numbers: "
-                )
-        notes.append(f"keypoints (kpt_shape {list(layout.keypoints)}) are left out, boxes are taken")
+                _refuse(file, number, values, f"with kpt_shape={shape} a line has {expected} numbers: ")
+        notes.append(f"keypoints (kpt_shape {shape}) are left out, boxes are taken")
         return False
     all_longer = len(longer) == sum(map(len, lines.values()))
     tracks = [values[6] for _, _, values in longer if len(values) == 7]
@@ -342,12 +318,10 @@ def _are_boxes(numbers: np.ndarray, step: int) -> bool:
     return bool((inside.all(-1) | ~seen).all())
 
 
-def _objects(
-    file: str, rows: Lines, are_polygons: bool, names: Mapping[int, str]
-) -> tuple[list[list[float]], list[int]]:
+def _objects(file: str, rows: Lines, are_polygons: bool, names: dict[int, str]) -> tuple[list[list[float]], list[int]]:
     """Boxes and classes of a label file."""
     boxes, categories = [], []
-    for number, values in rows:
+    for number, values in rows.items():
         category = int(values[0])
         if category not in names:
             raise ValueError(f"{file}, line {number}: class {category} is none of the named {list(names)[:20]}.")
