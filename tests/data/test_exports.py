@@ -115,6 +115,15 @@ def roboflow_voc(root: Path) -> None:
         voc(root / split, root / split, count, split)
 
 
+def roboflow_csv(root: Path) -> None:
+    for split, count in SPLITS.items():
+        lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+        for i, name in enumerate(pictures(root / split, count, split)):
+            x, y, w, h = BOXES[i % 2]
+            lines.append(f"{name},{WIDTH},{HEIGHT},{NAMES[i % 2]},{x:g},{y:g},{x + w:g},{y + h:g}")
+        write(root / split / "_annotations.csv", "\n".join(lines))
+
+
 def roboflow_other(name: str, content: str | dict | list) -> Callable[[Path], None]:
     def build(root: Path) -> None:
         for split, count in SPLITS.items():
@@ -250,6 +259,7 @@ READ = {
     ),
     "Roboflow YOLO Darknet": (roboflow_darknet, 4, 2),
     "Roboflow Pascal VOC": (roboflow_voc, 4, 2),
+    "Roboflow TensorFlow CSV": (roboflow_csv, 4, 2),
     "CVAT COCO": (cvat_coco, 5, 1),
     "CVAT COCO keypoints": (lambda root: cvat_coco(root, "person_keypoints"), 5, 1),
     "CVAT COCO by subsets": (cvat_coco_subsets, 3, 3),
@@ -275,7 +285,7 @@ READ = {
 CREATE_ML = [{"image": "p0.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1, "y": 1}}]}]
 REFUSED = {
     "Roboflow CreateML": (roboflow_other("_annotations.createml.json", CREATE_ML), "CreateML"),
-    "Roboflow TensorFlow CSV": (roboflow_other("_annotations.csv", "filename,width,height,class\n"), "a table"),
+    "a CSV without objects": (roboflow_other("_annotations.csv", "filename,width,height,class\n"), "a table"),
     "Roboflow TFRecord": (roboflow_other("pets.tfrecord", "x"), "TFRecord"),
     "Roboflow PaliGemma, OpenAI, Florence-2": (
         roboflow_other("_annotations.train.jsonl", '{"image": "p0.jpg"}'),

@@ -18,7 +18,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) 
         "--data",
         required=required,
         default=None if required else "digits",
-        help="'digits', a folder (COCO, YOLO, VOC, parquet, save_to_disk), or a Hub name"
+        help="'digits', a folder (COCO, YOLO, VOC, CSV, parquet, save_to_disk), or a Hub name"
         + ("" if required else "; default: %(default)s"),
     )
     group.add_argument("--train_split", help="default: train")

@@ -10,12 +10,8 @@ FORMATS = ("xywh", "xyxy", "cxcywh")
 NORMALISED = "_normalised"
 BOX_FORMATS = FORMATS + tuple(name + NORMALISED for name in FORMATS)
 """(x, y, width, height), (x1, y1, x2, y2), (center x, center y, width, height), in pixels or shares of the picture."""
-ALIASES = {
-    "coco": "xywh",
-    "pascal_voc": "xyxy",
-    "albumentations": "xyxy_normalised",
-    "yolo": "cxcywh_normalised",
-} | {name + "_normalized": name + NORMALISED for name in FORMATS}
+ALIASES = {"coco": "xywh", "pascal_voc": "xyxy", "albumentations": "xyxy_normalised", "yolo": "cxcywh_normalised"}
+ALIASES |= {name + "_normalized": name + NORMALISED for name in FORMATS}
 CORNERS = ("xmin ymin xmax ymax", "x1 y1 x2 y2", "x0 y0 x1 y1", "xtl ytl xbr ybr", "left top right bottom")
 STARTS = {
     **dict.fromkeys(("xmin ymin", "left top"), ("xywh",)),
@@ -136,14 +132,18 @@ def detect_box_format(
 
     normalised = np.mean((np.abs(boxes) <= 1.5).all(1)) > 0.5
     candidates = [name + NORMALISED for name in formats] if normalised else list(formats)
-    xywh = {name: boxes_to_xywh(boxes, name, sizes) for name in candidates}
-    impossible = {name: _is_impossible(converted, sizes, areas) for name, converted in xywh.items()}
-    wrong = {name: int(rows.sum()) for name, rows in impossible.items()}
-    if areas is not None:
-        own = {name: converted[:, 2:].prod(axis=1) for name, converted in xywh.items()}
-        agree = {name: np.mean(np.abs(area - areas) <= 0.02 * areas + 1) for name, area in own.items()}
-        if max(agree.values()) > 0.9:
-            wrong |= {name: len(boxes) for name, share in agree.items() if share < 0.5}
+    slack = np.maximum(SLACK * sizes, SLACK_PIXELS)  # (T, 2)
+    impossible, wrong, agree = {}, {}, {}
+    for name in candidates:
+        first, size = np.hsplit(boxes_to_xywh(boxes, name, sizes), 2)
+        possible = ((first >= -slack) & (first + size <= sizes + slack) & (size > 0)).all(1)  # NaN fails too
+        if areas is not None:
+            possible &= ~(areas > (size + 1).prod(1) * 1.02)
+            agree[name] = np.mean(np.abs(size.prod(1) - areas) <= 0.02 * areas + 1)
+        impossible[name] = ~possible
+        wrong[name] = int(impossible[name].sum())
+    if max(agree.values(), default=0) > 0.9:
+        wrong |= {name: len(boxes) for name, share in agree.items() if share < 0.5}
     best = min(wrong, key=wrong.get)
     rivals = [name for name in wrong if name != best and wrong[name] < max(EVIDENCE, 5 * wrong[best])]
     if wrong[best] > MOST_WRONG * len(boxes):
@@ -158,13 +158,3 @@ def detect_box_format(
             f"{examples(range(min(3, len(boxes))))}, too few rule one out. {declare}"
         )
     return FormatGuess(best, wrong, len(boxes))
-
-
-def _is_impossible(xywh: np.ndarray, sizes: np.ndarray, areas: np.ndarray | None) -> np.ndarray:
-    """`(T,)` bool: a box is not finite, has no size, leaves its picture, or is less than its area."""
-    slack = np.maximum(SLACK * sizes, SLACK_PIXELS)  # (T, 2)
-    first, size = xywh[:, :2], xywh[:, 2:]
-    possible = ((first >= -slack) & (first + size <= sizes + slack) & (size > 0)).all(1)  # NaN fails too
-    if areas is not None:
-        possible &= ~(areas > (size + 1).prod(1) * 1.02)
-    return ~possible

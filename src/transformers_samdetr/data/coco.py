@@ -16,7 +16,7 @@ import numpy as np
 
 from ..annotations import shown
 from .schema import AnnotatedPictures, FolderContent, area_of, box_of, crowd_of, side_of
-from .source_files import PIECE, SetFiles, opened_text, picture_size, read_json_rows, read_text, split_in
+from .source_files import PIECE, SetFiles, opened_text, picture_size, read_json_rows, read_text, split_in, stem
 
 KEYS = ("images", "annotations", "categories")
 OTHER_TASKS = ("person_keypoints", "stuff", "captions", "panoptic", "image_info")
@@ -48,8 +48,8 @@ def find_coco(files: SetFiles, passed_over: list[str]) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for path in sorted(files.with_suffix(".json"), key=lambda path: (rank(path), path.count("/"), path)):
-        folder, name = os.path.split(path)
-        split = split_in(os.path.splitext(name)[0]) or split_in(os.path.basename(folder)) or split_in(folder)
+        folder = os.path.dirname(path)
+        split = split_in(stem(path)) or split_in(os.path.basename(folder)) or split_in(folder)
         reason = _why_not_coco(Path(files.path(path)))
         if reason:
             passed_over.append(f"{path} {reason}")

@@ -179,6 +179,10 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
+def stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
@@ -234,9 +238,9 @@ class SetFiles:
 
     def _index(self) -> None:
         self._by_path = {folded(path): path for path in (*sorted(self.folders, reverse=True), *self.files)}
-        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self.by_stem: dict[str, list[str]] = defaultdict(list)  # files by their folded names without suffix
         for path in self.files:
-            self._by_name[folded(os.path.basename(path))].append(path)
+            self.by_stem[folded(stem(path))].append(path)
 
     def path(self, relative: str) -> str:
         """The path to open."""
@@ -273,10 +277,10 @@ class SetFiles:
         wanted = [folded(part) for part in reversed(parts)]
         common = {
             path: len(os.path.commonprefix([wanted, [folded(part) for part in reversed(path.split("/"))]]))
-            for path in self._by_name.get(wanted[0], ())
+            for path in self.by_stem.get(stem(wanted[0]), ())
         }
         most = max(common.values(), default=0)
-        best = [path for path in common if common[path] == most]
+        best = [path for path in common if common[path] == most > 0]
         for folder in filter(None, folders):
             if len(best) > 1:
                 best = [path for path in best if path.startswith(f"{folder}/")] or best
@@ -290,7 +294,7 @@ class SetFiles:
         """`; for x.jpg there is images/x.png` where `find` has found none but a similar name, else `""`."""
         wanted = folded(os.path.basename(name.replace("\\", "/")))
         names = {folded(os.path.basename(path)): path for path in self.files if is_picture(path)}
-        near = [own for own in names if os.path.splitext(own)[0] == os.path.splitext(wanted)[0]]
+        near = [own for own in names if stem(own) == stem(wanted)]
         near = near or [own for own in names if own.endswith(wanted) or wanted.endswith(own)]
         near = near or difflib.get_close_matches(wanted, list(names)[:20_000], n=1, cutoff=0.8)
         return f"; for {shown(name)} there is {names[near[0]]}" if near else ""

@@ -11,7 +11,7 @@ from datasets import Dataset
 from ..annotations import shown
 from .box_formats import four_columns
 from .column_sets import OBJECT_ALIASES, PICTURE_ALIASES
-from .source_files import SetFiles, read_text, split_in
+from .source_files import SetFiles, folded, is_picture, read_text, split_in, stem
 
 NAME_COLUMNS = ("filename", *PICTURE_ALIASES["image"], "image_id")
 
@@ -28,7 +28,7 @@ def read_tables(files: SetFiles, names: Iterable[str], passed_over: list[str]) -
             pictures = _pictures(name, files)
         except csv.Error as error:
             raise ValueError(f"{files.path(name)} is not a valid table: {error}.") from error
-        split = split_in(os.path.splitext(os.path.basename(name))[0]) or split_in(os.path.dirname(name))
+        split = split_in(stem(name)) or split_in(os.path.dirname(name))
         if not pictures:
             passed_over.append(f"{name} is a table without rows of a file name and xmin, ymin, xmax, ymax")
         elif split in found:
@@ -56,7 +56,8 @@ def _pictures(name: str, files: SetFiles) -> list[dict[str, Any]]:
     for row in reader:
         where, file_name = f"{files.path(name)}, line {reader.line_num}", row[image] or ""
         if file_name not in pictures:
-            file = files.find(file_name, [os.path.dirname(name), "images", ""])
+            without_suffix = filter(is_picture, files.by_stem.get(folded(file_name), ()))
+            file = files.find(file_name, [os.path.dirname(name), "images", ""]) or next(without_suffix, None)
             if file is None:
                 raise ValueError(
                     f"{where} names {shown(file_name, repr)}, which is not in {files.root}{files.hint(file_name)}."

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from ..annotations import shown
 from .schema import AnnotatedPicture, AnnotatedPictures, FolderContent, side_of
-from .source_files import SPLIT_NAMES, SetFiles, folded, is_picture, picture_size, read_text, read_xml, split_in
+from .source_files import SPLIT_NAMES, SetFiles, folded, is_picture, picture_size, read_text, read_xml, split_in, stem
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
@@ -53,7 +53,7 @@ def _listed(files: SetFiles, path: str, folder: str) -> list[str]:
     for line in filter(None, map(str.strip, read_text(files.path(path)).split("\n"))):
         names = [os.path.basename(line.replace("\\", "/"))]  # alone: a list is no way out of the folder
         if is_picture(names[0]) or names[0].lower().endswith(".xml"):
-            names.append(os.path.splitext(names[0])[0])
+            names.append(stem(names[0]))
         if line.split()[-1] in ("-1", "0", "1"):
             names.append(line.rpartition(line.split()[-1])[0].strip())
         file = next((f for name in names if (f := f"{folder}/{name}.xml".lstrip("/")) in files.files), None)
@@ -73,14 +73,11 @@ def read_voc(files: SetFiles, chosen: dict[str, list[str]]) -> FolderContent:
     difficult are objects like others. Classes are numbered by their names' order. Raises a ValueError that names the
     file where it is no XML, an object has no name or box, or a picture is missing.
     """
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for path in files.pictures():
-        by_stem[folded(_stem(path))].append(path)
     disagree: list[str] = []
     splits = {split: AnnotatedPictures() for split in chosen}
     for split, paths in chosen.items():
         for path in paths:
-            splits[split].add(_read(path, files, by_stem, disagree))
+            splits[split].add(_read(path, files, disagree))
     corners = [corner for pictures in splits.values() for i in (0, 1) for corner in pictures.boxes[i::4]]
     from_one = bool(corners) and all(not corner < 1 for corner in corners)  # NaN tells nothing
     for pictures in splits.values() if from_one else ():
@@ -98,8 +95,8 @@ def read_voc(files: SetFiles, chosen: dict[str, list[str]]) -> FolderContent:
     return FolderContent(splits, {name: name for name in names}, "xyxy", notes)
 
 
-def _read(path: str, files: SetFiles, by_stem: dict[str, list[str]], disagree: list[str]) -> AnnotatedPicture:
-    """The picture with its boxes as they stand in the file."""
+def _read(path: str, files: SetFiles, disagree: list[str]) -> AnnotatedPicture:
+    """The picture with its boxes as they stand in the file; `disagree` gets the path where `<filename>` is another."""
     file = files.path(path)
     root = read_xml(file)
     names, boxes = [], []
@@ -119,21 +116,19 @@ def _read(path: str, files: SetFiles, by_stem: dict[str, list[str]], disagree: l
             raise ValueError(f"{file}: object {number} has no name.")
         names.append(name)
         boxes.append(corners)
-    image, is_other = _picture_of(path, (root.findtext("filename") or "").strip(), files, by_stem)
-    disagree += [path] * is_other
+    image = files.path(_picture_of(path, (root.findtext("filename") or "").strip(), files, disagree))
     width, height = (side_of(root.findtext(f"size/{side}") or 0, side, file) for side in ("width", "height"))
     if not width or not height:
         width, height = picture_size(image)
     return AnnotatedPicture(image, None, width, height, boxes, names)
 
 
-def _picture_of(xml: str, file_name: str, files: SetFiles, by_stem: dict[str, list[str]]) -> tuple[str, bool]:
-    """The path of an XML file's picture: that of its own name, otherwise that in its `<filename>`.
+def _picture_of(xml: str, file_name: str, files: SetFiles, disagree: list[str]) -> str:
+    """The picture of an XML file: that of its own name, otherwise that in its `<filename>`.
 
-    `<filename>` stays what it was when files are renamed or sets are put together, so that it often names another;
-    whether it does is the second value.
+    `<filename>` stays what it was when files are renamed or sets are put together, so that it often names another.
     """
-    folder, stem = os.path.dirname(xml), _stem(xml)
+    folder, own_stem = os.path.dirname(xml), stem(xml)
     parts, above = folder.split("/"), os.path.dirname(folder)
     places = [i for i, part in enumerate(parts) if part.lower().startswith(("annot", "xml", "label"))]
     # images/train for annotations/train, then those beside the folder
@@ -144,16 +139,15 @@ def _picture_of(xml: str, file_name: str, files: SetFiles, by_stem: dict[str, li
 
     def rank(path: str) -> tuple:
         place = folders.index(os.path.dirname(path)) if os.path.dirname(path) in folders else len(folders)
-        return place, _stem(path) != stem, path != named, path
+        return place, stem(path) != own_stem, path != named, path
 
-    own = min(by_stem.get(folded(stem), []), key=rank, default=named)
+    own = min(filter(is_picture, files.by_stem.get(folded(own_stem), ())), key=rank, default=named)
     if own is None:
+        wanted = file_name or own_stem
         raise ValueError(
-            f"{files.path(xml)} belongs to {shown(file_name or stem)}, and no picture in {files.root} has this name, "
-            f"or that of the XML file{files.hint(file_name or stem)}."
+            f"{files.path(xml)} belongs to {shown(wanted)}, and no picture in {files.root} has this name, or that of "
+            f"the XML file{files.hint(wanted)}."
         )
-    return files.path(own), named is not None and folded(_stem(named)) != folded(_stem(own))
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    if named is not None and folded(stem(named)) != folded(stem(own)):
+        disagree.append(xml)
+    return own
