@@ -17,21 +17,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from benchmarks.bars import BARS, measure_bars
-from benchmarks.machine import describe_machine
-from benchmarks.measure import interleave, interleave_on_gpu
-from benchmarks.performance_page import (
-    HERE,
-    bars_table,
-    gpu_tables,
-    growth_table,
-    lines_table,
-    measurements_table,
-    stages_table,
-    write_report,
-)
-from benchmarks.profiles import lines_report, stage_report
 from benchmarks.work import DTYPES, GRIDS, TASKS, Grid, Work, growth_axes
+
+HERE = Path(__file__).parent / "benchmarks"
+BARS = ("single-scale", "multi-scale", "faster", "training-single", "training-multi", "loss", "processor", "load")
+"""As in `benchmarks.bars`, which takes seconds to import."""
 
 
 def size(text: str) -> tuple[int, int]:
@@ -42,7 +32,7 @@ def size(text: str) -> tuple[int, int]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=("bars", *GRIDS))
-    parser.add_argument("--groups", nargs="+", choices=tuple(BARS), default=tuple(BARS), help="of --preset bars")
+    parser.add_argument("--groups", nargs="+", choices=BARS, default=BARS, help="of --preset bars")
     parser.add_argument("--growth", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--stages", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--lines", nargs="+", metavar="MODEL", default=[])
@@ -73,6 +63,21 @@ def report_progress(line: str) -> None:
 
 def main() -> None:
     args = parse()
+
+    from benchmarks.bars import measure_bars
+    from benchmarks.machine import describe_machine
+    from benchmarks.measure import interleave, interleave_on_gpu
+    from benchmarks.performance_page import (
+        bars_table,
+        gpu_tables,
+        growth_table,
+        lines_table,
+        measurements_table,
+        stages_table,
+        write_report,
+    )
+    from benchmarks.profiles import lines_report, stage_report
+
     given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Grid)}
     given = {name: tuple(values) for name, values in given.items() if values is not None}
     grid = dataclasses.replace(GRIDS.get(args.preset, Grid()), **given)

@@ -11,9 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.overfit import ENOUGH, VARIANTS, overfit
-from experiments.signs_page import save_runs
-from transformers_samdetr.data import load_detection_data
+VARIANTS = ("single-scale", "smca", "dc5", "multi-scale", "dn")
+"""As in `experiments.overfit`, which takes seconds to import."""
 
 
 def main() -> None:
@@ -24,6 +23,10 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/overfit"), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="where the results are kept; default: overfit.json in --output_dir")
     args = parser.parse_args()
+
+    from experiments.overfit import ENOUGH, overfit
+    from experiments.signs_page import save_runs
+    from transformers_samdetr.data import load_detection_data
 
     try:
         data, results = load_detection_data(args.data), []

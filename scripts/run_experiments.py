@@ -14,13 +14,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.coco import PROCESSES, coco_runs, make_coco_runs, setting
-from experiments.definitions import SEEDS, SETTINGS, SUITES
-from experiments.experiments_page import HERE, write_report
-from experiments.launch import make_small_runs
-from experiments.recipes_page import recipes_page
-from experiments.runs import LEDGER, Ledger
-from experiments.timing import measure_latency, measure_training_cost
+HERE = Path(__file__).parent / "experiments"
+LEDGER = HERE / "ledger"
+PROCESSES, SEEDS = 8, (0, 1, 2)
+SUITES = ("real", "table1", "table2", "table3", "scales", "table4", "table5", "figure6", "figure7", "additions")
+"""As in `experiments.definitions`, `coco` and `runs`, which take seconds to import."""
 
 
 def main() -> None:
@@ -40,7 +38,7 @@ def main() -> None:
     coco.add_argument("--data", help="folder in COCO's layout, or a name on the Hub")
     coco.add_argument("--processes", type=int, default=PROCESSES, help="GPUs: 8, 4, 2 or 1; default: %(default)s")
     coco.add_argument("--dry_run", action="store_true", help="say commands and cost, start nothing")
-    coco.add_argument("--set", type=setting, action="append", default=[], metavar="FIELD=VALUE", help="of the recipe")
+    coco.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the recipe")
     report = parser.add_argument_group("report")
     report.add_argument("--report", action="store_true", help="write the page, its pictures, the notes and their CSV")
     report.add_argument("--report_dir", type=Path, default=Path("docs"), help="default: %(default)s")
@@ -48,35 +46,44 @@ def main() -> None:
     report.add_argument("--published_curves", type=Path, help="CSV of the authors' logs, to be drawn in the report")
     report.add_argument("--recipes", action="store_true", help="print the page of recipes, docs/recipes.md")
     args = parser.parse_args()
+    if not (args.suite or args.report or args.recipes):
+        parser.error("Say what to do: --suite NAME, --report, or both.")
+
+    from experiments import definitions
+    from experiments.coco import coco_runs, make_coco_runs, setting
+    from experiments.experiments_page import write_report
+    from experiments.launch import make_small_runs
+    from experiments.recipes_page import recipes_page
+    from experiments.runs import Ledger
+    from experiments.timing import measure_latency, measure_training_cost
+
     if args.recipes:
         print(recipes_page(), end="")
         return
-    if args.suite is None and not args.report:
-        parser.error("Say what to do: --suite NAME, --report, or both.")
-
-    code, ledger = 0, Ledger(args.ledger)
+    code, ledger, suite = 0, Ledger(args.ledger), definitions.SUITES.get(args.suite)
     try:
+        fields = dict(map(setting, args.set))
         if args.suite and args.scale == "coco":
             code = make_coco_runs(
-                coco_runs(SUITES[args.suite], args.variants),
+                coco_runs(suite, args.variants),
                 args.data,
                 args.output_dir,
                 ledger,
                 args.processes,
                 args.seeds or (0,),
-                dict(args.set),
+                fields,
                 args.dry_run,
             )
         elif args.latency and args.suite:
-            for name in SUITES[args.suite].settings:
-                print(f"Written: {measure_latency(SUITES[args.suite], SETTINGS[name], ledger)}")
+            for name in suite.settings:
+                print(f"Written: {measure_latency(suite, definitions.SETTINGS[name], ledger)}")
         elif args.training_cost and args.suite:
-            for name in SUITES[args.suite].settings:
-                data = SETTINGS[name].load_data(args.data_dir)
-                print(f"Written: {measure_training_cost(SETTINGS[name], ledger, data)}")
+            for name in suite.settings:
+                data = definitions.SETTINGS[name].load_data(args.data_dir)
+                print(f"Written: {measure_training_cost(definitions.SETTINGS[name], ledger, data)}")
         elif args.suite:
             code = make_small_runs(
-                SUITES[args.suite],
+                suite,
                 ledger,
                 args.output_dir,
                 args.data_dir,
@@ -86,7 +93,7 @@ def main() -> None:
             )
         if args.report:
             print(f"Written: {write_report(ledger, args.report_dir, args.notes_dir, args.published_curves)}")
-    except ValueError as error:
+    except (argparse.ArgumentTypeError, ValueError) as error:
         parser.error(str(error))
     sys.exit(code)
 

@@ -3,17 +3,17 @@
 python scripts/show_predictions.py --model outputs/digits --output_dir outputs/digits/predictions
 """
 
-import argparse
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from transformers_samdetr.commands.data_arguments import add_data_arguments, data_from
-from transformers_samdetr.commands.messages import plain_messages
-from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
-from transformers_samdetr.prediction import NMS_THRESHOLD, Detector, about_duplicates, choose_threshold
-from transformers_samdetr.visualization import contact_sheet
+from transformers_samdetr.commands.messages import CommandParser
+
+if TYPE_CHECKING:
+    from transformers_samdetr.prediction import Detector
 
 SHORTEST_SIDE = 448
 """Pixels that a smaller picture is enlarged to before its boxes are drawn."""
@@ -22,7 +22,7 @@ MAX_DENOISED = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub name")
     add_data_arguments(parser)
     parser.add_argument("--output_dir", type=Path, required=True)
@@ -38,7 +38,9 @@ def main() -> None:
     if args.count < 1:
         parser.error(f"--count {args.count} must be at least 1")
 
-    with plain_messages(parser):
+    with parser.plain_messages():
+        from transformers_samdetr.prediction import NMS_THRESHOLD, Detector, about_duplicates, choose_threshold
+
         examples, detector = data_from(args, seed=args.seed).evaluation, Detector(args.model)
         count = min(args.count, len(examples))
         threshold = choose_threshold(detector.model.config, args.threshold)
@@ -52,6 +54,8 @@ def main() -> None:
 
 def draw_samples(examples: Sequence[dict], detector: Detector, threshold: float, count: int, folder: Path) -> None:
     """Writes `000.png`, `001.png`, … of the first pictures, and all of them as `overview.png`."""
+    from transformers_samdetr.visualization import contact_sheet
+
     pictures = []
     for index in range(count):
         image = examples[index]["image"].convert("RGB")
@@ -61,20 +65,24 @@ def draw_samples(examples: Sequence[dict], detector: Detector, threshold: float,
     contact_sheet(pictures).save(folder / "overview.png")
 
 
-@torch.inference_mode()
 def draw_training(examples: Sequence[dict], detector: Detector, count: int, folder: Path) -> list[Path]:
     """Writes `matches.png` and, for a model with denoising queries, `denoising.png`; returns their paths."""
-    from transformers_samdetr.visualization import explain, training_figures  # here, since they need matplotlib
+    import torch
+
+    from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
+    from transformers_samdetr.visualization import explain, training_figures
 
     model, dataset = detector.model, DetectionDataset(examples)
     batch = DetectionCollator(detector.processor)([dataset[index] for index in range(count)])
     images = training_figures.batch_pictures(batch, detector.processor)
     inputs = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
     written = [folder / "matches.png"]
-    training_figures.draw_matches(images, model(**inputs), batch["labels"], model.config).save(written[0])
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    training_figures.draw_matches(images, outputs, batch["labels"], model.config).save(written[0])
     if model.config.num_denoising_groups:
         few = {name: values[:MAX_DENOISED] for name, values in (inputs | {"labels": batch["labels"]}).items()}
-        with torch.random.fork_rng():
+        with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(0)  # the same noise each time
             denoised = training_figures.denoise(model, few)
         figure = training_figures.denoising_figure(images[:MAX_DENOISED], denoised)

@@ -12,14 +12,8 @@ much of a model's cross-attention lies in the boxes of the set's evaluation pict
 import argparse
 from pathlib import Path
 
-from transformers import AutoImageProcessor
-
-from experiments.curves import compare_epoch, comparison_table
-from experiments.digit_signs import RUNS, run_signs
-from experiments.matched_queries import AttentionInBoxes, attention_in_set, attention_summary
-from experiments.signs_page import DIGITS_FILE, FOLDER, HERE, save_runs, write_page
-from transformers_samdetr import SamDetrForObjectDetection
-from transformers_samdetr.data.load import load_detection_data
+RUNS = ("keypoints", "keypoints-dn", "none")
+"""As in `experiments.digit_signs`, which takes seconds to import."""
 
 
 def main() -> None:
@@ -41,29 +35,38 @@ def main() -> None:
     if args.attention is not None:
         if args.data is None:
             parser.error("--attention needs --data")
+        from transformers import AutoImageProcessor
+
+        from experiments.matched_queries import attention_in_set, attention_summary
+        from transformers_samdetr import SamDetrForObjectDetection
+        from transformers_samdetr.data.load import load_detection_data
+
         try:
-            print(attention_summary(_attention(args.attention, args.data)))
+            model = SamDetrForObjectDetection.from_pretrained(args.attention)
+            processor = AutoImageProcessor.from_pretrained(args.attention)
+            print(attention_summary(attention_in_set(model, processor, load_detection_data(args.data).evaluation)))
         except (OSError, ValueError) as error:
             parser.error(str(error))
         return
     if args.log is not None:
         if args.published is None or args.variant is None:
             parser.error("--log needs --published and --variant")
+        from experiments.curves import compare_epoch, comparison_table
+
         try:
             print(comparison_table(compare_epoch(args.log, args.published, args.variant, args.epoch)))
         except (OSError, ValueError) as error:
             parser.error(str(error))
         return
-    for seed in args.seeds:
+    from experiments.signs_page import DIGITS_FILE, FOLDER, HERE, save_runs, write_page
+
+    for seed in args.seeds if args.runs else ():
+        from experiments.digit_signs import run_signs
+
         for name in args.runs:
             run = run_signs(name, seed, args.output_dir / f"{name} {seed}")
             save_runs(HERE / FOLDER / DIGITS_FILE, [run.to_dict()], ("name", "seed"))
     write_page(args.docs)
-
-
-def _attention(model: str, data: str) -> AttentionInBoxes:
-    detector, processor = SamDetrForObjectDetection.from_pretrained(model), AutoImageProcessor.from_pretrained(model)
-    return attention_in_set(detector, processor, load_detection_data(data).evaluation)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,7 @@ def test_the_product_does_not_import_the_laboratory():
 
 SHORT = {
     "commands.console": "starts each command of an installed package by name",
+    "commands.convert": "each command has a file",
     "commands.demo": "each command has a file",
 }
 """Files of less than 40 lines, and why they are not part of another."""

@@ -51,13 +51,15 @@ def pictures(count, seed, sizes=(10, 30)):
 
 
 class Slow:
-    """Gives the test time to send a signal."""
+    """Gives the test time to send a signal, or asks to stop after a step."""
 
-    def __init__(self, seconds):
-        self.seconds = seconds
+    def __init__(self, seconds, stop_after=None):
+        self.seconds, self.stop_after = seconds, stop_after
 
     def after_step(self, trainer):
         time.sleep(self.seconds)
+        if trainer.progress.global_step == self.stop_after:
+            trainer.request_stop()
 
     def after_epoch(self, trainer):
         pass
@@ -67,7 +69,16 @@ class Slow:
 
 
 def run_training(
-    folder, resume="auto", every=1, pause=0.0, model=None, number=10, fingerprint="noise", stream=False, **recipe
+    folder,
+    resume="auto",
+    every=1,
+    pause=0.0,
+    model=None,
+    number=10,
+    fingerprint="noise",
+    stream=False,
+    stop_after=None,
+    **recipe,
 ):
     """Trains as `scripts/train.py` does, and returns whether it was resumed; SystemExit(EXIT_REQUEUE) if stopped."""
     set_seed(0)
@@ -81,7 +92,9 @@ def run_training(
     if stream:
         train = with_length(train.to_iterable_dataset(num_shards=4), number)
         evaluation = evaluation.to_iterable_dataset()
-    trainer = Trainer(model, processor, train, evaluation, recipe, folder, (saving, Slow(pause)), peer_timeout=30)
+    hooks = saving, Slow(pause, stop_after)
+    trainer = Trainer(model, processor, train, evaluation, recipe, folder, hooks, peer_timeout=30)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with explain_lost_process(folder), on_stop_signal(trainer.request_stop):
         resumed = saving.start(trainer, resume)
         (Path(folder) / f"started-{trainer.accelerator.process_index}").touch()

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -192,31 +193,72 @@ def test_a_missing_module_of_the_package_itself_is_raised(monkeypatch):
         )
 
 
+HEAVY = {"torch", "transformers", "numpy", "datasets", "matplotlib"}
+
+
+def answer(code: str, *arguments: str) -> str:
+    """What a new process prints, in which `code` runs `arguments` and none of the heavy packages may be imported."""
+    code = (
+        f"import runpy, sys; sys.argv = {list(arguments)!r}\n"
+        f"try: {code}\n"
+        "except SystemExit as error: print('exit', error.code)\n"
+        f"print('heavy', *({HEAVY} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.endswith("heavy\n"), done.stdout[-100:]
+    return done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_imports_nothing_expensive(command):
-    code = (
-        f"import sys; sys.argv = ['samdetr-{command}', '--help']\n"
-        f"from transformers_samdetr.commands import console\n"
-        f"try: console.{command}()\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'transformers', 'numpy', 'datasets'} & sys.modules.keys()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+def test_a_command_imports_nothing_expensive_for_its_help(command):
+    start = f"runpy.run_module('transformers_samdetr.commands.{command}', run_name='__main__')"
+    assert "exit 0" in answer(start, f"samdetr-{command}", "--help")
 
 
-def test_a_command_finds_the_auto_classes_registered():
-    code = (
-        "import sys; sys.argv = ['samdetr-predict']\n"
-        "import transformers_samdetr\n"
-        "assert 'torch' not in sys.modules\n"
-        "from transformers_samdetr.commands.messages import CommandParser, plain_messages\n"
-        "with plain_messages(CommandParser(None)):\n"
-        "    from transformers import AutoConfig, AutoModelForObjectDetection\n"
-        "    config = AutoConfig.for_model('sam_detr')\n"
-        "    assert type(config) in AutoModelForObjectDetection._model_mapping\n"
-        "    assert type(config) is transformers_samdetr.SamDetrConfig\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_imports_nothing_expensive_for_its_help_or_a_mistake(script):
+    start = f"sys.path.insert(0, 'scripts'); runpy.run_path({str(script)!r}, run_name='__main__')"
+    assert "exit 0" in answer(start, str(script), "--help")
+    assert "exit 2" in answer(start, str(script), "--no_such_option")
+
+
+def test_choices_repeat_those_of_the_laboratory():
+    from benchmarks.bars import BARS
+    from experiments import coco, definitions, digit_signs, overfit, runs
+
+    scripts = {name: runpy.run_path(str(ROOT / "scripts" / f"{name}.py")) for name in ("benchmark", "overfit", "signs")}
+    assert [scripts["benchmark"]["BARS"], scripts["overfit"]["VARIANTS"], scripts["signs"]["RUNS"]] == [
+        *map(tuple, (BARS, overfit.VARIANTS, digit_signs.RUNS))
+    ]
+    script = runpy.run_path(str(ROOT / "scripts" / "run_experiments.py"))
+    assert (script["SUITES"], script["SEEDS"]) == (tuple(definitions.SUITES), definitions.SEEDS)
+    assert (script["PROCESSES"], script["LEDGER"]) == (coco.PROCESSES, runs.LEDGER)
+
+
+REGISTERED = (
+    "from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection\n"
+    "import transformers_samdetr\n"
+    "config = AutoConfig.for_model('sam_detr')\n"
+    "assert type(config) is transformers_samdetr.SamDetrConfig\n"
+    "model = AutoModelForObjectDetection._model_mapping[type(config)]\n"
+    "assert model is transformers_samdetr.SamDetrForObjectDetection\n"
+)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import sys, transformers_samdetr; assert 'torch' not in sys.modules",
+        "import transformers, transformers_samdetr",
+        "import importlib.util, transformers_samdetr; importlib.util.find_spec('transformers')",
+        "from transformers_samdetr.modeling_sam_detr import SamDetrModel",
+        "from transformers_samdetr.operations import reference_operations",
+        "from transformers_samdetr import *",
+        "from transformers_samdetr.commands.messages import CommandParser as P\nwith P(None).plain_messages(): pass",
+    ],
+)
+def test_the_auto_classes_are_registered_whatever_is_imported_first(first):
+    subprocess.run([sys.executable, "-c", f"{first}\n{REGISTERED}"], check=True)
 
 
 def test_exit_codes_reach_the_shell(monkeypatch):

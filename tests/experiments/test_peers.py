@@ -13,9 +13,9 @@ from experiments.peers.detr_relatives import softmax_as_log_odds
 from experiments.peers.faster_rcnn import _pixel_targets
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.geometry import center_to_corners
+from transformers_samdetr.training.loss_sums import weighted_terms
 from transformers_samdetr.training.optimizer import make_optimizer
 from transformers_samdetr.training.recipes import TINY
-from transformers_samdetr.training.step import weighted_terms
 
 from ..models import SMALL_BACKBONE, targets
 

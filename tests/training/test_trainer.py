@@ -11,7 +11,8 @@ from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.training import Recipe, Trainer
-from transformers_samdetr.training.step import weighted_terms, without_objects
+from transformers_samdetr.training.loss_sums import weighted_terms
+from transformers_samdetr.training.step import without_objects
 
 from ..models import tiny_model
 
@@ -59,9 +60,8 @@ def gradients_of(trainer, monkeypatch):
     """
     found = []
     trainer.model.double()
-    to_device = trainer._to_device
-    monkeypatch.setattr(
-        trainer, "_to_device", lambda batch: {**to_device(batch), "pixel_values": batch["pixel_values"].double()}
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, batch: (args, batch | {"pixel_values": batch["pixel_values"].double()}), with_kwargs=True
     )
 
     def keep(parameters, limit):

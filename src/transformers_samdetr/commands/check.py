@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..training.recipes import AUGMENTATIONS
 from .data_arguments import add_data_arguments, data_from
-from .messages import CommandParser, add_message_arguments, plain_messages
+from .messages import CommandParser
 
 
 def main(description: str | None = __doc__) -> int:
@@ -24,11 +24,10 @@ def main(description: str | None = __doc__) -> int:
     )
     parser.add_argument("--image_size", type=int, help="of training, for --augmented paper; default: 800 to 1333")
     parser.add_argument("--seed", type=int, default=0, help="of augmented pictures and digit scenes")
-    add_message_arguments(parser)
     args = parser.parse_args()
     if args.augmented and not args.report:
         parser.error("--augmented needs --report, the page in which to show the pictures")
-    with plain_messages(parser, args.verbose, args.debug):
+    with parser.plain_messages():
         from tqdm.auto import tqdm
 
         from ..data.augment import make_augmentation

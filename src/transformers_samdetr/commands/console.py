@@ -1,19 +1,10 @@
-"""The console commands of an installed package: `samdetr-train`, `samdetr-predict`, …"""
+"""The console commands of an installed package, `samdetr-train`, `samdetr-predict`, …: `main` of the command's file."""
 
-from functools import partial
+from collections.abc import Callable
 from importlib import import_module
 
 
-def run(command: str) -> int | None:
-    """Runs `commands/{command}.py` with the arguments of this process and returns its exit code."""
-    return import_module(f".{command}", __package__).main()
-
-
-check = partial(run, "check")
-convert = partial(run, "convert")
-demo = partial(run, "demo")
-evaluate = partial(run, "evaluate")
-export = partial(run, "export")
-predict = partial(run, "predict")
-push = partial(run, "push")
-train = partial(run, "train")
+def __getattr__(command: str) -> Callable[[], int | None]:
+    if command.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {command!r}")
+    return import_module(f".{command}", __package__).main

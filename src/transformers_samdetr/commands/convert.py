@@ -8,7 +8,7 @@ Which model it is, is read from the file; where an R50 file without stored argum
 
 import argparse
 
-from .messages import CommandParser, add_message_arguments, plain_messages
+from .messages import CommandParser
 
 
 def main(description: str | None = __doc__) -> None:
@@ -21,9 +21,8 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--licence", help="of the weights, for the model card (default: not stated)")
     parser.add_argument("--push_to_hub", metavar="REPO", help="Hub repository, USER/NAME, to upload to")
     parser.add_argument("--private", action="store_true", help="make the Hub repository private")
-    add_message_arguments(parser)
     args = parser.parse_args()
-    with plain_messages(parser, args.verbose, args.debug):
+    with parser.plain_messages():
         from ..conversion import convert_checkpoint
         from ..hub import push_to_hub
         from ..model_card import ModelCard

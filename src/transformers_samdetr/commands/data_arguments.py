@@ -30,43 +30,13 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) 
     group.add_argument("--class_names", nargs="+", help="for a set that does not name its classes, from id 0")
 
 
-def add_streaming_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--streaming` and `--stream_length`, for scripts that can do with a stream."""
-    group = parser.add_argument_group("streams")
-    group.add_argument(
-        "--streaming",
-        action="store_true",
-        help="read --data (a Hub name, parquet, arrow) while it is used, for sets larger than the disk",
-    )
-    group.add_argument(
-        "--stream_length", type=int, metavar="N", help="training pictures of an epoch; default: what the set says"
-    )
-    parser.add_argument("--ignore_data_errors", action="store_true", help="train although the check found errors")
-
-
 def data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
-    """What the arguments ask for.
-
-    Args:
-        args: of a parser with `add_data_arguments`, and perhaps `add_streaming_arguments`.
-        seed: chooses the digit scenes.
-
-    Raises:
-        ValueError: as `load_detection_data`.
-    """
+    """What `load_detection_data` makes of the arguments; `seed` chooses the digit scenes."""
     from ..data import load_detection_data
 
-    return load_detection_data(
-        args.data,
-        train_split=args.train_split,
-        eval_split=args.eval_split,
-        columns=dict(args.columns) if args.columns else None,
-        box_format=args.box_format,
-        class_names=args.class_names,
-        streaming=getattr(args, "streaming", False),
-        stream_length=getattr(args, "stream_length", None),
-        seed=seed,
-    )
+    names = ("train_split", "eval_split", "box_format", "class_names", "streaming", "stream_length")
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    return load_detection_data(args.data, columns=dict(args.columns) if args.columns else None, seed=seed, **given)
 
 
 def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
@@ -78,11 +48,13 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     from accelerate import PartialState
 
     from ..data import quick_check
+    from ..training.display import stage
 
     state = PartialState()
-    with state.local_main_process_first():  # so that one process fills the caches of the others
-        data = data_from(args, seed)
-    findings = quick_check(data)
+    with stage(f"Reading the annotations of {args.data} …", state.is_main_process):
+        with state.local_main_process_first():  # so that one process fills the caches of the others
+            data = data_from(args, seed)
+        findings = quick_check(data)
     with suppress(AttributeError, TypeError):  # of glibc alone
         ctypes.CDLL(None).malloc_trim(0)  # what reading took goes back to the system
     if not getattr(args, "ignore_data_errors", False):

@@ -6,7 +6,7 @@
 Works without a network where the model is a folder.
 """
 
-from .messages import CommandParser, add_message_arguments, check_file, plain_messages
+from .messages import CommandParser, check_file
 
 
 def build_parser(description: str | None = __doc__) -> CommandParser:
@@ -20,14 +20,13 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     parser.add_argument("--max_megabytes", type=float, default=25, help="of an upload; default: %(default)s")
     parser.add_argument("--max_megapixels", type=float, default=50, help="of a picture; default: %(default)s")
     parser.add_argument("--max_waiting", type=int, default=32, help="requests in the queue; default: %(default)s")
-    add_message_arguments(parser)
     return parser
 
 
 def main(description: str | None = __doc__) -> None:
     parser = build_parser(description)
     args = parser.parse_args()
-    with plain_messages(parser, args.verbose, args.debug):
+    with parser.plain_messages():
         from ..demo import Demo, serve  # here, for Gradio takes seconds to import
 
         demo = Demo(args.model, args.device, args.max_megabytes, args.max_megapixels)

@@ -9,10 +9,10 @@ With two models, the second is compared with the first on the same pictures (a p
 """
 
 from .data_arguments import add_data_arguments
-from .messages import CommandParser, add_message_arguments, plain_messages
+from .messages import CommandParser
 
 
-def build_parser(description: str | None = __doc__) -> CommandParser:
+def main(description: str | None = __doc__) -> None:
     parser = CommandParser(description)
     parser.add_argument("--model", required=True, action="append", help="folder or Hub name; twice to compare two")
     add_data_arguments(parser, required=True)
@@ -24,18 +24,12 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     parser.add_argument("--max_detections", type=int, nargs=3, default=(1, 10, 100), help="default: 1 10 100")
     parser.add_argument("--threshold", type=float, help="score for the confusion matrix; default: of the highest F1")
     parser.add_argument("--worst", type=int, default=4, help="pictures of each kind of error in the report")
-    add_message_arguments(parser)
-    return parser
-
-
-def main(description: str | None = __doc__) -> None:
-    parser = build_parser(description)
     args = vars(parser.parse_args())
     args["columns"] = dict(args["columns"]) if args["columns"] else None
     if len(args["model"]) > 2:
         parser.error(f"--model was given {len(args['model'])} times: compare two models at a time.")
     args["model"], args["other_model"] = (*args["model"], None)[:2]
-    with plain_messages(parser, args.pop("verbose"), args.pop("debug")):
+    with parser.plain_messages():
         from rich.console import Console
 
         from ..evaluation.evaluate import METRICS_FILE, evaluate_saved_model  # seconds, which --help need not wait for

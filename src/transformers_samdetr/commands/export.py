@@ -14,7 +14,7 @@ whose outputs differ from the model's is deleted.
 import os
 import time
 
-from .messages import CommandParser, add_message_arguments, plain_messages
+from .messages import CommandParser
 
 
 def size(text: str) -> tuple[int, int]:
@@ -22,7 +22,7 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def build_parser(description: str | None = __doc__) -> CommandParser:
+def main(description: str | None = __doc__) -> None:
     parser = CommandParser(description)
     parser.add_argument("--model", required=True, help="folder or Hub name")
     parser.add_argument(
@@ -42,18 +42,11 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     parser.add_argument("--benchmark", type=size, metavar="HEIGHTxWIDTH", help="also time both on such a picture")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of --benchmark; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="of --benchmark; default: %(default)s")
-    add_message_arguments(parser)
-    return parser
-
-
-def main(description: str | None = __doc__) -> None:
-    parser = build_parser(description)
     args = vars(parser.parse_args())
-    options = ("data", "benchmark", "threads", "rounds", "verbose", "debug")
-    data, benchmark, threads, rounds, verbose, debug = (args.pop(name) for name in options)
+    data, benchmark, threads, rounds = (args.pop(name) for name in ("data", "benchmark", "threads", "rounds"))
     if data and args["postprocess"]:
         parser.error("--data needs logits: leave --postprocess out, which changes no AP.")
-    with plain_messages(parser, verbose, debug):
+    with parser.plain_messages():
         from ..export import ExportedDetector, export_detector  # seconds, which --help need not wait for
         from ..export.exported_detector import measure_latency
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,21 +19,25 @@ from ..training.checkpoint import find_model
 
 PACKAGES_OF_TRAIN = ("accelerate", "datasets", "evaluate", "hotcoco", "jinja2", "matplotlib", "rich")
 """What the extra `train` installs."""
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Prints a mistake as one line with the nearest valid word, in place of the usage of all options."""
+    """Prints a mistake as one line with the nearest valid word; `--verbose` and `--debug` are for `plain_messages`."""
 
     def __init__(self, description: str | None, usage: str | None = None):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, usage=usage, formatter_class=formatter)
+        self.add_argument("--verbose", action="store_true", help="show progress bars and warnings of libraries")
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.verbose = self.debug = False
         self.checks = {"checkpoint": check_file, "data": check_data, "model": check_model, "compare_with": check_model}
         """Of arguments by name, what raises a ValueError if they name nothing that can be read."""
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
-        """As argparse's; then checks what is to be read."""
+        """As argparse's, without `verbose` and `debug`, which become the parser's; checks what is to be read."""
         found = super().parse_args(args, namespace)
+        self.verbose, self.debug = (vars(found).pop(name) for name in ("verbose", "debug"))
         for name, check in self.checks.items():
             given = getattr(found, name, None) or []
             for text in [given] if isinstance(given, str) else given:
@@ -51,79 +55,53 @@ class CommandParser(argparse.ArgumentParser):
             words, known = [choice[1]], [word.strip(" '") for word in choice[2].split(",")]
         near = [match for word in words for match in get_close_matches(word, known, 1)]
         hint = f". Did you mean {', '.join(near)}?" if near else "; --help lists all options" if words else ""
-        print(f"{self.prog}: error: {one_line(message)}{hint}", file=sys.stderr)
+        print(f"{self.prog}: error: {' '.join(message.split())}{hint}", file=sys.stderr)
         sys.exit(2)
 
+    @contextmanager
+    def plain_messages(self) -> Iterator[None]:
+        """Mistakes of the user within end the command with `error: …` and exit code 2; libraries are silent."""
+        with warnings.catch_warnings():
+            if not (self.verbose or self.debug):
+                warnings.simplefilter("ignore")
+                for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+                    os.environ.setdefault(f"{library}_VERBOSITY", "error")
+                from transformers.utils import logging  # here, so that --help does not wait for it
 
-def add_message_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--verbose` and `--debug`, for `plain_messages`."""
-    parser.add_argument("--verbose", action="store_true", help="show progress bars and warnings of libraries")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-@contextmanager
-def plain_messages(parser: argparse.ArgumentParser, verbose: bool = False, debug: bool = False) -> Iterator[None]:
-    """Mistakes of the user within end the command with `error: …` and exit code 2; libraries are silent.
-
-    Args:
-        parser: of the command, for its name in the error.
-        verbose: whether to leave progress bars of loading and warnings of libraries as they are.
-        debug: whether to raise errors as they are.
-    """
-    with warnings.catch_warnings():
-        if not (verbose or debug):
-            warnings.simplefilter("ignore")
-            for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
-                os.environ.setdefault(f"{library}_VERBOSITY", "error")
-            from transformers.utils import logging  # here, so that --help does not wait for it
-
-            logging.set_verbosity_error()
-            logging.disable_progress_bar()
-        try:
-            from .. import auto_classes  # noqa: F401  registers the classes with Transformers' Auto classes
-
-            yield
-        except (ImportError, OSError, ValueError) as error:
-            package = getattr(error, "name", None) or ""
-            if debug or package.startswith(__package__.split(".")[0]):  # a fault of ours
-                raise
-            text = one_line(str(error)) or type(error).__name__
-            if isinstance(error, ModuleNotFoundError) and package.split(".")[0] in PACKAGES_OF_TRAIN:
-                text = f'the package {package} is not installed: pip install "transformers-samdetr[train]"'
-            print(f"{parser.prog}: error: {text}", file=sys.stderr)
-            sys.exit(2)
+                logging.set_verbosity_error()
+                logging.disable_progress_bar()
+            try:
+                yield
+            except (ImportError, OSError, ValueError) as error:
+                package = getattr(error, "name", None) or ""
+                if self.debug or package.startswith(__package__.split(".")[0]):  # a fault of ours
+                    raise
+                text = " ".join(str(error).split()) or type(error).__name__
+                if isinstance(error, ModuleNotFoundError) and package.split(".")[0] in PACKAGES_OF_TRAIN:
+                    text = f'the package {package} is not installed: pip install "transformers-samdetr[train]"'
+                print(f"{self.prog}: error: {text}", file=sys.stderr)
+                sys.exit(2)
 
 
-def one_line(text: str) -> str:
-    """The text with all whitespace as single spaces."""
-    return " ".join(text.split())
+# Checks: each raises a ValueError, with the nearest name, if a text names nothing that can be read
 
 
 def check_file(text: str) -> None:
-    """That a file to read exists.
-
-    Raises:
-        ValueError: there is none; names the nearest.
-    """
+    """That a file to read exists."""
     if not Path(text).is_file():
         near = nearest_path(Path(text))
         raise ValueError(f"there is no file {text}" + (f"; did you mean {near}?" if near else ""))
 
 
 def check_model(text: str) -> None:
-    """That a saved model is a folder with one, or a name on the Hub, `USER/NAME`.
-
-    Raises:
-        ValueError: it is neither, or a folder without a model; names the nearest folder.
-    """
+    """That a saved model is a folder with one, or a name on the Hub, `USER/NAME`."""
     path = Path(text)
-    if (path / "config.json").is_file():
-        return
-    if path.is_dir():
+    if not path.is_dir():
+        _check_hub_name(text, path, "model")
+    elif not (path / "config.json").is_file():
         saved = find_model(path)
         hint = f"; training has saved {saved}" if saved else ", so it holds no saved model"
         raise ValueError(f"the folder {text} has no config.json{hint}")
-    _check_hub_name(text, path, "model")
 
 
 def check_model_or_preset(text: str) -> None:
@@ -138,11 +116,7 @@ def check_model_or_preset(text: str) -> None:
 
 
 def check_data(text: str) -> None:
-    """That data are `digits`, an existing path, or a name on the Hub.
-
-    Raises:
-        ValueError: it is a path and does not exist; names the nearest one.
-    """
+    """That data are `digits`, an existing path, or a name on the Hub."""
     path = Path(text).expanduser()
     if text == "digits" or path.exists():
         return
@@ -154,16 +128,15 @@ def check_data(text: str) -> None:
 
 def nearest_path(path: Path) -> str | None:
     """The entry of the same folder whose name is most like the path's, or None."""
-    parent = path.parent
-    names: Iterable[str] = (entry.name for entry in parent.iterdir()) if parent.is_dir() else ()
-    near = get_close_matches(path.name, [*names], 1, 0.7)
-    return str(parent / near[0]) if near else None
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, 1, 0.7)
+    return str(path.parent / near[0]) if near else None
 
 
 def _check_hub_name(text: str, path: Path, kind: str) -> None:
     """That it can be a name on the Hub, and is no path that was mistyped."""
     near = nearest_path(path)
-    if HUB_NAME.fullmatch(text) and not text.startswith(".") and not near and not Path(path.parts[0]).is_dir():
+    if HUB_NAME.fullmatch(text) and not near and not Path(path.parts[0]).is_dir():
         return
     what = "is a file, not the folder of a" if path.exists() else "is neither a folder nor a Hub name (USER/NAME) of a"
     hint = f"; did you mean {near}?" if near and not path.exists() else ""

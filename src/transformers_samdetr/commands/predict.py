@@ -14,7 +14,7 @@ import json
 import os
 import sys
 
-from .messages import CommandParser, add_message_arguments, check_file, plain_messages
+from .messages import CommandParser, check_file
 
 FIGURES = ("overview", "heads", "boxes", "alignment")
 LISTS = ("coco", "csv", "yolo", "jsonl")
@@ -34,7 +34,6 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
     parser.add_argument("--batch_size", type=int, default=1, help="pictures in a forward pass; default: %(default)s")
-    add_message_arguments(parser)
 
     group = parser.add_argument_group("detections")
     group.add_argument(
@@ -75,11 +74,7 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
 
 
 def check_input(text: str) -> None:
-    """That an input which is no address, camera or standard input exists.
-
-    Raises:
-        ValueError: it does not; names the nearest file.
-    """
+    """That an input is there, unless it is an address, a camera or standard input."""
     if not (os.path.exists(text) or text == "-" or text.isdigit() or "://" in text or glob.glob(text, recursive=True)):
         check_file(text)
 
@@ -88,10 +83,10 @@ def main(description: str | None = __doc__) -> int:
     parser = build_parser(description)
     options = vars(parser.parse_args())
     options["explain"] = ["overview"] if options["explain"] == [] else options["explain"] or []
-    prints_json, verbose, debug = (options.pop(name) for name in ("json", "verbose", "debug"))
+    prints_json = options.pop("json")
     if prints_json:
         options["on_picture"] = lambda line: print(json.dumps(line, ensure_ascii=False), flush=True)
-    with plain_messages(parser, verbose, debug):
+    with parser.plain_messages():
         from ..prediction import EXPLAINED, about_duplicates, plural, predict_files
 
         try:

@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .messages import CommandParser, add_message_arguments, plain_messages
+from .messages import CommandParser
 
 
 def main(description: str | None = __doc__) -> None:
@@ -35,9 +35,8 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--licence", help="of the weights, such as apache-2.0")
     parser.add_argument("--private", action="store_true", help="make the Hub repository private")
     parser.add_argument("--dry_run", action="store_true", help="write and check, but do not upload")
-    add_message_arguments(parser)
     args = parser.parse_args()
-    with plain_messages(parser, args.verbose, args.debug):
+    with parser.plain_messages():
         from transformers import AutoImageProcessor
 
         from .. import SamDetrForObjectDetection

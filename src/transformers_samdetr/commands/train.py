@@ -16,52 +16,54 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from ..training import RECIPES, Recipe
-from .data_arguments import add_data_arguments, add_streaming_arguments, checked_data_from
-from .messages import CommandParser, add_message_arguments, check_model_or_preset, plain_messages
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator, PartialState
+from .data_arguments import add_data_arguments, checked_data_from
+from .messages import CommandParser, check_model_or_preset
 
 PEER_TIMEOUT = 60.0
 """As in `training.processes`, which takes seconds to import."""
 GROUPS = {
     "model": ("model", "model_overrides", "backbone_weights", "initial_boxes", "image_size", "freeze_backbone"),
-    "pictures": ("augmentation", "shuffle_buffer", "max_corrupt"),
+    "pictures": ("augmentation", "sampling", "class_weights", "shuffle_buffer", "max_corrupt"),
     "hardware": ("mixed_precision", "gradient_checkpointing", "compile", "workers", "evaluation_batch_size"),
     "saving and logging": ("keep", "metric", "trackers", "log_steps", "name"),
 }
 """Fields of `Recipe` in the groups of --help; the others are in the group of the schedule."""
 
 
-def optional(kind: type) -> Callable[[str], object]:
-    """Reads a value that may be `none`."""
-    return lambda word: None if word.lower() == "none" else kind(word)
-
-
-def build_parser(description: str | None = __doc__) -> CommandParser:
+def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe]:
+    """The command's own arguments, and the recipe with its overrides; mistakes end the process."""
     parser = CommandParser(description, usage="%(prog)s --output_dir FOLDER [--data DATA] [--model MODEL] [options]")
     parser.checks = parser.checks | {"model": check_model_or_preset}
     add_data_arguments(parser)
-    add_streaming_arguments(parser)
+    streams = parser.add_argument_group("streams")
+    streams.add_argument(
+        "--streaming",
+        action="store_true",
+        help="read --data (a Hub name, parquet, arrow) while it is used, for sets larger than the disk",
+    )
+    streams.add_argument(
+        "--stream_length", type=int, metavar="N", help="training pictures of an epoch; default: what the set says"
+    )
+    parser.add_argument("--ignore_data_errors", action="store_true", help="train although the check found errors")
     parser.add_argument(
         "--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE", help="see docs/recipes.md"
     )
     parser.add_argument("--output_dir", required=True, help="for the model, the log and the checkpoints")
-    add_message_arguments(parser)
     groups = {title: parser.add_argument_group(title) for title in ("model", "schedule", *list(GROUPS)[1:])}
     group_of = {name: groups[title] for title, names in GROUPS.items() for name in names}
     hints = get_type_hints(Recipe)
     for name, meaning in described_fields().items():
         hint = hints[name]
         kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
-        if NoneType in get_args(hint):
-            kind = optional(kind)
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        if NoneType in get_args(hint):
+            options["type"] = partial(none_or, kind)
         group = group_of.get(name, groups["schedule"])
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=meaning, **options)
     saving = groups["saving and logging"]
@@ -79,20 +81,6 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
         default=PEER_TIMEOUT,
         help="seconds in training until a silent process counts as lost; default: %(default)g",
     )
-    return parser
-
-
-def described_fields() -> dict[str, str]:
-    """The fields of `Recipe` and the first sentence about each in its docstring."""
-    text = inspect.getdoc(Recipe).split("Attributes:\n")[1]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
-    sentences = {name: re.split(r"(?<=[^.])\. |\.$", " ".join(entry.split()))[0] for name, entry in entries}
-    return {field.name: re.sub('[`"]', "", sentences[field.name]).replace("%", "%%") for field in fields(Recipe)}
-
-
-def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe]:
-    """The command's own arguments, and the recipe with its overrides; mistakes end the process."""
-    parser = build_parser(description)
     args = parser.parse_args()
     overrides = {field.name: getattr(args, field.name) for field in fields(Recipe) if hasattr(args, field.name)}
     try:
@@ -110,31 +98,48 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
     return args, recipe
 
 
+def none_or(kind: type, word: str) -> object:
+    """A value that may be `none`."""
+    return None if word.lower() == "none" else kind(word)
+
+
+def described_fields() -> dict[str, str]:
+    """The fields of `Recipe` and the first sentence about each in its docstring."""
+    text = inspect.getdoc(Recipe).split("Attributes:\n")[1]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE)
+    sentences = {name: re.split(r"(?<=[^.])\. |\.$", " ".join(entry.split()))[0] for name, entry in entries}
+    return {field.name: re.sub('[`"]', "", sentences[field.name]).replace("%", "%%") for field in fields(Recipe)}
+
+
 def main(description: str | None = __doc__) -> None:
     args, recipe = parse(description)
-    with plain_messages(args.parser, args.verbose, args.debug):
+    with args.parser.plain_messages():
         from ..training.interruption import stop_at_once_on_interrupt
         from ..training.processes import start_processes
 
         state = start_processes()
+        say = partial(print, flush=True) if state.is_main_process else lambda text: None  # of all machines' processes
         if state.num_processes > 1:
-            print_once(state, f"{state.num_processes} processes train together, on {state.device.type}")
+            say(f"{state.num_processes} processes train together, on {state.device.type}")
         with stop_at_once_on_interrupt(args.output_dir):
-            train(args, recipe)
+            train(args, recipe, say)
 
 
-def train(args: argparse.Namespace, recipe: Recipe) -> None:
+def train(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None]) -> None:
     """What the arguments ask for; leaves the process with a code of its own where it was stopped."""
+    from accelerate import PartialState
+
     from ..training import Checkpointing, Trainer, load_model_and_processor
+    from ..training.display import stage
     from ..training.interruption import LostProcess, explain_lost_process, how_to_go_on, on_stop_signal
 
     data = checked_data_from(args, seed=recipe.seed)
-    model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
-    model.config.data_fingerprint = data.fingerprint  # so that evaluation knows which pictures were held out
     saving = Checkpointing(data.fingerprint, args.save_every, args.keep_checkpoints)
-    trainer = Trainer(
-        model, processor, data.train, data.evaluation, recipe, args.output_dir, (saving,), args.peer_timeout
-    )
+    with stage(f"Preparing the model {recipe.model} …", PartialState().is_main_process):
+        model, processor = load_model_and_processor(recipe, data.names, data.category_ids, data.train)
+        model.config.data_fingerprint = data.fingerprint  # so that evaluation knows which pictures were held out
+        sets = data.train, data.evaluation
+        trainer = Trainer(model, processor, *sets, recipe, args.output_dir, (saving,), args.peer_timeout)
     with on_stop_signal(trainer.request_stop) as received:
         try:
             with explain_lost_process(args.output_dir):
@@ -145,20 +150,14 @@ def train(args: argparse.Namespace, recipe: Recipe) -> None:
             print(f"{error}\n({error.__cause__})", file=sys.stderr, flush=True)
             sys.exit(1)
     if trainer.stopped:
-        print_once(trainer.accelerator, f"Stopped as asked, and saved. {how_to_go_on(args.output_dir)}")
+        say(f"Stopped as asked, and saved. {how_to_go_on(args.output_dir)}")
         sys.exit(received.exit_code)
     values = "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
-    print_once(trainer.accelerator, f"COCO AP on the evaluation set: {values}")
+    say(f"COCO AP on the evaluation set: {values}")
     score = trainer.detection_threshold
     score = "" if score is None else f"; detections count from a score of {score:.2f}, where F1 is highest"
-    print_once(trainer.accelerator, f"The model lies in {args.output_dir}{score}. Next:")
-    print_once(trainer.accelerator, f"  samdetr-predict PICTURES --model {args.output_dir} --output_dir FOLDER")
-
-
-def print_once(state: "PartialState | Accelerator", text: str) -> None:
-    """On one process of all machines; `state.print` prints on each machine."""
-    if state.is_main_process:
-        print(text, flush=True)
+    say(f"The model lies in {args.output_dir}{score}. Next:")
+    say(f"  samdetr-predict PICTURES --model {args.output_dir} --output_dir FOLDER")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Files and folders that are complete or absent, whenever the process is killed.
+"""Files and folders that are complete or absent, whenever the process is killed; imports no PyTorch.
 
-A checkpoint is written in a folder beside the others, synced, hashed and renamed; the oldest is deleted last. Nothing
-here knows what a checkpoint holds (`resume.py` does), or imports PyTorch.
+A checkpoint is written in a folder beside the others, synced, hashed and renamed; the oldest is deleted last.
 """
 
 import hashlib
@@ -19,8 +18,6 @@ MANIFEST = "manifest.json"
 PARTIAL, DELETED = ".partial-", ".deleted-"
 """What names begin with while a checkpoint is written or deleted; a killed run may leave such folders behind."""
 
-PARTIAL_MODEL = ".partial-model"
-
 logger = logging.getLogger(__name__)
 
 
@@ -33,11 +30,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replace_files(folder: Path) -> Iterator[Path]:
-    """An empty folder to write in, whose files then replace those of the same names in `folder`, one by one.
-
-    If writing fails, `folder` is as it was.
-    """
-    partial = folder / PARTIAL_MODEL
+    """An empty folder to write in, whose files then replace those in `folder`, which stays as it was if this fails."""
+    partial = folder / ".partial-model"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -90,19 +84,17 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def begin_checkpoint(folder: Path, step: int) -> Path:
-    """Makes an empty folder beside the others, in which the files are written before `commit_checkpoint`.
-
-    Folders that a killed run left half written or half deleted are removed first.
+    """Makes an empty folder in which to write before `commit_checkpoint`; clears what a killed run left behind.
 
     Raises:
         CheckpointError: the folder cannot be made.
     """
+    partial = folder / f"{PARTIAL}{checkpoint_path(folder, step).name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.iterdir():
             if leftover.name.startswith((PARTIAL, DELETED)):
                 shutil.rmtree(leftover)
-        partial = folder / f"{PARTIAL}{checkpoint_path(folder, step).name}"
         partial.mkdir()
     except OSError as error:
         raise write_error(folder, error) from error
@@ -123,11 +115,9 @@ def commit_checkpoint(partial: Path) -> Path:
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
             _sync(path)
             files[path.relative_to(partial).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-        with (partial / MANIFEST).open("w", encoding="utf-8") as file:
-            json.dump({"digest": _digest(files), "files": files}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        for path in [path for path in partial.rglob("*") if path.is_dir()] + [partial]:
+        manifest = partial / MANIFEST
+        manifest.write_text(json.dumps({"digest": _digest(files), "files": files}, indent=1), encoding="utf-8")
+        for path in [manifest, *(path for path in partial.rglob("*") if path.is_dir()), partial]:
             _sync(path)
         if final.exists():
             final.rename(final.with_name(f"{DELETED}{final.name}"))
@@ -139,12 +129,9 @@ def commit_checkpoint(partial: Path) -> Path:
 
 
 def write_error(partial: Path, error: Exception, file: Path | None = None) -> CheckpointError:
-    """What to raise for an error that came while files were written into `partial`.
-
-    PyTorch's writer does not say which file it was: if the caller does not know either, it was the newest.
-    """
+    """What to raise for an error while files were written into `partial`: of `file`, or else of the newest of them."""
     name = file or getattr(error, "filename", None)
-    if name is None and partial.is_dir():
+    if name is None and partial.is_dir():  # PyTorch's writer does not say which file it was
         written = [path for path in partial.rglob("*") if path.is_file()]
         name = max(written, key=lambda path: path.stat().st_mtime_ns, default=partial)
     folder = partial.parent if partial.name.startswith(PARTIAL) else partial
@@ -162,8 +149,7 @@ def verify_checkpoint(checkpoint: Path) -> None:
     Raises:
         CheckpointError: something is missing, torn or edited; the message names the file.
     """
-    fault = _first_fault(checkpoint)
-    if fault:
+    if fault := _first_fault(checkpoint):
         raise CheckpointError(f"{fault}. Resume from another checkpoint, or with 'auto' from the last good one.")
 
 
@@ -188,8 +174,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def delete_old_checkpoints(folder: Path, keep: int, best: int | None = None) -> None:
     """Deletes all but the newest `keep` checkpoints and the one of step `best`.
 
-    Each is renamed first, so that one which is half deleted when the run is killed is not taken for a torn one.
-
     Raises:
         CheckpointError: one cannot be deleted.
     """
@@ -197,34 +181,30 @@ def delete_old_checkpoints(folder: Path, keep: int, best: int | None = None) -> 
         if step_of(checkpoint) == best:
             continue
         try:
-            deleted = checkpoint.rename(checkpoint.with_name(f"{DELETED}{checkpoint.name}"))
-            shutil.rmtree(deleted)
+            # renamed first, so that one that a killed run has half deleted is not taken for a torn one
+            shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{DELETED}{checkpoint.name}")))
         except OSError as error:
             raise CheckpointError(f"An old checkpoint could not be deleted. {error.filename}: {error}") from error
 
 
 def _first_fault(checkpoint: Path) -> str | None:
     """What is wrong with the first bad file, or None."""
-    manifest = checkpoint / MANIFEST
+    path = manifest = checkpoint / MANIFEST
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        files = content["files"]
-        if content["digest"] != _digest(files):
+        if content["digest"] != _digest(content["files"]):
             return f"{manifest} was edited: its entries do not give its digest"
-    except OSError as error:
-        return f"{manifest} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError) as error:
-        return f"{manifest} is torn or edited: {error!r}"
-    for name, entry in files.items():
-        path = checkpoint / name
-        try:
+        for name, entry in content["files"].items():
+            path = checkpoint / name
             size = path.stat().st_size
             if size != entry["size"]:
                 return f"{path} has {size} bytes instead of {entry['size']}"
             if _sha256(path) != entry["sha256"]:
                 return f"{path} was changed: its SHA-256 is not the manifest's"
-        except OSError as error:
-            return f"{path} cannot be read ({error.strerror})"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{manifest} is torn or edited: {error!r}"
     return None
 
 

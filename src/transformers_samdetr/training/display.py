@@ -1,8 +1,10 @@
 """What a user sees of a run: bars and losses by layer on a terminal, lines of text elsewhere."""
 
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from operator import length_hint
 
 import psutil
@@ -10,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -36,13 +39,9 @@ class Display:
         self.epochs, self.steps, self.every = epochs, steps, every
         self.live: Live | None = None
         self.evaluation_seconds = 0.0  # of the last evaluation
+        texts = [TextColumn(f"{{task.{field}}}") for field in ("description", "fields[left]", "fields[note]")]
         self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA of the run {task.fields[left]}"),
-            TextColumn("{task.fields[note]}"),
+            *(texts[0], BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *texts[1:]),
             console=self.console,
             transient=True,
         )
@@ -52,9 +51,8 @@ class Display:
         self.begin, self.first_step, self.refreshed, self.images = time.perf_counter(), step, float("-inf"), 0
         self.epoch = epoch
         if self.on_terminal:
-            self.task = self.bars.add_task(
-                f"Epoch {epoch + 1}/{self.epochs}", total=self.steps, completed=step, note="", left="-"
-            )
+            title = f"Epoch {epoch + 1}/{self.epochs}"
+            self.task = self.bars.add_task(title, total=self.steps, completed=step, note="", left="")
             self.live = Live(self.bars, console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
 
@@ -67,25 +65,27 @@ class Display:
             losses: gives the means of the epoch so far; called when they are shown, since it waits for the device.
         """
         self.images += images
-        now = time.perf_counter()
+        if not self.on_terminal and not (self.shown and step % self.every == 0):
+            return
+        seconds = time.perf_counter() - self.begin
+        epochs_left = self.epochs - self.epoch
+        # from the mean time of this epoch's steps and that of the last evaluation
+        left = (epochs_left * self.steps - step) * seconds / max(step - self.first_step, 1)
+        left = clock(left + epochs_left * self.evaluation_seconds)
+        memory = psutil.Process().memory_info().rss  # what this process holds now on a CPU
+        if self.device.type == "cuda":  # the most that tensors took so far
+            memory = torch.cuda.max_memory_allocated(self.device)
+        speed = f"{self.images / max(seconds, 1e-9):.1f} images/s"
+        note = f"{speed}  lr {lr:.2g}  memory {memory / 2**30:.1f} GiB"
         if self.on_terminal:
-            self.bars.update(self.task, completed=step, left=clock(self._seconds_left(now, step)))
-            if now - self.refreshed >= REFRESH_SECONDS:
-                self.refreshed = now
-                self.bars.update(self.task, note=self._note(now, lr))
+            self.bars.update(self.task, completed=step, left=f"ETA of the run {left}")
+            if seconds - self.refreshed >= REFRESH_SECONDS:
+                self.refreshed = seconds
+                self.bars.update(self.task, note=note)
                 self.live.update(Group(self.bars, loss_table(losses())))
-        elif self.shown and step % self.every == 0:
-            left = self._seconds_left(now, step)
-            self.print(
-                f"epoch {self.epoch + 1}/{self.epochs}  step {step}/{self.steps}  ETA {clock(left)}  "
-                f"{self._note(now, lr)}  {loss_text(losses())}"
-            )
-
-    def _seconds_left(self, now: float, step: int) -> float:
-        """Until the end of the run, from the mean time of this epoch's steps and that of the last evaluation."""
-        steps = (self.epochs - self.epoch) * self.steps - step
-        seconds = steps * (now - self.begin) / max(step - self.first_step, 1)
-        return seconds + (self.epochs - self.epoch) * self.evaluation_seconds
+        else:
+            head = f"epoch {self.epoch + 1}/{self.epochs}  step {step}/{self.steps}  ETA {left}"
+            self.print(f"{head}  {note}  {loss_text(losses())}")
 
     def end_epoch(self) -> None:
         """Takes the bars away, also after an error."""
@@ -97,14 +97,11 @@ class Display:
     def evaluation(self, batches: Iterable) -> Iterable:
         """The batches of an evaluation, with a bar on a terminal."""
         if not self.on_terminal:
-            return batches
-        return self._with_bar(batches)
-
-    def _with_bar(self, batches: Iterable) -> Iterable:
+            yield from batches
+            return
         with self.bars:
-            task = self.bars.add_task(
-                f"Evaluation {self.epoch + 1}/{self.epochs}", total=length_hint(batches) or None, note="", left="-"
-            )
+            title = f"Evaluation {self.epoch + 1}/{self.epochs}"
+            task = self.bars.add_task(title, total=length_hint(batches) or None, note="", left="")
             for batch in batches:
                 yield batch
                 self.bars.advance(task)
@@ -114,16 +111,6 @@ class Display:
         """A line on the main process, above the bars."""
         if self.shown:
             self.console.print(text, markup=False)
-
-    def _note(self, now: float, lr: float) -> str:
-        return f"{self.images / max(now - self.begin, 1e-9):.1f} images/s  lr {lr:.2g}  memory {memory(self.device)}"
-
-
-def memory(device: torch.device) -> str:
-    """Most memory that tensors took on a GPU so far, or what this process holds now on a CPU."""
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"
-    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
 
 
 def clock(seconds: float) -> str:
@@ -172,3 +159,20 @@ def total_text(losses: Mapping[str, float]) -> str:
     denoising = [value for name, value in losses.items() if name.startswith("dn_")]
     share = f" ({sum(denoising):.3f} of it denoising)" if denoising else ""
     return f"loss {losses.get('loss', float('nan')):.3f}{share}"
+
+
+@contextmanager
+def stage(text: str, shown: bool = True, seconds: float = 3.0) -> Iterator[None]:
+    """Says what is going on within: on a terminal while it lasts, elsewhere in a line if it takes some seconds."""
+    console = Console()
+    if shown and console.is_terminal:
+        with console.status(escape(text)):
+            yield
+        return
+    timer = threading.Timer(seconds, lambda: shown and print(text, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

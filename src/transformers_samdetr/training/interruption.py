@@ -31,11 +31,7 @@ class LostProcess(RuntimeError):
 
 @dataclass
 class StopSignal:
-    """Whether and by what a run was told to stop.
-
-    Attributes:
-        interrupted_at: when Ctrl-C was pressed, in seconds of `time.monotonic`, or None.
-    """
+    """When Ctrl-C was pressed, in seconds of `time.monotonic`, or None."""
 
     interrupted_at: float | None = None
 
@@ -47,11 +43,10 @@ class StopSignal:
 
 @contextmanager
 def on_stop_signal(stop: Callable[[], object]) -> Iterator[StopSignal]:
-    """Calls `stop` when one of `SIGNALS` comes, in place of dying of it.
+    """Calls `stop` when one of `SIGNALS` comes, in place of dying of it; in the main thread alone, as Python does.
 
     A second Ctrl-C does what one did before: `KeyboardInterrupt`, or see `stop_at_once_on_interrupt`; nothing, in a
     process that was started with SIGINT ignored, as shells start jobs in the background.
-    Python runs signal handlers in the main thread alone; elsewhere nothing is caught.
     """
     received = StopSignal()
     if threading.current_thread() is not threading.main_thread():
@@ -62,14 +57,14 @@ def on_stop_signal(stop: Callable[[], object]) -> Iterator[StopSignal]:
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a terminal interrupts the workers that load pictures too: these are still needed
             return
-        if number == signal.SIGINT:
-            now = time.monotonic()
-            if received.interrupted_at is None:
-                received.interrupted_at = now
-                if PartialState().is_main_process:
-                    text = "Ctrl-C: saves after the running step, then stops. Once more stops at once, without saving."
-                    os.write(sys.stderr.fileno(), f"\n{text}\n".encode())  # print may be what was interrupted
-            elif now - received.interrupted_at > SAME_PRESS and callable(before[number]):  # a shell's `&` ignores it
+        now = time.monotonic()
+        if number == signal.SIGINT and received.interrupted_at is None:
+            received.interrupted_at = now
+            if PartialState().is_main_process:
+                text = "Ctrl-C: saves after the running step, then stops. Once more stops at once, without saving."
+                os.write(sys.stderr.fileno(), f"\n{text}\n".encode())  # print may be what was interrupted
+        elif number == signal.SIGINT and now - received.interrupted_at > SAME_PRESS:
+            if callable(before[number]):  # a shell's `&` ignores it
                 before[number](number, frame)
         stop()
 
@@ -109,11 +104,7 @@ def how_to_go_on(output_dir: str | Path) -> str:
 
 @contextmanager
 def explain_lost_process(output_dir: str | Path) -> Iterator[None]:
-    """Says in words what a backend's message about a broken connection means.
-
-    Raises:
-        LostProcess: in place of the backend's `RuntimeError`, which is its cause.
-    """
+    """Raises `LostProcess`, in words, in place of a backend's `RuntimeError` about a broken connection, its cause."""
     try:
         yield
     except RuntimeError as error:  # those of torch.distributed are of this class, and Gloo's have none of their own

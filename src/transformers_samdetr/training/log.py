@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
 from .checkpoint import write_text
 
 if TYPE_CHECKING:
@@ -22,56 +20,31 @@ COLUMNS = (
 CURVE_FILE = "curve.png"
 COLORS = {"training": "#0072B2", "evaluation": "#D55E00", "AP50": "#6BAED6", "AP75": "#2171B5", "AP": "#08306B"}
 """Those of the pictures of an evaluation."""
-WIDTHS = {"AP": 2.4}
 
 
 @dataclass
 class TrainingProgress:
-    """Plain numbers, so that a checkpoint can hold them as JSON.
+    """Plain numbers, so that a checkpoint can hold them as JSON."""
 
-    Attributes:
-        epoch: finished epochs, and so the index of the one that runs, from 0.
-        step: optimizer steps taken in this epoch.
-        global_step: optimizer steps taken in all.
-        images: training images seen in all, each repetition counted.
-        skipped_steps: optimizer steps that fp16's gradient scaler left out.
-        learning_rate: of the last step, of all but the backbone; the log needs it after a resume too.
-        seconds: spent on training in this epoch, evaluation not included.
-        best_value: best value of the recipe's metric, or None before the first evaluation.
-        best_epoch: the epoch that reached it, counted from 1; 0 before the first evaluation.
-        epochs_without_improvement: evaluated epochs since then.
-        stream: where a streamed training set stood before the pictures of the next step; None for other sets.
-        loss_sums: sums over the windows of this epoch of the mean loss and its terms over all processes.
-    """
+    epoch: int = 0  # finished epochs, and so the index of the one that runs, from 0
+    step: int = 0  # optimizer steps taken in this epoch
+    global_step: int = 0  # optimizer steps taken in all
+    images: int = 0  # training images seen in all, each repetition counted
+    skipped_steps: int = 0  # optimizer steps that fp16's gradient scaler left out
+    learning_rate: float = 0.0  # of the last step, of all but the backbone; the log needs it after a resume too
+    seconds: float = 0.0  # spent on training in this epoch, evaluation not included
+    best_value: float | None = None  # of the recipe's metric; None before the first evaluation
+    best_epoch: int = 0  # the epoch that reached it, counted from 1; 0 before the first evaluation
+    epochs_without_improvement: int = 0  # evaluated epochs since then
+    stream: dict | None = None  # where a streamed set stood before the pictures of the next step
+    loss_sums: dict[str, float] = field(default_factory=dict)  # over this epoch's windows, means over all processes
 
-    epoch: int = 0
-    step: int = 0
-    global_step: int = 0
-    images: int = 0
-    skipped_steps: int = 0
-    learning_rate: float = 0.0
-    seconds: float = 0.0
-    best_value: float | None = None
-    best_epoch: int = 0
-    epochs_without_improvement: int = 0
-    stream: dict | None = None
-    loss_sums: dict[str, float] = field(default_factory=dict)
-
-    def state_dict(self) -> dict:
-        """All fields, ready for JSON."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes over what `state_dict` returned.
-
-        Raises:
-            ValueError: the fields are not those of this version; the message names them.
-        """
+    def load(self, state: dict) -> None:
+        """Takes over all fields, as `dataclasses.asdict` gives them; a ValueError names those of another version."""
         differing = sorted(state.keys() ^ asdict(self).keys())
         if differing:
             raise ValueError(f"The saved progress does not fit this version of the package: {differing} differ.")
-        for name, value in state.items():
-            setattr(self, name, value)
+        vars(self).update(state)
 
     def record(self, value: float) -> bool:
         """Takes note of the metric of the epoch just trained; returns whether it is the best so far."""
@@ -85,48 +58,33 @@ class TrainingProgress:
     def begin_next_epoch(self) -> None:
         """Moves on to the start of the next epoch."""
         self.epoch += 1
-        self.step = 0
-        self.seconds = 0.0
-        self.stream = None
-        self.loss_sums = {}
+        self.step, self.seconds, self.stream, self.loss_sums = 0, 0.0, None, {}
 
 
-class EpochLog:
-    """Writes `log.jsonl` and `curve.png` on the main process.
+def epoch_line(progress: TrainingProgress, metrics: Mapping[str, float], variant: str, parameters: int) -> dict:
+    """The line of the log for the epoch that `progress` stands in, with the collected `loss_sums`.
 
     Args:
-        output_dir: where the log is; made when the first line is written.
-        accelerator: tells the main process.
+        metrics: of the evaluation, `test_loss` among them.
         variant: name of the recipe.
         parameters: number of trained parameters.
     """
+    losses = {f"train_{name}": value / max(progress.step, 1) for name, value in progress.loss_sums.items()}
+    known = {"variant": variant, "parameters": parameters, "epoch": progress.epoch + 1, "lr": progress.learning_rate}
+    known |= {**losses, **metrics, "seconds": progress.seconds}
+    line = {name: known.pop(name, None) for name in COLUMNS} | known
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in line.items()}
 
-    def __init__(self, output_dir: Path, accelerator: Accelerator, variant: str, parameters: int):
-        self.path = output_dir / LOG_FILE
-        self.accelerator = accelerator
-        self.fixed = {"variant": variant, "parameters": parameters}
 
-    def write(self, progress: TrainingProgress, lr: float, metrics: Mapping[str, float]) -> dict:
-        """Adds the line of the epoch that `progress` stands in, and returns it.
+def write_line(folder: Path, line: Mapping) -> None:
+    """Adds an epoch to `log.jsonl` and `curve.png` of a folder, which is made where it is missing.
 
-        Lines of this epoch and later ones are dropped: a run that was killed before its checkpoint had written them.
-
-        Args:
-            progress: with the collected `loss_sums`.
-            lr: learning rate of the epoch's last step, of all but the backbone.
-            metrics: of the evaluation, `test_loss` among them.
-        """
-        epoch = progress.epoch + 1
-        losses = {f"train_{name}": value / max(progress.step, 1) for name, value in progress.loss_sums.items()}
-        known = {**self.fixed, "epoch": epoch, "lr": lr, **losses, **metrics, "seconds": progress.seconds}
-        line = {name: known.pop(name, None) for name in COLUMNS} | known
-        line = {name: round(value, 6) if isinstance(value, float) else value for name, value in line.items()}
-        if self.accelerator.is_main_process:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            earlier = [earlier for earlier in read_log(self.path) if earlier["epoch"] < epoch]
-            write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*earlier, line]))
-            draw_curve([*earlier, line], self.path.with_name(CURVE_FILE))
-        return line
+    Lines of this epoch and later ones are dropped: a run that was killed before its checkpoint had written them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [earlier for earlier in read_log(folder / LOG_FILE) if earlier["epoch"] < line["epoch"]] + [line]
+    write_text(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in lines))
+    draw_curve(lines, folder / CURVE_FILE)
 
 
 def read_log(path: Path) -> list[dict]:
@@ -138,31 +96,21 @@ def read_log(path: Path) -> list[dict]:
 
 def summary(line: Mapping[str, float], epochs: int) -> str:
     """An epoch for the terminal: losses, AP in percent, and seconds of training."""
+    losses = f"loss {line['train_loss']:.3f}  evaluation loss {line['test_loss']:.3f}"
     precision = "  ".join(f"{name} {line[name]:5.1f}" for name in ("AP", "AP50", "AP75"))
-    return (
-        f"epoch {line['epoch']:3d}/{epochs}  loss {line['train_loss']:.3f}  evaluation loss {line['test_loss']:.3f}  "
-        f"{precision}  {line['seconds']:.0f} s"
-    )
+    return f"epoch {line['epoch']:3d}/{epochs}  {losses}  {precision}  {line['seconds']:.0f} s"
 
 
 def draw_curve(lines: Sequence[Mapping], path: Path) -> None:
-    """Draws the lines of `log.jsonl` and writes the picture.
-
-    Args:
-        lines: one an epoch, with `EpochLog`'s names; AP in percent.
-        path: of the picture; its folder exists.
-    """
+    """Draws the lines of `log.jsonl`, one an epoch and AP in percent, and writes the picture; its folder exists."""
     curve_figure(lines).savefig(path, dpi=120)
 
 
 def curve_figure(lines: Sequence[Mapping]) -> "Figure":
-    """The losses left, the average precision right; the legends have the values of the last epoch.
+    """The losses of `draw_curve`'s lines left, the average precision right; legends have the values of the last epoch.
 
     The training loss is drawn without its denoising part, which an evaluation does not have, so that the two lines can
     be compared: where they part, the model learns the training set by heart.
-
-    Args:
-        lines: as those of `draw_curve`.
     """
     # here, since all processes import this file, and one of them draws
     from matplotlib.figure import Figure  # a figure of its own needs no display
@@ -181,8 +129,8 @@ def curve_figure(lines: Sequence[Mapping]) -> "Figure":
         for name, values in columns.items():
             if any(value is not None for value in values):
                 numbers = [float("nan") if value is None else value for value in values]
-                label = f"{name}   {numbers[-1]:.{digits}f}"
-                axes.plot(epochs, numbers, color=COLORS[name], linewidth=WIDTHS.get(name, 1.6), marker=".", label=label)
+                label, width = f"{name}   {numbers[-1]:.{digits}f}", 2.4 if name == "AP" else 1.6
+                axes.plot(epochs, numbers, color=COLORS[name], linewidth=width, marker=".", label=label)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#E6E6E6", linewidth=0.8)

@@ -5,14 +5,11 @@ from collections.abc import Mapping
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 
 class LossSums:
-    """Sums by name over the windows of an epoch, averaged over all processes by `collect`.
-
-    Args:
-        accelerator: its processes take part in `collect` together.
-    """
+    """Sums by name over the windows of an epoch, averaged over all processes by `collect`."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
@@ -40,3 +37,13 @@ class LossSums:
     def local_means(self, steps: int) -> dict[str, float]:
         """This process's means over `steps` windows, for display; waits for the device."""
         return {name: value.item() / max(steps, 1) for name, value in self.sums.items()}
+
+
+def weighted_terms(loss_dict: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
+    """The terms of a model's `loss_dict` times their coefficients: what they add to the loss, as published logs do."""
+    coefficients = {
+        "ce": config.class_loss_coefficient,
+        "bbox": config.bbox_loss_coefficient,
+        "giou": config.giou_loss_coefficient,
+    }
+    return {name: coefficients[name.split("loss_")[1].split("_")[0]] * term for name, term in loss_dict.items()}

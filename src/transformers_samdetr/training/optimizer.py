@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from .recipes import Recipe
 
@@ -31,9 +32,7 @@ def count_trained(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int) -> LambdaLR:
     """The recipe's schedule over `total_steps` optimizer steps."""
 
     def factor(step: int) -> float:
@@ -45,10 +44,10 @@ def make_schedule(
         after = (progress - recipe.warmup) / (1 - recipe.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(after, 1.0)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor)
 
 
-def set_learning_rates(schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
+def set_learning_rates(schedule: LambdaLR) -> None:
     """Gives the optimizer the schedule's learning rates at its step, which a resumed run with more epochs changes."""
     factor = schedule.lr_lambdas[0](schedule.last_epoch)
     schedule._last_lr = [base * factor for base in schedule.base_lrs]

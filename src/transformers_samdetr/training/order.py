@@ -3,33 +3,37 @@
 One optimizer step is one *window* of `batch_size` images. A window is cut into `slots` equal micro-batches; with P
 processes and A accumulation steps there are P·A of them, and process r takes slot a·P + r as its a-th micro-batch. So
 one process with two accumulation steps and two processes with one see the same micro-batches in the same step.
-
-The loader that reads this order is not passed to `Accelerator.prepare`: that would shard batches which are already this
-process's own, and repeat images to make processes even.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import IterableDataset
+from PIL import Image
 from torch.utils.data import Sampler
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data.augment import make_augmentation
+from ..data.augment import Annotations, example_seed, make_augmentation
 from ..data.dataset import DetectionDataset, undecoded
 from ..data.schema import AnySet
 from ..data.stream import Place, StreamedExamples, require_length
+from .balance import repeat_factors
 from .recipes import Recipe
 
 FEW_FILES = 64
 """A stream of fewer files is shuffled by row groups, where it has any."""
 SPARES = 8
 """Number of following pictures that may take the place of an unusable one."""
+LIBRARY = logging.getLogger("datasets.iterable_dataset")
+
+
+def _no_buffer(record: logging.LogRecord) -> bool:
+    """The library warns that the content of a buffer is lost, also of the buffer of one picture, which holds none."""
+    return "shuffle buffer" not in record.getMessage()
 
 
 class WindowOrder:
@@ -53,10 +57,7 @@ class WindowOrder:
                 f"batch_size={batch_size} is not possible: it counts the images of an optimizer step over all "
                 f"processes, and must be a multiple of processes times accumulation steps, {slots} here."
             )
-        self.num_images = num_images
-        self.batch_size = batch_size
-        self.slots = slots
-        self.seed = seed
+        self.num_images, self.batch_size, self.slots, self.seed = num_images, batch_size, slots, seed
         self._permutation: tuple[int, list[int]] | None = None  # of the epoch that was asked for last
 
     @property
@@ -96,6 +97,41 @@ class WindowOrder:
         """Takes over what `position` returned."""
 
 
+class RepeatedOrder(WindowOrder):
+    """As `WindowOrder`, with some images several times in an epoch: n + N·r is image n for the r-th time, from 0.
+
+    Of a factor of 2.3, an image comes twice in each epoch, and in three of ten once more. All epochs have equally many
+    steps: extra times are drawn by systematic sampling, so that their number is the same in each.
+
+    Args:
+        factors: `(N,)`, how often each image comes on average, at least 1.
+        batch_size, slots, seed: as in `WindowOrder`.
+    """
+
+    def __init__(self, factors: np.ndarray, batch_size: int, slots: int = 1, seed: int = 0):
+        factors = torch.as_tensor(factors, dtype=torch.float64)
+        self.times, self.chances = factors.long(), factors.frac()
+        self.extra = int(self.chances.sum() + 1e-6)
+        super().__init__(int(self.times.sum()) + self.extra, batch_size, slots, seed)
+
+    def permutation(self, epoch: int) -> Sequence[int]:
+        """All images, each as often as it comes in an epoch, in that epoch's order."""
+        if self._permutation is None or self._permutation[0] != epoch:
+            generator = torch.Generator().manual_seed(position_seed(self.seed, epoch))
+            count = len(self.times)
+            mixed = torch.randperm(count, generator=generator)
+            ends = self.chances[mixed].cumsum(0)
+            first = torch.rand((), generator=generator, dtype=torch.float64)
+            places = (torch.arange(self.extra) + first) * ends[-1] / max(self.extra, 1)
+            drawn = mixed[torch.searchsorted(ends, places, right=True).clamp(max=count - 1)]
+            times = self.times.index_add(0, drawn, torch.ones_like(drawn))
+            images = torch.arange(count).repeat_interleave(times)
+            repetition = torch.arange(len(images)) - (times.cumsum(0) - times).repeat_interleave(times)
+            order = torch.randperm(len(images), generator=generator)
+            self._permutation = epoch, (images + count * repetition)[order].tolist()
+        return self._permutation[1]
+
+
 class StreamOrder(WindowOrder):
     """As `WindowOrder`, of a stream; images are known by their place in the epoch, from 0.
 
@@ -103,15 +139,14 @@ class StreamOrder(WindowOrder):
     cut into *blocks* of `shuffle_buffer` pictures, and each block is permuted. The library's own buffer cannot be part
     of a checkpoint; a block can: a run resumes from where the stream stood before the block of the next step.
 
-    Every process reads the whole stream without decoding, and decodes the pictures of its own micro-batches, so that
-    the order does not depend on the number of processes.
+    Every process reads the whole stream without decoding, and decodes the pictures of its own micro-batches. While one
+    block is trained on, the next is read, so that up to two are held, as files.
 
     Args:
         data: in the schema of `detection_features`.
         num_images: pictures of an epoch; if the stream has more, the rest is left out.
         batch_size, slots, seed: as in `WindowOrder`.
-        shuffle_buffer: pictures that are mixed, rounded up to whole windows; while one block is trained on, the next is
-            read, so that up to twice as many are held, as files.
+        shuffle_buffer: pictures that are mixed, rounded up to whole windows.
     """
 
     def __init__(
@@ -149,9 +184,7 @@ class StreamOrder(WindowOrder):
             self._epoch, self._starts = position["epoch"], {position["block"]: position["stream"]}
 
     def windows(self, epoch: int, start_step: int = 0) -> Iterator[list[Place]]:
-        """The pictures of each window from `start_step` on.
-
-        Starts at the block with that step where its position is known, otherwise at the beginning of the stream.
+        """The pictures of each window from `start_step` on, read from the last known place before that step.
 
         Raises:
             ValueError: the stream is shorter than an epoch.
@@ -164,9 +197,26 @@ class StreamOrder(WindowOrder):
         block = block if block in self._starts else 0
         self.data.set_epoch(epoch)
         self.data.load_state_dict(self._starts.get(block))
-        reader = _Reader(self.data, block * self.block_steps * self.batch_size, self.num_images)
+        examples, done = iter(self.data), block * self.block_steps * self.batch_size
+
+        def read(count: int) -> list[dict]:
+            nonlocal done
+            count = min(count, self.num_images - done)
+            LIBRARY.addFilter(_no_buffer)
+            try:
+                found = list(islice(examples, count))
+            finally:
+                LIBRARY.removeFilter(_no_buffer)
+            done += len(found)
+            if len(found) < count:
+                raise ValueError(
+                    f"The training stream ended after {done} of {self.num_images} pictures: give --stream_length "
+                    f"{done}, which is how many there are."
+                )
+            return found
+
         self._starts.setdefault(0, None)
-        held = reader.read(self.block_steps * self.batch_size)
+        held = read(self.block_steps * self.batch_size)
         while held:
             first = block * self.block_steps
             self._starts[block + 1] = self.data.state_dict()
@@ -174,7 +224,7 @@ class StreamOrder(WindowOrder):
             for step in range(first, min(first + self.block_steps, self.steps_per_epoch)):
                 if step >= start_step:
                     yield places[(step - first) * self.batch_size : (step - first + 1) * self.batch_size]
-                held += reader.read(self.batch_size)
+                held += read(self.batch_size)
             block += 1
 
     def _mixed(self, examples: list[dict], epoch: int, block: int) -> list[Place]:
@@ -188,46 +238,11 @@ class StreamOrder(WindowOrder):
         ]
 
 
-class _Reader:
-    """Reads on in a stream, of which `done` pictures are read, until `total` are."""
-
-    def __init__(self, data: IterableDataset, done: int, total: int):
-        self.examples, self.done, self.total = iter(data), done, total
-
-    def read(self, count: int) -> list[dict]:
-        count = min(count, self.total - self.done)
-        with _silent_about_buffers():
-            examples = list(islice(self.examples, count))
-        self.done += len(examples)
-        if len(examples) < count:
-            raise ValueError(
-                f"The training stream ended after {self.done} of {self.total} pictures: give --stream_length "
-                f"{self.done}, which is how many there are."
-            )
-        return examples
-
-
-@contextmanager
-def _silent_about_buffers() -> Iterator[None]:
-    """The library warns that the content of a buffer is lost, also of the buffer of one picture, which holds none."""
-    logger = logging.getLogger("datasets.iterable_dataset")
-
-    def is_about_else(record: logging.LogRecord) -> bool:
-        return "shuffle buffer" not in record.getMessage()
-
-    logger.addFilter(is_about_else)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_about_else)
-
-
 class ProcessBatches(Sampler[Sequence]):
-    """The micro-batches of one process in one epoch, as `batch_sampler` of a `DataLoader`.
+    """The micro-batches of one process in one epoch, as `batch_sampler` of a `DataLoader` that Accelerate leaves alone.
 
     Every process gets as many as every other, or wrappers that communicate would wait for ever. An empty slot of the
-    last window therefore yields the window's first image once more; `is_filler` tells the trainer to count it as
-    nothing.
+    last window therefore yields the window's first image once more, which by `is_filler` counts as nothing.
 
     Args:
         order: the order of all.
@@ -241,9 +256,7 @@ class ProcessBatches(Sampler[Sequence]):
     ):
         if order.slots % num_processes:
             raise ValueError(f"{order.slots} slots cannot be shared by {num_processes} processes.")
-        self.order = order
-        self.epoch = epoch
-        self.start_step = start_step
+        self.order, self.epoch, self.start_step = order, epoch, start_step
         self.my_slots = range(process_index, order.slots, num_processes)
 
     def __len__(self) -> int:
@@ -259,21 +272,33 @@ class ProcessBatches(Sampler[Sequence]):
         return not self.order.micro_batch(self.epoch, step, slot)
 
 
+class RepeatedExamples(DetectionDataset):
+    """Examples by the numbers of `RepeatedOrder`; each time that an image comes, it is augmented in another way."""
+
+    def __getitem__(self, number: int) -> tuple[Image.Image, Annotations]:
+        image, annotations = self._read(number % len(self))
+        if self.augmentation is None:
+            return image, annotations
+        return self.augmentation(image, annotations, example_seed(self.seed, self.epoch, number))
+
+
 def training_examples(
-    data: AnySet, recipe: Recipe, processor: BaseImageProcessor, num_processes: int
+    data: AnySet, recipe: Recipe, processor: BaseImageProcessor, num_processes: int, num_classes: int
 ) -> tuple[DetectionDataset | StreamedExamples, WindowOrder]:
     """Examples, and the order that says which of them each step asks for.
 
     Raises:
-        ValueError: a stream does not know its length, or the batch size does not fit the processes.
+        ValueError: a stream does not know its length, or shall be balanced, or the batch does not fit the processes.
     """
     augmentation = make_augmentation(recipe.augmentation, processor.size)
-    slots = num_processes * recipe.accumulation_steps
+    shape = recipe.batch_size, num_processes * recipe.accumulation_steps, recipe.seed
+    options = augmentation, recipe.seed, recipe.max_corrupt
+    if recipe.sampling == "balanced":
+        return RepeatedExamples(data, *options), RepeatedOrder(repeat_factors(data, num_classes), *shape)
     if isinstance(data, IterableDataset):
-        order = StreamOrder(data, require_length(data), recipe.batch_size, slots, recipe.seed, recipe.shuffle_buffer)
-        return StreamedExamples(augmentation, recipe.seed, recipe.max_corrupt), order
-    examples = DetectionDataset(data, augmentation, recipe.seed, recipe.max_corrupt)
-    return examples, WindowOrder(len(examples), recipe.batch_size, slots, recipe.seed)
+        order = StreamOrder(data, require_length(data), *shape, recipe.shuffle_buffer)
+        return StreamedExamples(*options), order
+    return DetectionDataset(data, *options), WindowOrder(len(data), *shape)
 
 
 def position_seed(*position: int) -> int:

@@ -20,14 +20,6 @@ PEER_TIMEOUT = 60.0
 """Seconds that a process waits for the others in training before it takes them for lost."""
 PREPARATION_TIMEOUT = 24 * 60 * 60.0
 """Seconds that it waits before training begins: one process may download or convert the data for all."""
-EVERY_PARAMETER_EVERYWHERE = {
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.MULTI_NPU,
-    DistributedType.MULTI_XPU,
-}
-"""Launches in which each process holds the whole model."""
 
 
 def start_processes() -> PartialState:
@@ -60,8 +52,8 @@ def start_processes() -> PartialState:
 def limit_waiting(seconds: float) -> None:
     """From now on the processes wait for each other no longer than this; all call it together.
 
-    A process that was killed closes its connections and is missed at once; the time is for a machine or a network that
-    falls silent. It must be longer than what one process does alone: writing a checkpoint above all.
+    For a machine or a network that falls silent; a killed process closes its connections and is missed at once. It must
+    be longer than what one process does alone: writing a checkpoint above all.
 
     Raises:
         ValueError: it is not above 0.
@@ -84,34 +76,36 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     start_processes()
     # gradients of convolutions are channels last, and the buckets that several processes exchange are not: a cheap copy
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    compiled = None
-    if recipe.compile:
-        # the layers of encoder, decoder and backbone one by one: the matching between them runs on the host
-        compiled = TorchDynamoPlugin(backend="inductor", use_regional_compilation=True)
+    # the layers of encoder, decoder and backbone one by one: the matching between them runs on the host
+    compiled = TorchDynamoPlugin(backend="inductor", use_regional_compilation=True) if recipe.compile else None
+    trackers = [] if recipe.trackers == "none" else recipe.trackers.split(",")
+    if recipe.trackers == "auto":
+        trackers = ["tensorboard"] if is_tensorboard_available() else []
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.accumulation_steps,
         dynamo_plugin=compiled,
-        log_with=tracker_names(recipe.trackers) or None,
+        log_with=trackers or None,
         project_dir=output_dir,
     )
+    kind, settings = accelerator.distributed_type, accelerator.state.deepspeed_plugin
     if recipe.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate trains in float32
         raise ValueError(
             "mixed_precision='fp16' is not possible on a CPU: half precision and its scaler of gradients need a GPU. "
             "Train with 'no' (float32) or 'bf16' here, or on a machine with a GPU."
         )
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.distributed_type != DistributedType.FSDP:
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
         raise ValueError(
             f"FSDP was asked for, but Accelerate offers it to several processes on accelerators only; on "
             f"{accelerator.num_processes} x {accelerator.device.type} the weights would not be sharded. Launch with "
             "examples/accelerate_configs/multi_cpu.yaml or multi_gpu.yaml instead."
         )
-    if accelerator.state.deepspeed_plugin is not None:
-        unite_with_recipe(accelerator.state.deepspeed_plugin.deepspeed_config, recipe, accelerator.num_processes)
-    if recipe.ema_decay and accelerator.distributed_type not in EVERY_PARAMETER_EVERYWHERE:
+    if settings is not None:
+        unite_with_recipe(settings.deepspeed_config, recipe, accelerator.num_processes)
+    if recipe.ema_decay and not (kind == DistributedType.NO or kind.value.startswith("MULTI_")):
         raise ValueError(
-            f"ema_decay={recipe.ema_decay} is not possible with {accelerator.distributed_type.value}, which shards the "
-            "weights: set it to 0, or launch with plain data parallelism."
+            f"ema_decay={recipe.ema_decay} is not possible with {kind.value}, which shards the weights: set it to 0, "
+            "or launch with plain data parallelism."
         )
     if accelerator.log_with:
         options = {name: value for name, value in asdict(recipe).items() if value is not None}
@@ -154,14 +148,3 @@ def name_sharded_layers(accelerator: Accelerator, model: PreTrainedModel) -> Non
     if plugin is not None and plugin.zero_stage == 3:
         aligners = {type(module).__name__ for module in model.modules() if isinstance(module, AlignerBase)}
         plugin.transformer_moe_cls_names = ",".join(sorted(aligners)) or None
-
-
-def tracker_names(trackers: str) -> list[str]:
-    """Names for Accelerate's `log_with`.
-
-    >>> tracker_names("none"), tracker_names("tensorboard,wandb")
-    ([], ['tensorboard', 'wandb'])
-    """
-    if trackers == "auto":
-        return ["tensorboard"] if is_tensorboard_available() else []
-    return [] if trackers == "none" else trackers.split(",")

@@ -1,7 +1,4 @@
-"""Recipes: everything that decides how a model is trained, for small sets and for the experiments of the paper.
-
-Nothing heavy is imported here, so that `samdetr-train --help` is quick.
-"""
+"""Recipes: everything that decides how a model is trained. Imports nothing heavy: `samdetr-train --help` is quick."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,8 +6,6 @@ from typing import Any
 
 AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
 """Those of `data.augment`, repeated since that file imports PyTorch; a test compares the two."""
-SCHEDULES = ("step", "cosine")
-PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,11 @@ class Recipe:
         schedule: `"step"`, divided by 10 after `drop_at` of all steps, or `"cosine"`, down to 0.
         drop_at: share of all steps after which the step schedule drops.
         augmentation: `"paper"`, `"strong"` for small sets, `"crop"`, `"flip"` or `"none"`.
+        sampling: `"uniform"`, each picture once an epoch, or `"balanced"`, pictures of rare classes more often. See
+            `repeat_factors` in `training.balance`; an epoch becomes at most twice as long.
+        class_weights: what the class loss of each class is multiplied by, for imbalanced sets: `"balanced"`, numbers in
+            the order of the classes, `NAME=NUMBER` pairs, with commas, or None for the model's own (none in a new one).
+            See `class_weights` in `training.balance`.
         shuffle_buffer: pictures of a streamed set that are mixed with each other, at most twice as many being held as
             files; other sets are mixed as a whole.
         max_corrupt: so many pictures of a set may turn out to be unreadable; they are named and passed over.
@@ -79,6 +79,8 @@ class Recipe:
     schedule: str = "step"
     drop_at: float = 10 / 12
     augmentation: str = "paper"
+    sampling: str = "uniform"
+    class_weights: str | None = None
     shuffle_buffer: int = 1000
     max_corrupt: int = 10
     ema_decay: float = 0.0
@@ -94,28 +96,28 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        at_least_1 = "epochs batch_size evaluation_batch_size accumulation_steps shuffle_buffer log_steps"
-        for name in at_least_1.split():
-            self._require(name, getattr(self, name) >= 1, "it must be at least 1")
-        self._require("learning_rate", self.learning_rate > 0, "it must be above 0")
+        def require(name: str, condition: bool, remedy: str) -> None:
+            if not condition:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not possible: {remedy}.")
+
+        for name in "epochs batch_size evaluation_batch_size accumulation_steps shuffle_buffer log_steps".split():
+            require(name, getattr(self, name) >= 1, "it must be at least 1")
+        require("learning_rate", self.learning_rate > 0, "it must be above 0")
         for name in "backbone_learning_rate weight_decay clip_norm patience max_corrupt workers seed".split():
-            self._require(name, getattr(self, name) >= 0, "it must be at least 0")
-        self._require("warmup", 0 <= self.warmup < 1, "it is a share of all steps, in [0, 1)")
-        self._require("drop_at", 0 < self.drop_at <= 1, "it is a share of all steps, in (0, 1]")
-        self._require("ema_decay", 0 <= self.ema_decay < 1, "it must lie in [0, 1); 0 turns the average off")
-        self._require("image_size", self.image_size is None or self.image_size >= 32, "it must be at least 32 pixels")
+            require(name, getattr(self, name) >= 0, "it must be at least 0")
+        require("warmup", 0 <= self.warmup < 1, "it is a share of all steps, in [0, 1)")
+        require("drop_at", 0 < self.drop_at <= 1, "it is a share of all steps, in (0, 1]")
+        require("ema_decay", 0 <= self.ema_decay < 1, "it must lie in [0, 1); 0 turns the average off")
+        require("image_size", self.image_size is None or self.image_size >= 32, "it must be at least 32 pixels")
         for name, choices in (
-            ("schedule", SCHEDULES),
+            ("schedule", ("step", "cosine")),
             ("augmentation", AUGMENTATIONS),
-            ("mixed_precision", PRECISIONS),
+            ("sampling", ("uniform", "balanced")),
+            ("mixed_precision", ("no", "bf16", "fp16")),
             ("keep", ("last", "best")),
             ("initial_boxes", ("auto", "model", "training_set")),
         ):
-            self._require(name, getattr(self, name) in choices, f"choose one of {', '.join(map(repr, choices))}")
-
-    def _require(self, name: str, condition: bool, remedy: str) -> None:
-        if not condition:
-            raise ValueError(f"{name}={getattr(self, name)!r} is not possible: {remedy}.")
+            require(name, getattr(self, name) in choices, f"choose one of {', '.join(map(repr, choices))}")
 
 
 TINY = Recipe(
@@ -141,13 +143,8 @@ DIGITS = replace(
 )
 """For the digit scenes, which hold few objects and vary by themselves; mirrored digits would be no digits."""
 
-SMALL_RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, DIGITS)}
-"""Recipes for small sets, by name."""
-
-# The paper's experiments on COCO, each as a change of another. Start one by its name:
-#     accelerate launch --num_processes 8 scripts/train.py --recipe sam-detr-r50-12e --data COCO --output_dir OUT
-# `COCO` is a folder in COCO's layout or a name on the Hub. Eight processes of two images (of one with DC5) make the
-# paper's batches; the batch is the same with another number of processes. docs/recipes.md has what each run takes.
+# The paper's experiments on COCO, each as a change of another; docs/recipes.md has how they are started and what each
+# takes. Eight processes of two images (of one with DC5) make the paper's batches.
 NO_ALIGNER = {"query_resampling": "none", "input_projection_norm": False, "dropout": 0.1}
 """DETR, with 300 queries and focal loss as all models here."""
 CVPR_LONG = {"input_projection_norm": False, "dropout": 0.1}
@@ -185,7 +182,7 @@ PAPER_RECIPES: dict[str, Recipe] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Recipe) and value not in (TINY, DIGITS)
 }
 """The paper's recipes by name, in the order of this file."""
-RECIPES: dict[str, Recipe] = SMALL_RECIPES | PAPER_RECIPES
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, DIGITS)} | PAPER_RECIPES
 """All recipes by name."""
 
 

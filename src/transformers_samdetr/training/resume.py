@@ -86,12 +86,9 @@ class Checkpointing:
             "evaluation images": length_hint(trainer.evaluation_set) or "a stream",
             "classes": trainer.names,
         }
+        folder, identity = trainer.output_dir / "checkpoints", {"recipe": recipe, "data": data}
         self.checkpoints = RunCheckpoints(
-            trainer.accelerator,
-            trainer.output_dir / "checkpoints",
-            {"recipe": recipe, "data": data},
-            self.keep,
-            trainer.processor.save_pretrained,
+            trainer.accelerator, folder, identity, self.keep, trainer.processor.save_pretrained
         )
         if resume is None:
             self.checkpoints.refuse_to_overwrite()
@@ -99,31 +96,24 @@ class Checkpointing:
         progress = self.checkpoints.resume(resume)
         if progress is not None:
             trainer.load_state_dict(progress)
+            trainer.resumed_from = self.checkpoints.saved
         return progress is not None
 
     def after_step(self, trainer: Trainer) -> None:
         """Saves if it is time."""
         ends = trainer.progress.step == trainer.order.steps_per_epoch
         if ends or (self.every and trainer.progress.global_step % self.every == 0):
-            self._save(trainer)
+            self.when_stopped(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Nothing: what the evaluation found is found again after a resume."""
 
     def when_stopped(self, trainer: Trainer) -> None:
         """Saves, unless this step is saved already."""
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
         if self.checkpoints is None:
             raise RuntimeError("Checkpointing.start(trainer) must be called before trainer.train().")
         best = trainer.progress.best_epoch * trainer.order.steps_per_epoch or None
         self.checkpoints.save(trainer.progress.global_step, trainer.state_dict(), best)
-
-
-def new_run(checkpoint: Path) -> str:
-    """What to do in place of a resume."""
-    return f"start a new run from its weights, with --model {checkpoint} and another --output_dir, without --resume"
 
 
 class RunCheckpoints:
@@ -137,7 +127,7 @@ class RunCheckpoints:
         accelerator: model and optimizer are prepared.
         folder: of the checkpoints; on machines of one run it must be the same folder.
         identity: what must not change between start and resume, JSON values; dicts may be nested.
-        keep: so many of the newest checkpoints are kept, and the best one.
+        keep: so many of the newest checkpoints are kept, at least 1, and the best one.
         export: saves what belongs beside the model, such as the image processor, into the folder it is given.
     """
 
@@ -149,14 +139,9 @@ class RunCheckpoints:
         keep: int = 2,
         export: Callable[[Path], object] = lambda folder: None,
     ):
-        if keep < 1:
-            raise ValueError(f"keep={keep} is not possible: at least 1 checkpoint must be kept.")
-        self.accelerator = accelerator
-        self.folder = Path(folder)
+        self.accelerator, self.folder, self.keep, self.export = accelerator, Path(folder), keep, export
         self.identity = json.loads(json.dumps(identity))
-        self.keep = keep
-        self.export = export
-        self._saved_step: int | None = None
+        self.saved: Path | None = None  # the checkpoint of the step that the run stands at
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
 
@@ -171,18 +156,17 @@ class RunCheckpoints:
         Raises:
             CheckpointError: it could not be written; the message names the file. The older ones are untouched.
         """
-        if step == self._saved_step:
+        if self.saved is not None and step == step_of(self.saved):
             return checkpoint_path(self.folder, step)
         partial = Path(self._main(lambda: str(begin_checkpoint(self.folder, step))))
         try:
             self._all(lambda: self._write(partial))
-            checkpoint = Path(self._main(lambda: str(self._finish(partial, progress, best_step))))
+            self.saved = Path(self._main(lambda: str(self._finish(partial, progress, best_step))))
         except CheckpointError:
             if self.accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)  # gives its space back
             raise
-        self._saved_step = step
-        return checkpoint
+        return self.saved
 
     def resume(self, source: str | Path) -> dict[str, Any] | None:
         """Restores the run from a checkpoint, and removes torn ones that are newer.
@@ -202,15 +186,11 @@ class RunCheckpoints:
             return None
         checkpoint, state = Path(found[0]), found[1]
         self._all(lambda: self._load(checkpoint, state["num_processes"]))
-        self._saved_step = step_of(checkpoint)
+        self.saved = checkpoint
         return state["progress"]
 
     def refuse_to_overwrite(self) -> None:
-        """For a run that starts anew.
-
-        Raises:
-            ResumeRefused: the folder holds checkpoints, which the new run would mix with its own.
-        """
+        """Raises ResumeRefused if the folder holds checkpoints, which a new run would mix with its own."""
         newest = self._main(lambda: [str(path) for path in list_checkpoints(self.folder)[:1]])
         if newest:
             raise ResumeRefused(f"{newest[0]} is of an earlier run: resume it ('auto'), or give another output_dir.")
@@ -227,17 +207,13 @@ class RunCheckpoints:
 
     def _finish(self, partial: Path, progress: Mapping[str, Any], best_step: int | None) -> Path:
         for rank in range(self.accelerator.num_processes):
-            if not _random_states(partial, rank).is_file():
+            if not (path := _random_states(partial, rank)).is_file():
                 raise CheckpointError(
-                    f"{_random_states(partial, rank)}, which process {rank} wrote, is not there for process 0: "
-                    f"{self.folder} must be on a file system that all machines of the run share."
+                    f"{path}, which process {rank} wrote, is not there for process 0: {self.folder} must be on a file "
+                    "system that all machines of the run share."
                 )
-        state = {
-            "progress": dict(progress),
-            "identity": self.identity,
-            "num_processes": self.accelerator.num_processes,
-            "versions": versions(),
-        }
+        count = self.accelerator.num_processes
+        state = {"progress": dict(progress), "identity": self.identity, "num_processes": count, "versions": versions()}
         try:
             (partial / RUN_STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         except OSError as error:
@@ -247,7 +223,7 @@ class RunCheckpoints:
         return final
 
     def _find(self, source: str) -> tuple[str, dict] | None:
-        """The checkpoint to resume from and its `run.json`."""
+        """The checkpoint to resume from and its `run.json`; says what differs from the run that saved it."""
         if source == "auto":
             checkpoint = latest_checkpoint(self.folder)
             if checkpoint is None:
@@ -255,6 +231,7 @@ class RunCheckpoints:
         else:
             checkpoint = Path(source)
             verify_checkpoint(checkpoint)
+        instead = f"start a new run from its weights: --model {checkpoint}, another --output_dir and no --resume"
         state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
         saved, now = state["identity"], comparable(self.identity, state["identity"])
         # checkpoints of earlier versions have free fields too
@@ -262,40 +239,35 @@ class RunCheckpoints:
         epochs, more = (run.get("recipe", {}).get("epochs", 0) for run in (saved, now))
         if more > epochs > 0:
             saved["recipe"]["epochs"] = more
-        changes = differences(saved, now)
-        if changes:
+        if changes := differences(saved, now):
             raise ResumeRefused(
-                f"{checkpoint} is of another run: {'; '.join(changes)}. Give the same again to resume, or "
-                f"{new_run(checkpoint)}."
+                f"{checkpoint} is of another run: {'; '.join(changes)}. Give the same again to resume, or {instead}."
             )
         if more > epochs > 0:
             logger.warning(
                 "Resumed for %d instead of %d epochs: the learning rate now follows a schedule over all %d.",
                 *(more, epochs, more),
             )
-        if state["num_processes"] != self.accelerator.num_processes and (
-            self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        ):
+        before, processes = state["num_processes"], self.accelerator.num_processes
+        if before != processes and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ResumeRefused(
-                f"{checkpoint} was saved by {state['num_processes']} processes of DeepSpeed, which cannot be resumed "
-                f"on {self.accelerator.num_processes}: launch as many, or {new_run(checkpoint)}."
+                f"{checkpoint} was saved by {before} processes of DeepSpeed, which cannot be resumed on {processes}: "
+                f"launch as many, or {instead}."
             )
         for change in differences(state["versions"], versions()):
             logger.warning("Resumed with other software, so that numbers may differ a little: %s", change)
-        if state["num_processes"] != self.accelerator.num_processes:
+        if before != processes:
             logger.warning(
                 "Resumed on %d instead of %d processes: the order of the pictures stays. Noise and dropout stay where "
                 "processes times accumulation steps do.",
-                self.accelerator.num_processes,
-                state["num_processes"],
+                *(processes, before),
             )
         self._clear_newer(checkpoint)
         return str(checkpoint), state
 
     def _clear_newer(self, checkpoint: Path) -> None:
         """Torn checkpoints would otherwise count among the newest that are kept."""
-        newer = [path for path in list_checkpoints(self.folder) if step_of(path) > step_of(checkpoint)]
-        for path in newer:
+        for path in [path for path in list_checkpoints(self.folder) if step_of(path) > step_of(checkpoint)]:
             try:
                 verify_checkpoint(path)
             except CheckpointError:

