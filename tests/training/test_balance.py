@@ -151,6 +151,7 @@ def test_a_stream_cannot_be_balanced(tmp_path):
 def train_on(train, folder, **recipe) -> Trainer:
     recipe = Recipe(epochs=1, batch_size=2, trackers="none", **{"augmentation": "none", **recipe})
     model = tiny_model(backbone_config=SMALL_BACKBONE)
+    model.config.id2label = dict(enumerate(NAMES))
     return Trainer(
         model, SamDetrImageProcessor(size={"height": 64, "width": 64}), train, pictures(2, 1), recipe, folder
     )

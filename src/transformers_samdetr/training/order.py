@@ -294,7 +294,8 @@ def training_examples(
     shape = recipe.batch_size, num_processes * recipe.accumulation_steps, recipe.seed
     options = augmentation, recipe.seed, recipe.max_corrupt
     if recipe.sampling == "balanced":
-        return RepeatedExamples(data, *options), RepeatedOrder(repeat_factors(data, num_classes), *shape)
+        factors = repeat_factors(data, num_classes)
+        return RepeatedExamples(data, *options), RepeatedOrder(factors, *shape)
     if isinstance(data, IterableDataset):
         order = StreamOrder(data, require_length(data), *shape, recipe.shuffle_buffer)
         return StreamedExamples(*options), order
