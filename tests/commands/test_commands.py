@@ -120,6 +120,8 @@ MISTAKES = {
         "--output_dir out --epohcs 3": "Did you mean --epochs?",
         "--output_dir out --recipe tniy": "Did you mean tiny?",
         "--output_dir out --epochs few": "invalid int value: 'few'",
+        "--output_dir out --image_size big": "invalid int value: 'big'",
+        "--output_dir out --sampling often": "choose one of 'uniform', 'balanced'",
         "": "required: --output_dir",
     },
 }

@@ -11,8 +11,7 @@ from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.training import Recipe, Trainer
-from transformers_samdetr.training.loss_sums import weighted_terms
-from transformers_samdetr.training.step import without_objects
+from transformers_samdetr.training.loss_sums import weighted_terms, without_objects
 
 from ..models import tiny_model
 

@@ -63,7 +63,7 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
         kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         if NoneType in get_args(hint):
-            options["type"] = partial(none_or, kind)
+            options["type"] = none_or(kind)
         group = group_of.get(name, groups["schedule"])
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=meaning, **options)
     saving = groups["saving and logging"]
@@ -98,9 +98,14 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
     return args, recipe
 
 
-def none_or(kind: type, word: str) -> object:
-    """A value that may be `none`."""
-    return None if word.lower() == "none" else kind(word)
+def none_or(kind: type) -> Callable[[str], object]:
+    """Reads a value that may be `none`."""
+
+    def read(word: str) -> object:
+        return None if word.lower() == "none" else kind(word)
+
+    read.__name__ = kind.__name__  # for argparse's message
+    return read
 
 
 def described_fields() -> dict[str, str]:

@@ -15,11 +15,7 @@ MOST = 10.0
 
 
 def labels_of_objects(train: AnySet, field: str) -> tuple[np.ndarray, np.ndarray]:
-    """The picture's row and the label of each object that is no crowd, `(T,)` each; pictures are not read.
-
-    Raises:
-        ValueError: the set is a stream; names the field of the recipe that asks.
-    """
+    """The picture's row and the label of each object that is no crowd, `(T,)` each; `field` of a recipe asks."""
     if isinstance(train, IterableDataset):
         raise ValueError(f"{field}='balanced' is not possible: it counts all objects first, which a stream cannot.")
     rows, labels, start = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
@@ -38,10 +34,7 @@ def repeat_factors(train: AnySet, num_classes: int) -> np.ndarray:
 
     r(I) = max over the classes c of picture I of max(1, sqrt(t / f(c))), with f(c) the share of pictures that have c.
     t is 1 / K (the paper's 0.001, of LVIS's 1 203 classes), or the share of the most frequent class if that is less.
-    So an epoch becomes at most twice as long.
-
-    Raises:
-        ValueError: the set is a stream.
+    So an epoch becomes at most twice as long. A stream is refused.
     """
     rows, labels = labels_of_objects(train, "sampling")
     rows, labels = np.divmod(np.unique(rows * num_classes + labels), num_classes)  # each class once a picture

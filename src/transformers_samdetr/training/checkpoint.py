@@ -21,13 +21,6 @@ PARTIAL, DELETED = ".partial-", ".deleted-"
 logger = logging.getLogger(__name__)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes or replaces a file in UTF-8."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 @contextmanager
 def replace_files(folder: Path) -> Iterator[Path]:
     """An empty folder to write in, whose files then replace those in `folder`, which stays as it was if this fails."""
@@ -43,13 +36,10 @@ def replace_files(folder: Path) -> Iterator[Path]:
 
 
 def find_model(folder: str | Path) -> Path | None:
-    """The folder to load a model from: `folder` itself, or the newest checkpoint of a run that has not saved one yet.
+    """A folder with `config.json` and weights, or None.
 
     Args:
-        folder: a model's folder, or the output folder of a run that trains or was stopped.
-
-    Returns:
-        A folder with `config.json` and weights, or None if there is none.
+        folder: itself a model's, or the output of a run that has not saved one yet, whose newest checkpoint is found.
     """
     folder = Path(folder)
     for path in [folder, *list_checkpoints(folder / "checkpoints"), *list_checkpoints(folder)]:
@@ -62,17 +52,8 @@ class CheckpointError(OSError):
     """A checkpoint could not be written, or is not what was written; the message names the file."""
 
 
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` optimizer steps lies.
-
-    >>> checkpoint_path(Path("checkpoints"), 120).name
-    'step-000000120'
-    """
-    return folder / f"step-{step:09d}"
-
-
 def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Optimizer steps that a checkpoint comes after, which are in its name."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
@@ -84,12 +65,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def begin_checkpoint(folder: Path, step: int) -> Path:
-    """Makes an empty folder in which to write before `commit_checkpoint`; clears what a killed run left behind.
-
-    Raises:
-        CheckpointError: the folder cannot be made.
-    """
-    partial = folder / f"{PARTIAL}{checkpoint_path(folder, step).name}"
+    """Makes an empty folder in which to write before `commit_checkpoint`; clears what a killed run left behind."""
+    partial = folder / f"{PARTIAL}step-{step:09d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.iterdir():
@@ -104,10 +81,8 @@ def begin_checkpoint(folder: Path, step: int) -> Path:
 def commit_checkpoint(partial: Path) -> Path:
     """Syncs what `begin_checkpoint`'s folder holds, adds the manifest, and gives the folder its name.
 
-    A checkpoint of the same step is replaced; between the two renames it is absent, and an older one still there.
-
-    Raises:
-        CheckpointError: a file cannot be read, written or renamed. No checkpoint has changed then.
+    A checkpoint of the same step is replaced; between the two renames it is absent, and an older one still there. No
+    checkpoint has changed after a CheckpointError.
     """
     final = partial.with_name(partial.name.removeprefix(PARTIAL))
     try:
@@ -144,20 +119,15 @@ def write_error(partial: Path, error: Exception, file: Path | None = None) -> Ch
 
 
 def verify_checkpoint(checkpoint: Path) -> None:
-    """Reads every file of a checkpoint and compares it with the manifest.
-
-    Raises:
-        CheckpointError: something is missing, torn or edited; the message names the file.
-    """
+    """Reads every file of a checkpoint; a CheckpointError names the one that is not as the manifest has it."""
     if fault := _first_fault(checkpoint):
         raise CheckpointError(f"{fault}. Resume from another checkpoint, or with 'auto' from the last good one.")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is as it was written, or None; bad ones are named in a warning and passed over.
+    """The newest checkpoint that is as it was written; bad ones are named in a warning and passed over.
 
-    Raises:
-        CheckpointError: there are checkpoints, and none is good: a new run must not start in their place unasked.
+    None without any. If none is good this is a CheckpointError: a new run must not start in their place unasked.
     """
     faults = []
     for checkpoint in list_checkpoints(folder):
@@ -172,11 +142,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def delete_old_checkpoints(folder: Path, keep: int, best: int | None = None) -> None:
-    """Deletes all but the newest `keep` checkpoints and the one of step `best`.
-
-    Raises:
-        CheckpointError: one cannot be deleted.
-    """
+    """Deletes all but the newest `keep` checkpoints and the one of step `best`."""
     for checkpoint in list_checkpoints(folder)[keep:]:
         if step_of(checkpoint) == best:
             continue

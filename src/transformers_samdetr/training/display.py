@@ -22,14 +22,7 @@ REFRESH_SECONDS = 1.0
 
 
 class Display:
-    """Shows a run on the main process; on the others it does nothing.
-
-    Args:
-        accelerator: tells the main process, and the device whose memory is shown.
-        epochs, steps: of the run, and of each epoch.
-        every: steps between lines of text where there is no terminal.
-        stream: where to write; standard output by default.
-    """
+    """Shows a run of `epochs` times `steps` on the main process, a line `every` so many steps without a terminal."""
 
     def __init__(self, accelerator: Accelerator, epochs: int, steps: int, every: int, stream=None):
         self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
@@ -57,12 +50,9 @@ class Display:
             self.live.start()
 
     def step(self, step: int, images: int, lr: float, losses: Callable[[], Mapping[str, float]]) -> None:
-        """After `step` steps of the epoch.
+        """After `step` steps of the epoch, the last of `images` over all processes.
 
-        Args:
-            images: of this step, over all processes.
-            lr: the learning rate.
-            losses: gives the means of the epoch so far; called when they are shown, since it waits for the device.
+        `losses` gives the means of the epoch so far; called when they are shown, since it waits for the device.
         """
         self.images += images
         if not self.on_terminal and not (self.shown and step % self.every == 0):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checkpoint import write_text
+from .checkpoint import replace_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,13 +62,7 @@ class TrainingProgress:
 
 
 def epoch_line(progress: TrainingProgress, metrics: Mapping[str, float], variant: str, parameters: int) -> dict:
-    """The line of the log for the epoch that `progress` stands in, with the collected `loss_sums`.
-
-    Args:
-        metrics: of the evaluation, `test_loss` among them.
-        variant: name of the recipe.
-        parameters: number of trained parameters.
-    """
+    """The line of the log for the epoch that `progress` stands in, with its evaluation and the trained parameters."""
     losses = {f"train_{name}": value / max(progress.step, 1) for name, value in progress.loss_sums.items()}
     known = {"variant": variant, "parameters": parameters, "epoch": progress.epoch + 1, "lr": progress.learning_rate}
     known |= {**losses, **metrics, "seconds": progress.seconds}
@@ -81,10 +75,10 @@ def write_line(folder: Path, line: Mapping) -> None:
 
     Lines of this epoch and later ones are dropped: a run that was killed before its checkpoint had written them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [earlier for earlier in read_log(folder / LOG_FILE) if earlier["epoch"] < line["epoch"]] + [line]
-    write_text(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in lines))
-    draw_curve(lines, folder / CURVE_FILE)
+    with replace_files(folder) as partial:
+        (partial / LOG_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in lines), encoding="utf-8")
+        draw_curve(lines, partial / CURVE_FILE)
 
 
 def read_log(path: Path) -> list[dict]:

@@ -40,13 +40,10 @@ class WindowOrder:
     """The images of every window of every epoch.
 
     Args:
-        num_images: size of the training set.
+        num_images: size of the training set, at least 1.
         batch_size: images of one optimizer step, over all processes and accumulation steps.
-        slots: micro-batches of a window, processes · accumulation steps.
+        slots: micro-batches of a window, processes · accumulation steps; divides `batch_size`.
         seed: of the permutations.
-
-    Raises:
-        ValueError: there are no images, or `slots` does not divide `batch_size`.
     """
 
     def __init__(self, num_images: int, batch_size: int, slots: int = 1, seed: int = 0):
@@ -184,11 +181,7 @@ class StreamOrder(WindowOrder):
             self._epoch, self._starts = position["epoch"], {position["block"]: position["stream"]}
 
     def windows(self, epoch: int, start_step: int = 0) -> Iterator[list[Place]]:
-        """The pictures of each window from `start_step` on, read from the last known place before that step.
-
-        Raises:
-            ValueError: the stream is shorter than an epoch.
-        """
+        """The pictures of each window from `start_step` on, read from the last known place before that step."""
         if start_step >= self.steps_per_epoch:
             return
         if epoch != self._epoch:
@@ -243,12 +236,6 @@ class ProcessBatches(Sampler[Sequence]):
 
     Every process gets as many as every other, or wrappers that communicate would wait for ever. An empty slot of the
     last window therefore yields the window's first image once more, which by `is_filler` counts as nothing.
-
-    Args:
-        order: the order of all.
-        epoch: from 0.
-        start_step: the first window, when an epoch is resumed in the middle.
-        process_index, num_processes: of this process; `order.slots` is a multiple of the latter.
     """
 
     def __init__(
@@ -285,11 +272,7 @@ class RepeatedExamples(DetectionDataset):
 def training_examples(
     data: AnySet, recipe: Recipe, processor: BaseImageProcessor, num_processes: int, num_classes: int
 ) -> tuple[DetectionDataset | StreamedExamples, WindowOrder]:
-    """Examples, and the order that says which of them each step asks for.
-
-    Raises:
-        ValueError: a stream does not know its length, or shall be balanced, or the batch does not fit the processes.
-    """
+    """Examples, and the order that says which of them each step asks for."""
     augmentation = make_augmentation(recipe.augmentation, processor.size)
     shape = recipe.batch_size, num_processes * recipe.accumulation_steps, recipe.seed
     options = augmentation, recipe.seed, recipe.max_corrupt
@@ -303,11 +286,5 @@ def training_examples(
 
 
 def position_seed(*position: int) -> int:
-    """A seed for a position in training, such as (seed, epoch, step, slot).
-
-    Neighbouring positions get unrelated seeds, and every process and every resumed run the same ones.
-
-    >>> position_seed(0, 1) == position_seed(0, 1), position_seed(0, 1) == position_seed(1, 0)
-    (True, False)
-    """
+    """A seed for a position in training, such as (seed, epoch, step, slot); neighbours get unrelated ones."""
     return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -26,10 +26,7 @@ def start_processes() -> PartialState:
     """Joins the processes of the run, if that is not done yet; the first that a script does.
 
     Who asks Accelerate for them first decides whether `ACCELERATE_USE_CPU` counts; here it does, and where there is no
-    accelerator it need not be set. A killed process is noticed at once, a silent one after `limit_waiting` alone.
-
-    Raises:
-        RuntimeError: a launcher started several processes, and Accelerate takes each of them for the only one.
+    accelerator it need not be set.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     has_begun = distributed.is_initialized()
@@ -54,9 +51,6 @@ def limit_waiting(seconds: float) -> None:
 
     For a machine or a network that falls silent; a killed process closes its connections and is missed at once. It must
     be longer than what one process does alone: writing a checkpoint above all.
-
-    Raises:
-        ValueError: it is not above 0.
     """
     if not seconds > 0:
         raise ValueError(f"peer_timeout={seconds} is not possible: it must be above 0 seconds.")
@@ -66,13 +60,7 @@ def limit_waiting(seconds: float) -> None:
 
 
 def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
-    """An Accelerator for a recipe, with trackers that write into `output_dir`.
-
-    Raises:
-        ValueError: fp16 or FSDP without an accelerator, an average of sharded weights, or a DeepSpeed file that
-            contradicts the recipe.
-        RuntimeError: see `start_processes`.
-    """
+    """An Accelerator for a recipe, with trackers that write into `output_dir`; refuses what cannot go together."""
     start_processes()
     # gradients of convolutions are channels last, and the buckets that several processes exchange are not: a cheap copy
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -115,11 +103,7 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
 
 
 def unite_with_recipe(settings: dict, recipe: Recipe, num_processes: int) -> None:
-    """Fills in what the recipe decides in DeepSpeed's settings.
-
-    Raises:
-        ValueError: the file has another value.
-    """
+    """Fills in what the recipe decides in DeepSpeed's settings; refuses a file with another value."""
     decided = {
         "gradient_clipping": recipe.clip_norm,
         "gradient_accumulation_steps": recipe.accumulation_steps,

@@ -38,10 +38,10 @@ class Recipe:
         drop_at: share of all steps after which the step schedule drops.
         augmentation: `"paper"`, `"strong"` for small sets, `"crop"`, `"flip"` or `"none"`.
         sampling: `"uniform"`, each picture once an epoch, or `"balanced"`, pictures of rare classes more often. See
-            `repeat_factors` in `training.balance`; an epoch becomes at most twice as long.
+            `training.balance.repeat_factors`.
         class_weights: what the class loss of each class is multiplied by, for imbalanced sets: `"balanced"`, numbers in
-            the order of the classes, `NAME=NUMBER` pairs, with commas, or None for the model's own (none in a new one).
-            See `class_weights` in `training.balance`.
+            the order of the classes, NAME=NUMBER pairs, or None for the model's own. See
+            `training.balance.class_weights`.
         shuffle_buffer: pictures of a streamed set that are mixed with each other, at most twice as many being held as
             files; other sets are mixed as a whole.
         max_corrupt: so many pictures of a set may turn out to be unreadable; they are named and passed over.
@@ -181,22 +181,16 @@ DC5_SMCA_50E = replace(DC5_SMCA_12E, name="sam-detr-r50-dc5-smca-50e", model_ove
 PAPER_RECIPES: dict[str, Recipe] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Recipe) and value not in (TINY, DIGITS)
 }
-"""The paper's recipes by name, in the order of this file."""
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, DIGITS)} | PAPER_RECIPES
 """All recipes by name."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper reports for a recipe on COCO val2017, in percent.
+    """What the paper reports for a recipe on COCO val2017, in percent."""
 
-    Attributes:
-        source: the table, or the authors' log of the conference version.
-        gflops: for an image, one multiply-add counted as one; the paper's.
-    """
-
-    source: str
-    gflops: int
+    source: str  # the table, or the authors' log of the conference version
+    gflops: int  # for an image, one multiply-add counted as one
     AP: float
     AP50: float
     AP75: float
@@ -205,7 +199,7 @@ class Published:
     APl: float
 
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED: dict[str, Published] = {  # by recipe
     "sam-detr-r50-12e": Published("Table 1", 107, 34.2, 55.8, 35.3, 15.0, 37.7, 52.5),
     "sam-detr-r50-smca-12e": Published("Table 1", 107, 37.0, 58.0, 38.5, 17.8, 40.3, 56.1),
     "sam-detr-r50-dc5-12e": Published("Table 1", 229, 39.1, 59.9, 41.2, 20.9, 42.8, 55.5),
@@ -227,4 +221,3 @@ PUBLISHED: dict[str, Published] = {
     "sam-detr-r50-dc5-50e": Published("authors' log", 229, 43.3, 64.4, 46.2, 25.1, 46.9, 61.0),
     "sam-detr-r50-dc5-smca-50e": Published("authors' log", 229, 45.0, 65.5, 47.9, 26.2, 49.0, 63.3),
 }
-"""The paper's figures by recipe."""

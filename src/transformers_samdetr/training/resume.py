@@ -21,7 +21,6 @@ from safetensors.torch import load_model, save_file, save_model
 from .checkpoint import (
     CheckpointError,
     begin_checkpoint,
-    checkpoint_path,
     commit_checkpoint,
     delete_old_checkpoints,
     latest_checkpoint,
@@ -31,7 +30,7 @@ from .checkpoint import (
     write_error,
 )
 from .recipes import Recipe
-from .trainer import Trainer
+from .trainer import Trainer, TrainingHook
 
 RUN_STATE = "run.json"
 """File of a checkpoint with the progress, the identity of the run, and versions."""
@@ -47,7 +46,7 @@ class ResumeRefused(ValueError):
     """The checkpoint is of another run; the message lists the differences."""
 
 
-class Checkpointing:
+class Checkpointing(TrainingHook):
     """Saves a checkpoint every so many optimizer steps, at the end of each epoch before its evaluation, and on a stop.
 
     A run that is killed during an evaluation repeats it, and not the epoch.
@@ -105,9 +104,6 @@ class Checkpointing:
         if ends or (self.every and trainer.progress.global_step % self.every == 0):
             self.when_stopped(trainer)
 
-    def after_epoch(self, trainer: Trainer) -> None:
-        """Nothing: what the evaluation found is found again after a resume."""
-
     def when_stopped(self, trainer: Trainer) -> None:
         """Saves, unless this step is saved already."""
         if self.checkpoints is None:
@@ -119,9 +115,9 @@ class Checkpointing:
 class RunCheckpoints:
     """Saves a run and resumes it; every method is collective, and an error of one process is raised by all.
 
-    A checkpoint holds what Accelerate saves (model, optimizer, scaler, objects that were registered for
-    checkpointing such as EMA and schedule, random numbers of every process), and `run.json`. The model is in the form
-    of `from_pretrained`, unless FSDP or DeepSpeed shard it. Nothing in it is loaded by pickle without `weights_only`.
+    A checkpoint holds what Accelerate saves (model, optimizer, scaler, EMA, schedule, random numbers of every process),
+    and `run.json`. The model is in the form of `from_pretrained`, unless FSDP or DeepSpeed shard it. Nothing in it is
+    loaded by pickle without `weights_only`.
 
     Args:
         accelerator: model and optimizer are prepared.
@@ -146,18 +142,12 @@ class RunCheckpoints:
         accelerator.register_load_state_pre_hook(self._load_model)
 
     def save(self, step: int, progress: Mapping[str, Any], best_step: int | None = None) -> Path:
-        """Writes the checkpoint of a step, then deletes the oldest; does nothing if it is written already.
+        """Writes the checkpoint of a step, unless it is there already; deletes the oldest, but not that of `best_step`.
 
-        Args:
-            step: optimizer steps that are done; a later step is a larger number.
-            progress: where the run stands, JSON values.
-            best_step: the checkpoint that is kept for being the best.
-
-        Raises:
-            CheckpointError: it could not be written; the message names the file. The older ones are untouched.
+        `progress` says where the run stands, in JSON values. A CheckpointError names the file; older ones stay.
         """
         if self.saved is not None and step == step_of(self.saved):
-            return checkpoint_path(self.folder, step)
+            return self.saved
         partial = Path(self._main(lambda: str(begin_checkpoint(self.folder, step))))
         try:
             self._all(lambda: self._write(partial))
@@ -169,17 +159,10 @@ class RunCheckpoints:
         return self.saved
 
     def resume(self, source: str | Path) -> dict[str, Any] | None:
-        """Restores the run from a checkpoint, and removes torn ones that are newer.
+        """Restores the run from a checkpoint, removes torn ones that are newer, and returns the saved progress.
 
-        Args:
-            source: a checkpoint's folder, or `"auto"` for the newest good one of this run's.
-
-        Returns:
-            The progress that was saved, or None if `source` is `"auto"` and nothing was saved yet.
-
-        Raises:
-            CheckpointError: the checkpoint is torn or edited; the message names the file.
-            ResumeRefused: it is of another run, or not the newest of this one.
+        `source` is a checkpoint's folder, or `"auto"` for the newest good one of this run's: None if there is none yet.
+        Raises CheckpointError if it is torn or edited, ResumeRefused if of another run or not the newest of this one.
         """
         found = self._main(lambda: self._find(str(source)))
         if found is None:

@@ -44,11 +44,7 @@ def load_model_and_processor(
         class_names: in the order of the labels.
         category_ids: the data's own id of each label, kept as `model.config.category_ids`.
         train: the training set, whose boxes `initial_boxes` may ask for; pictures are not read. Without it `"auto"` is
-            `"model"`.
-
-    Raises:
-        ValueError: `initial_boxes="training_set"` without a training set that has boxes, or for a model without
-            reference boxes.
+            `"model"`, and `"training_set"` a ValueError.
     """
     is_asked = recipe.initial_boxes == "training_set"
     if is_asked and train is None:
@@ -109,18 +105,10 @@ def read_efficientnet_lite0() -> dict[str, Tensor]:
 
 
 def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
-    """The centers of `count` clusters of a set's boxes, by k-means over place and size.
-
-    Args:
-        train: a set in the schema of `transformers_samdetr.data.schema`; pictures are not read.
-        count: how many.
-        seed: of the clusters.
+    """The centers of `count` clusters of a set's boxes, by k-means over place and size; pictures are not read.
 
     Returns:
         `(count, 4)` float32, center x, center y, width, height, normalised by the picture.
-
-    Raises:
-        NoBoxes: the set is streamed, or has no objects.
     """
     remedy = "choose initial_boxes='auto' or 'model', which start from the model's own boxes then."
     if isinstance(train, IterableDataset):

@@ -23,12 +23,19 @@ from .balance import class_weights
 from .checkpoint import replace_files
 from .display import Display
 from .log import TrainingProgress, epoch_line, summary, write_line
-from .loss_sums import LossSums, weighted_terms
+from .loss_sums import (
+    LossSums,
+    any_process,
+    image_ids,
+    loss_weights,
+    stop_for_non_finite,
+    weighted_terms,
+    without_objects,
+)
 from .optimizer import count_trained, make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
 from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator, name_sharded_layers
 from .recipes import Recipe
-from .step import any_process, image_ids, loss_weights, stop_for_non_finite, without_objects
 
 
 class TrainingHook(Protocol):
@@ -117,8 +124,7 @@ class Trainer:
     def state_dict(self) -> dict:
         """The progress as plain numbers, for a checkpoint; all processes call it together.
 
-        Raises:
-            FloatingPointError: the last step's gradient was not finite, so that nothing may be saved.
+        A FloatingPointError if the last step's gradient was not finite, so that nothing may be saved.
         """
         self.refuse_bad_gradient()
         self.progress.loss_sums = self.losses.collect()
@@ -310,11 +316,7 @@ class Trainer:
         return ~self.gradient_norm.isfinite()
 
     def refuse_bad_gradient(self) -> None:
-        """Stops every process if the last step's gradient was not finite; called before anything is saved.
-
-        Raises:
-            FloatingPointError: it was not; the message has the ids of the images.
-        """
+        """Stops every process if the last step's gradient was not finite; called before anything is saved."""
         if any_process([self._is_gradient_bad()], self.accelerator)[0]:
             stop_for_non_finite(self._last_ids, "The gradient", self.accelerator)
 
