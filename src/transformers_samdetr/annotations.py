@@ -8,8 +8,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-LARGEST_INTEGER = 2**63 - 1
-"""That a tensor holds."""
 LARGEST_AREA = 2.0**63
 """In pixels: far beyond any picture, and far from the end of float32."""
 
@@ -19,9 +17,6 @@ def integer_keys(name: str, mapping: Mapping | None, integer_values: bool = Fals
 
     >>> integer_keys("id2label", {"7": "cat"})
     {7: 'cat'}
-
-    Raises:
-        ValueError: a key or value is not an integer, naming the argument.
     """
     if mapping is None:
         return None
@@ -33,11 +28,7 @@ def integer_keys(name: str, mapping: Mapping | None, integer_values: bool = Fals
 
 
 def check_batch(annotations: Any, num_images: int) -> list[Mapping]:
-    """One annotation dict per image; a single dict stands for a single image.
-
-    Raises:
-        ValueError: not dicts, or not as many as there are images.
-    """
+    """One annotation dict per image, or a ValueError; a single dict stands for a single image."""
     batch = [annotations] if isinstance(annotations, Mapping) else annotations
     if not isinstance(batch, Sequence) or isinstance(batch, str):
         raise ValueError(f"annotations must be a dict, or a list of dicts, one per image, not {_kind(annotations)}.")
@@ -88,10 +79,8 @@ def labels_from_coco(
         ValueError: an annotation does not fit; the message has the image's id, the box, and what would be right.
     """
     image_id, objects = _read_target(target)
-    parsed = [
-        _read_object(obj, f"Image {image_id}, annotation {index}", category_id_to_label, id2label)
-        for index, obj in enumerate(objects)
-    ]
+    where = f"Image {image_id}, annotation"
+    parsed = [_read_object(obj, f"{where} {i}", category_id_to_label, id2label) for i, obj in enumerate(objects)]
 
     def column(field: str, dtype: type) -> np.ndarray:
         return np.array([entry[field] for entry in parsed], dtype=dtype)
@@ -216,7 +205,7 @@ def _integer(value: Any, allow_bool: bool = False) -> int | None:
     value = _unwrapped(value)
     if not isinstance(value, Integral) or isinstance(value, bool) and not allow_bool:
         return None
-    return int(value) if -LARGEST_INTEGER - 1 <= value <= LARGEST_INTEGER else None
+    return int(value) if -(2**63) <= value < 2**63 else None
 
 
 def _unwrapped(value: Any) -> Any:
@@ -234,10 +223,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def shown(value: Any, text_of: Callable[[Any], str] = str, limit: int = 120) -> str:
-    """A value for a message, cut where it is long.
-
-    Of containers the first entries and levels only: a few lines of YAML can make one whose whole text fills the memory.
-    """
+    """A value for a message, cut where it is long. Containers are cut first: their whole text could fill the memory."""
     try:
         text = _SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else text_of(value)
     except ValueError:  # an integer of thousands of digits

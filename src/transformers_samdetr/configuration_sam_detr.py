@@ -37,10 +37,7 @@ AUTO_MAPS: dict[str, dict[str, str | list[str]]] = {
     },
     "preprocessor_config.json": {
         # PIL's, then Torchvision's: a list, because a dict by backend does not survive a Hub repository
-        "AutoImageProcessor": [
-            "image_processing_sam_detr.SamDetrImageProcessorPil",
-            "image_processing_sam_detr.SamDetrImageProcessor",
-        ]
+        "AutoImageProcessor": [f"image_processing_sam_detr.SamDetrImageProcessor{kind}" for kind in ("Pil", "")]
     },
 }
 """`auto_map` of each file of a saved folder: where Transformers' Auto classes find the code of this package."""
@@ -269,10 +266,8 @@ class SamDetrConfig(PreTrainedConfig):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.decoder_feature_levels is None:
             # coarse to fine: the last level first, each for an equal share of the layers
-            self.decoder_feature_levels = [
-                self.num_feature_levels - 1 - layer * self.num_feature_levels // max(self.decoder_layers, 1)
-                for layer in range(self.decoder_layers)
-            ]
+            layers, levels = self.decoder_layers, self.num_feature_levels
+            self.decoder_feature_levels = [levels - 1 - layer * levels // layers for layer in range(layers)]
         self.decoder_feature_levels = list(self.decoder_feature_levels)
         super().__post_init__(**kwargs)
 
@@ -330,8 +325,7 @@ class SamDetrConfig(PreTrainedConfig):
             overrides: any field of the configuration.
 
         Raises:
-            ValueError: the name is no preset; the message lists them. Or an override is no field, or has a value that
-                is not possible; the message names it.
+            ValueError: the name is no preset, or an override no field or not possible; the message names it.
         """
         preset = preset_fields(name)
         known = {*(field.name for field in fields(cls)), *cls.attribute_map, *cls.OTHER_NAMES}
@@ -339,9 +333,8 @@ class SamDetrConfig(PreTrainedConfig):
             question = _ask_for_similar(unknown, known, cutoff=0.5)
             remedy = "there is no such field" + (f"; {question}" if question else ".")
             raise SamDetrConfigError.of(unknown, repr(overrides[unknown]), remedy)
-        if overrides.keys() & {"num_labels", "id2label", "label2id"}:
-            preset.pop("id2label", None)  # the user's classes replace COCO's
-            preset.pop("label2id", None)
+        if overrides.keys() & {"num_labels", "id2label", "label2id"}:  # the user's classes replace COCO's
+            del preset["id2label"], preset["label2id"]
         return cls(**{**preset, **overrides})
 
     def _require(self, field: str, is_possible: object, remedy: str):
@@ -373,8 +366,7 @@ class SamDetrConfig(PreTrainedConfig):
             remedy = f"choose 1, 2, 4 or 8, a divisor of decoder_attention_heads={heads}"
             self._require("num_keypoints", points in (1, 2, 4, 8) and heads % points == 0, remedy)
         else:
-            remedy = f"query_resampling={resampling!r} has no keypoints to center it on"
-            self._require("smca", not self.smca, remedy)
+            self._require("smca", not self.smca, f"query_resampling={resampling!r} has no keypoints to center it on")
         remedy = "query_resampling='none' has no reference boxes to denoise; set it to 0"
         self._require("num_denoising_groups", resampling != "none" or not self.num_denoising_groups, remedy)
         if self.class_weights is not None:
@@ -388,15 +380,16 @@ class SamDetrConfig(PreTrainedConfig):
 
     def _validate_backbone(self):
         kind = self.backbone_config.model_type
-        for name, remedy in {
-            "dilation": f"the backbone {kind!r} cannot be dilated; use timm's",
-            "mask_padding": f"how the backbone {kind!r} reads padding is not known; use a timm ResNet or "
-            "EfficientNet-Lite, or pad all pictures to one size with the image processor's pad_size",
-            "use_pretrained_backbone": "only timm backbones are downloaded; load another one's weights with "
-            "model.load_backbone_weights(...)",
-        }.items():
-            self._require(name, kind == "timm_backbone" or not getattr(self, name), remedy)
-        if kind == "timm_backbone":
+        if kind != "timm_backbone":
+            self._require("dilation", not self.dilation, f"the backbone {kind!r} cannot be dilated; use timm's")
+            remedy = (
+                f"how the backbone {kind!r} reads padding is not known; use a timm ResNet or EfficientNet-Lite, or pad "
+                "all pictures to one size with the image processor's pad_size"
+            )
+            self._require("mask_padding", not self.mask_padding, remedy)
+            remedy = "only timm backbones are downloaded; load another one's weights with model.load_backbone_weights"
+            self._require("use_pretrained_backbone", not self.use_pretrained_backbone, f"{remedy}(...)")
+        else:
             import timm  # here, since it takes a second to import
 
             name = self.backbone_config.backbone
@@ -406,7 +399,5 @@ class SamDetrConfig(PreTrainedConfig):
                 raise SamDetrConfigError.of("backbone_config.backbone", repr(name), remedy)
         out_indices = list(getattr(self.backbone_config, "out_indices", None) or ())
         if len(out_indices) != self.num_feature_levels:
-            remedy = (
-                f"num_feature_levels={self.num_feature_levels} needs that many stages, the last ones, finest first."
-            )
+            remedy = f"num_feature_levels={self.num_feature_levels} needs as many stages, the last ones, finest first."
             raise SamDetrConfigError.of("backbone_config.out_indices", out_indices, remedy)

@@ -32,26 +32,18 @@ def center_to_corners(boxes: Tensor) -> Tensor:
 
 
 def box_to_pixel_corners(boxes: Tensor, valid_size: Tensor) -> Tensor:
-    """Corner boxes in pixels of a map whose valid part is `valid_size`.
+    """`(B, Q, 4)` boxes as the model predicts them to corners in pixels of a map.
 
-    Args:
-        boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
-        valid_size: `(B, 2)`, width and height of each valid image, in pixels of the map.
+    `valid_size` is `(B, 2)`, width and height of each valid image, in pixels of the map.
     """
     scale = valid_size.repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
     return center_to_corners(boxes * scale)
 
 
 def generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Generalised intersection over union of boxes pair by pair, by broadcasting.
+    """Generalised intersection over union, in [-1, 1], of corner boxes (x1, y1, x2, y2) in one unit, by broadcasting.
 
-    Args:
-        boxes: `(..., 4)` corner boxes (x1, y1, x2, y2), in any unit.
-        others: corner boxes in the same unit, of a shape that broadcasts with `boxes`.
-
-    Returns:
-        The GIoU in [-1, 1] of each pair; `boxes[:, None], others[None]` give all pairs. 0 where both boxes are empty
-        and their hull has no area.
+    `boxes[:, None], others[None]` give all pairs. It is 0 where both boxes are empty and their hull has no area.
 
     >>> generalized_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([[0.0, 0, 2, 2], [1, 0, 3, 2], [2, 0, 4, 2]]))
     tensor([1.0000, 0.3333, 0.0000])
@@ -77,18 +69,11 @@ def _sine_features(angles: Tensor, num_features: int) -> Tensor:
 
 @torch.no_grad()
 def embed_map(mask: Tensor, d_model: int) -> Tensor:
-    """Sine embedding of each pixel center, normalised by the valid size.
+    """`(B, H, W, d_model)` sine embedding of each pixel center, normalised by the valid size; first half y, second x.
 
     Always computed in float32, under autocast and for half-precision models too: on rows and columns without a valid
-    pixel the divisor is the rounding error of float32 near 0.5, and the padded positions that result are read by the
-    region features.
-
-    Args:
-        mask: `(B, H, W)`, True on valid pixels.
-        d_model: channels of the embedding; the first half encodes y, the second x.
-
-    Returns:
-        `(B, H, W, d_model)` float32.
+    pixel (False in `mask`, `(B, H, W)`) the divisor is the rounding error of float32 near 0.5, and the padded positions
+    that result are read by the region features.
     """
     with without_autocast(mask):
         halves = []
@@ -102,14 +87,10 @@ def embed_map(mask: Tensor, d_model: int) -> Tensor:
 
 @torch.no_grad()
 def embed_points(points: Tensor, d_model: int) -> Tensor:
-    """Sine embedding of points (equation 6), y half first, without gradient (as the authors' code computes it).
+    """`(..., d_model)` sine embedding of `(..., 2)` points (equation 6), (x, y) normalised by the valid image.
 
-    Args:
-        points: `(..., 2)`, (x, y) normalised by the valid image.
-        d_model: channels of the embedding.
-
-    Returns:
-        `(..., d_model)` float32, also under autocast: half precision cannot tell neighbouring pixels apart.
+    The y half is first; there is no gradient, as in the authors' code. Float32 under autocast too: half precision
+    cannot tell neighbouring pixels apart.
     """
     with without_autocast(points):
         angles = points.float().flip(-1) * (2 * math.pi)  # y, x

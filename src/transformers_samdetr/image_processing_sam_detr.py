@@ -32,7 +32,6 @@ from transformers.image_utils import (
 from transformers.modeling_outputs import ModelOutput
 from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType
 
 from .annotations import check_batch, integer_keys, labels_from_coco
 from .configuration_sam_detr import save_code
@@ -189,28 +188,15 @@ class DetectionProcessingMixin:
         mapping = integer_keys("category_id_to_label", kwargs.get("category_id_to_label"), integer_values=True)
         return kwargs | {"category_id_to_label": mapping, "id2label": integer_keys("id2label", kwargs.get("id2label"))}
 
-    def _preprocess(
-        self,
-        images: list[np.ndarray] | list[Tensor],
-        annotations: dict | list[dict] | None,
-        do_resize: bool,
-        size: SizeDict,
-        do_convert_annotations: bool,
-        category_id_to_label: dict[int, int] | None,
-        id2label: dict[int, str] | None,
-        return_tensors: str | TensorType | None,
-        **kwargs,
-    ) -> BatchFeature:
+    def _preprocess(self, images, annotations, do_resize, size, return_tensors, **kwargs) -> BatchFeature:
         if kwargs["do_rescale"]:
             images = [floats_to_eight_bits(image) for image in images]
         labels = []
         if annotations is not None:  # before the pixels, so that a mistake is found at once
+            options = [kwargs[name] for name in ("do_convert_annotations", "category_id_to_label", "id2label")]
             for target, image in zip(check_batch(annotations, len(images)), images, strict=True):
                 before = tuple(image.shape[-2:])
-                after = resized_size(before, size) if do_resize else before
-                row = labels_from_coco(
-                    target, before, after, bool(do_convert_annotations), category_id_to_label, id2label
-                )
+                row = labels_from_coco(target, before, resized_size(before, size) if do_resize else before, *options)
                 if isinstance(image, Tensor):
                     row = {key: torch.as_tensor(value, device=image.device) for key, value in row.items()}
                 labels.append(BatchFeature(row, tensor_type=return_tensors))
@@ -335,10 +321,8 @@ class SamDetrImageProcessorPil(DetectionProcessingMixin, PilBackend):
 def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]:
     """Height and width to resize to in pixels, rounded as DETR's authors do, and at least one.
 
-    Args:
-        image_size: height and width of the picture, in pixels.
-        size: `shortest_edge`, `longest_edge` or both, or `max_height` and `max_width`, which keep the aspect ratio;
-            or `height` and `width`, which do not.
+    `size` has `shortest_edge`, `longest_edge` or both, or `max_height` and `max_width`, which keep the aspect ratio; or
+    `height` and `width`, which do not.
 
     >>> resized_size((480, 640), SizeDict(shortest_edge=800, longest_edge=1333))
     (800, 1066)

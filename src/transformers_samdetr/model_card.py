@@ -131,13 +131,10 @@ class ModelCard:
 
 
 def parse_metric(text: str) -> tuple[str, float]:
-    """The name and value of `NAME=VALUE`.
+    """The name and value of `NAME=VALUE`, or a ValueError.
 
     >>> parse_metric("COCO AP=41.9")
     ('COCO AP', 41.9)
-
-    Raises:
-        ValueError: there is no `=`, or no number after it.
     """
     name, separator, value = text.rpartition("=")
     if not separator or not name:
@@ -149,10 +146,7 @@ def logged_metrics(folder: str | Path) -> tuple[dict[str, float], int | None]:
     """COCO AP, AP50 and AP75, in percent, that training logged for the weights in its output folder, and their epoch.
 
     The weights are the last epoch's if they were written after the log, as `keep="last"` does, and otherwise those of
-    the epoch with the highest AP.
-
-    Returns:
-        Nothing and None where `folder` holds no log with an AP.
+    the epoch with the highest AP. Without a log with an AP, an empty dict and None.
     """
     log, weights = Path(folder) / "log.jsonl", Path(folder) / WEIGHTS_FILE
     if not (log.is_file() and weights.is_file()):

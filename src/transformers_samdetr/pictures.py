@@ -36,11 +36,7 @@ PICTURE_SUFFIXES = frozenset(".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .
 
 
 class UnreadablePictureError(ValueError):
-    """A file, or what was given as a picture, cannot be read as one.
-
-    Attributes:
-        reason: why, without the name that the message begins with.
-    """
+    """What was given as a picture cannot be read as one; `reason` is the message without the name of the file."""
 
     def __init__(self, message: str, reason: str | None = None):
         super().__init__(message)
@@ -50,11 +46,8 @@ class UnreadablePictureError(ValueError):
 def open_picture(source: str | os.PathLike, timeout: float | None = None) -> Image.Image:
     """Opens a local path, an `http(s)` URL, a data URI or a base64 string, in the picture's own mode and upright.
 
-    The mode is kept, unlike in Transformers' `load_image`, which clips a 16-bit picture at 255.
-
-    Args:
-        source: any of these.
-        timeout: seconds without an answer after which a URL is given up; `DOWNLOAD_TIMEOUT` by default.
+    The mode is kept, unlike in Transformers' `load_image`, which clips a 16-bit picture at 255. A URL is given up
+    after `timeout` seconds without an answer, by default `DOWNLOAD_TIMEOUT`.
 
     Raises:
         ValueError: `source` is none of these, or `UnreadablePictureError`: it holds no picture.
@@ -92,11 +85,7 @@ def _download(url: str, timeout: float) -> bytes:
 
 
 def read_picture(content: bytes | str | os.PathLike, name: str) -> Image.Image:
-    """The whole picture, decoded, in its own mode and upright.
-
-    Args:
-        content: bytes of a file, or its path.
-        name: what errors call it.
+    """The whole picture, decoded, in its own mode and upright; `content` is a file's path or bytes, `name` for errors.
 
     Raises:
         UnreadablePictureError: it is broken, too large, of none of `PICTURE_FORMATS`, or no regular file.
@@ -158,11 +147,7 @@ def naming_errors(name: str) -> Iterator[None]:
 def require_file(path: str | os.PathLike) -> None:
     """Refuses what would be read without an end, such as a pipe, and what is larger than `MOST_BYTES`.
 
-    Links are followed: whoever made one in a folder has chosen where it leads.
-
-    Raises:
-        UnreadablePictureError: it is refused.
-        FileNotFoundError: there is none.
+    Links are followed: whoever made one in a folder has chosen where it leads. Errors are those of `read_picture`.
     """
     status = os.stat(path)
     with naming_errors(str(path)):
@@ -187,15 +172,9 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def picture_to_array(image: Image.Image, to_rgb: bool | None = True) -> np.ndarray:
-    """The upright pixels of a PIL picture.
+    """The upright pixels of a PIL picture of any mode: `(H, W, 3)` uint8, transparent parts over white.
 
-    Args:
-        image: of any mode and EXIF orientation.
-        to_rgb: makes 8-bit RGB of every mode, transparent parts over white. Otherwise the pixels stay as they are
-            stored: indices of a palette, 16-bit tones, or an alpha channel.
-
-    Returns:
-        `(H, W, 3)` uint8, or `(H, W)` and `(H, W, C)` of the stored type without `to_rgb`.
+    Without `to_rgb` they are `(H, W)` or `(H, W, C)` as stored: indices of a palette, 16-bit tones, an alpha channel.
 
     Raises:
         UnreadablePictureError: its file, read not before now, is broken, or its tones have no meaning.
@@ -230,10 +209,7 @@ def read_array(
 ) -> np.ndarray | torch.Tensor:
     """A picture given as an array, in the same order of axes: integers of 8 bits, floats as they are.
 
-    Args:
-        pixels: of any type of numbers.
-        to_rgb: makes three channels of one, and of four, whose transparent parts become white.
-        layout: where the channels are; otherwise it is inferred.
+    With `to_rgb` one channel becomes three, and so do four, transparent parts white; `layout` says where they are.
 
     Raises:
         UnreadablePictureError: it has no pixels, or values that are not finite numbers, or beyond 16 bits.
@@ -325,11 +301,7 @@ def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torc
 
 
 def _flatten_alpha(pixels: np.ndarray | torch.Tensor, axis: int) -> np.ndarray | torch.Tensor:
-    """Composites uint8, or floats in [0, 1] or [0, 255], with four channels along `axis` over white.
-
-    Returns:
-        Three channels instead of four; uint8, or floats in [0, 1] where those were given.
-    """
+    """Three channels along `axis` instead of four, over white: uint8, or floats in [0, 1] where those were given."""
     rgba = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels
     eight_bits = floats_to_eight_bits(rgba)
     is_unit_range = eight_bits.dtype == np.uint8 != rgba.dtype

@@ -19,12 +19,10 @@ def best_detections(
     Args:
         logits: `(B, Q, K)`, of any floating type; scores and boxes are computed in float32.
         pred_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
-        top_k: at most so many detections per image; more than there are gives all.
-        target_sizes: `(B, 2)`, height and width of each picture, in pixels.
-        one_label_per_query: only the best label of each query takes part.
+        top_k, target_sizes, one_label_per_query: as of `SamDetrImageProcessor.post_process_object_detection`.
 
     Returns:
-        Scores `(B, D)` in descending order, labels `(B, D)` and boxes `(B, D, 4)`, (x1, y1, x2, y2), in pixels of
+        Scores `(B, D)`, descending, labels `(B, D)` and boxes `(B, D, 4)`, (x1, y1, x2, y2), in pixels of
         `target_sizes` or normalised without them; D is `top_k` or all there are.
 
     Raises:
@@ -51,11 +49,7 @@ def best_detections(
 
 
 def check_target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:
-    """`(B, 2)` heights and widths.
-
-    Raises:
-        ValueError: it is not one height and width per image.
-    """
+    """`(B, 2)` heights and widths, or a ValueError."""
     shape = "rows of different lengths"
     if not isinstance(target_sizes, Tensor):
         try:

@@ -1,7 +1,4 @@
-"""The paper's models (Tables 1 and 2) and a small one for two CPU cores, as configuration fields.
-
-A file of its own, because commands that only parse their arguments import it without PyTorch.
-"""
+"""The paper's models (Tables 1 and 2) and a small one for two CPU cores, as fields. Without PyTorch, for commands."""
 
 _NAMES_FROM_1 = (
     "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant - stop_sign "
@@ -19,9 +16,7 @@ COCO_ID2LABEL: dict[int, str] = {0: "N/A"} | {
 """COCO's 91 class names by category id; the 11 ids that its annotations do not use are called `N/A`."""
 
 _MULTI_SCALE = {"num_feature_levels": 3, "encoder_ffn_dim": 1024}
-_SMCA = {"smca": True}
-_DC5 = {"dilation": True}
-_DENOISING = {"num_denoising_groups": 5}
+_SMCA, _DC5, _DENOISING = {"smca": True}, {"dilation": True}, {"num_denoising_groups": 5}
 _TINY = {
     # stride 16: small pictures keep enough positions
     "backbone_config": {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [3]},
@@ -52,11 +47,7 @@ PRESET_IMAGE_SIZES = {"sam-detr-tiny": 256}
 
 
 def preset_fields(name: str) -> dict:
-    """The fields in which preset `name` differs from the defaults, COCO's 91 classes included.
-
-    Raises:
-        ValueError: the name is no preset.
-    """
+    """The fields in which preset `name` differs from the defaults, COCO's 91 classes included; or a ValueError."""
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}. Choose one of: {', '.join(PRESETS)}.")
     id2label = dict(COCO_ID2LABEL)

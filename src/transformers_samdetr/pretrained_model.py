@@ -1,7 +1,4 @@
-"""What Transformers has to know: the base class of every SAM-DETR model, how weights start, and what models return.
-
-B images, Q queries, C channels, K classes, M heads, P salient points, S map positions.
-"""
+"""The base class of every SAM-DETR model, how weights start, and what models return."""
 
 from dataclasses import dataclass
 
@@ -28,11 +25,8 @@ class SamDetrPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """Loads a saved model; its frozen parameters are those of a new model with the same configuration.
-
-        Transformers makes new parameters when it loads, all of them trainable. Arguments and results are those of
-        [`~transformers.PreTrainedModel.from_pretrained`].
-        """
+        """As [`~transformers.PreTrainedModel.from_pretrained`], which makes new parameters, all of them trainable;
+        here those are frozen again that a new model with the same configuration does not train."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
         for parameter in model.frozen_parameters().values():
@@ -51,11 +45,8 @@ class SamDetrPreTrainedModel(PreTrainedModel):
         return next(kinds, torch.get_default_dtype())
 
     def frozen_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that the configuration does not train, by name.
-
-        These are the early stages of the backbone (of a ResNet its stem and first stage) and, with
-        `reference_boxes="fixed"`, the reference boxes of the queries.
-        """
+        """The parameters that the configuration does not train, by name: early stages of the backbone (of a ResNet its
+        stem and first stage) and, with `reference_boxes="fixed"`, the reference boxes of the queries."""
         found = {}
         for prefix, module in self.named_modules():
             for name in getattr(module, "frozen_parameter_names", ()):
@@ -66,8 +57,7 @@ class SamDetrPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Xavier-uniform weights and zero biases; a module with other needs has `initialize()`.
 
-        Such a module must hold the parameters itself: Transformers passes over a module of custom code that has none
-        of its own, and with it over whatever it would do to its children.
+        It must hold the parameters itself: Transformers passes over a module of custom code that has none of its own.
         """
         super()._init_weights(module)
         if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -149,10 +139,8 @@ class SamDetrObjectDetectionOutput(ModelOutput):
 
     @property
     def auxiliary_outputs(self) -> list[dict[str, Tensor]] | None:
-        """`logits` and `pred_boxes` of each layer before the last, as Transformers' DETRs name them.
-
-        No field: pipelines and trainers index every field by image, not by layer.
-        """
+        """`logits` and `pred_boxes` of each layer before the last, as Transformers' DETRs name them; no field, for
+        pipelines and trainers index every field by image."""
         if self.intermediate_logits is None:
             return None
         layers = zip(self.intermediate_logits.unbind(1)[:-1], self.intermediate_boxes.unbind(1)[:-1], strict=True)
