@@ -5,11 +5,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MA
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_sam_detr import SamDetrConfig
-from .image_processing_sam_detr import (
-    SamDetrImageProcessor,
-    SamDetrImageProcessorPil,
-    SamDetrObjectDetectionPipeline,
-)
+from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil, SamDetrObjectDetectionPipeline
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
 from .operations import reference_operations
 from .pretrained_model import SamDetrModelOutput, SamDetrObjectDetectionOutput, SamDetrPreTrainedModel

@@ -75,7 +75,6 @@ ARGUMENTS = {
 """Fields that no tensor shows, and their arguments on the authors' command line, where the checkpoint stores it."""
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 """Name by the number of blocks in each stage."""
-
 PUBLISHED_AP: dict[tuple[str, int], float] = {
     ("sam-detr-r50", 12): 34.2,
     ("sam-detr-r50-smca", 12): 37.0,
@@ -90,10 +89,7 @@ PUBLISHED_AP: dict[tuple[str, int], float] = {
 
 
 def convert_checkpoint(
-    checkpoint: str | Path,
-    output_dir: str | Path,
-    dilation: bool | None = None,
-    card: ModelCard | None = None,
+    checkpoint: str | Path, output_dir: str | Path, dilation: bool | None = None, card: ModelCard | None = None
 ) -> tuple[SamDetrForObjectDetection, ModelCard]:
     """Writes `output_dir` as `hub.save_for_hub` does, with the weights of `checkpoint`.
 
@@ -120,12 +116,9 @@ def convert_checkpoint(
             f". The paper reports {PUBLISHED_AP[variant, epochs]} AP on COCO val2017 for this model and schedule; "
             "that number was not measured again on the converted weights"
         )
-    training_data = "COCO train2017" if (args or {}).get("dataset_file") == "coco" else None
+    data = "COCO train2017" if (args or {}).get("dataset_file") == "coco" else None
     card = replace(
-        card,
-        name=card.name or variant,
-        source=card.source or source + ".",
-        training_data=card.training_data or training_data,
+        card, name=card.name or variant, source=card.source or source + ".", training_data=card.training_data or data
     )
     save_for_hub(model.eval(), SamDetrImageProcessor(), output_dir, card)
     return model, card
@@ -309,8 +302,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: SamDetrConfig) 
             if expected.get(name, tuple(tensor.shape)) != tuple(tensor.shape)
         ],
     }
-    if any(problems.values()):
-        listed = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names]
+    listed = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names]
+    if listed:
         raise ValueError(f"This is not a checkpoint of SAM-DETR that can be converted. Tensors {'; '.join(listed)}.")
     return converted
 
@@ -355,11 +348,9 @@ def variant_name(config: SamDetrConfig) -> str | None:
 
 def training_epochs(config: SamDetrConfig, args: Mapping[str, Any] | None) -> int | None:
     """The length of the schedule in epochs: as stored, or as a single-scale model's GroupNorm tells, or None."""
-    if args and args.get("epochs"):
-        epochs = args["epochs"]
-        if not isinstance(epochs, int):
-            raise ValueError(f"The stored argument epochs={shown(epochs, repr)} is no number of epochs.")
-        return epochs
-    if config.num_feature_levels == 1:
+    epochs = (args or {}).get("epochs") or None
+    if epochs is not None and not isinstance(epochs, int):
+        raise ValueError(f"The stored argument epochs={shown(epochs, repr)} is no number of epochs.")
+    if epochs is None and config.num_feature_levels == 1:
         return 12 if config.input_projection_norm else 50
-    return None
+    return epochs

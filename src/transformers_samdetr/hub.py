@@ -22,11 +22,7 @@ def save_for_hub(
 ) -> Path:
     """Writes config, safetensors, preprocessor, model card and code, then loads the folder and compares it.
 
-    Args:
-        model: on any device.
-        processor: the image processor that belongs to it.
-        output_dir: a folder, made if needed; other files in it stay.
-        card: what the model card should say.
+    The folder is made if needed; other files in it stay.
 
     Raises:
         RuntimeError: what was written does not load to the same model.
@@ -72,10 +68,7 @@ def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path)
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, commit_message: str | None = None) -> str:
-    """Uploads a folder that `save_for_hub` has written, with exported `.onnx` files; nothing else that lies in it.
-
-    Returns:
-        The address of the commit.
+    """Uploads a folder that `save_for_hub` has written, with exported `.onnx` files, and returns the commit's address.
 
     Raises:
         FileNotFoundError: the folder holds no saved model.
