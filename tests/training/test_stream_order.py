@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, Features, Image, IterableDataset, Value, load_dataset
 from torch.utils.data import DataLoader
 
-from transformers_samdetr.data import stream as stream_module
+from transformers_samdetr.data import dataset as dataset_module
 from transformers_samdetr.data.augment import make_augmentation
 from transformers_samdetr.data.stream import StreamedExamples, require_length, with_length
 from transformers_samdetr.training.order import ProcessBatches, StreamOrder
@@ -112,9 +112,9 @@ def test_a_length_that_is_missing_or_wrong(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_picture_is_decoded_once_by_whom_it_is_for(workers, monkeypatch):
-    decoded, read_example = [], stream_module.read_example
+    decoded, read_example = [], dataset_module.read_example
     monkeypatch.setattr(
-        stream_module, "read_example", lambda example: decoded.append(example["image_id"]) or read_example(example)
+        dataset_module, "read_example", lambda example: decoded.append(example["image_id"]) or read_example(example)
     )
     loaded = {}
     for rank in range(2):

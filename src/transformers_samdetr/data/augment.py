@@ -32,13 +32,13 @@ BEFORE_CROP = (400, 500, 600)
 CROP = (384, 600)
 
 
-def example_seed(seed: int, epoch: int, index: int) -> int:
-    """The seed of one example of one epoch, in [0, 2^63).
+def example_seed(*position: int) -> int:
+    """The seed of a position, such as (seed, epoch, index) of an example, in [0, 2^63); neighbours' are unrelated.
 
     >>> example_seed(0, 1, 2) == example_seed(0, 1, 2), example_seed(0, 1, 2) == example_seed(0, 2, 1)
     (True, False)
     """
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager
@@ -61,41 +61,26 @@ def random_integer(lowest: int, highest: int) -> int:
     return int(torch.randint(lowest, highest + 1, ()))
 
 
-def strong() -> v2.Transform:
-    """SSD's augmentation (Liu et al. 2016) in a milder form: colours, zoom out, crops around objects, flip.
-
-    Unlike SSD's, colours keep their hue, which classes often depend on, and crops are not so small.
-    """
-    return v2.Compose(
-        [
-            v2.RandomApply([v2.ColorJitter(brightness=0.25, contrast=0.25, saturation=0.3)]),
-            v2.RandomZoomOut(fill=IMAGENET_MEAN, side_range=(1.0, 2.0), p=0.3),
-            v2.RandomIoUCrop(min_scale=0.5, sampler_options=[0.3, 0.5, 0.7, 0.9, 1.0, 1.0]),
-            v2.SanitizeBoundingBoxes(),
-            v2.RandomHorizontalFlip(),
-        ]
-    )
+def random_crop(
+    image: Image.Image, boxes: tv_tensors.BoundingBoxes, limits: Callable[[int], tuple[int, int]]
+) -> tuple[Image.Image, tv_tensors.BoundingBoxes]:
+    """A crop anywhere, of a width and a height drawn between the limits for the picture's."""
+    width, height = (random_integer(*limits(side)) for side in image.size)
+    top, left = random_integer(0, image.height - height), random_integer(0, image.width - width)
+    return tuple(v2.functional.crop(item, top, left, height, width) for item in (image, boxes))
 
 
-class RandomWindow:
-    """In half of the cases a window of at least three quarters of each side.
+def random_window(image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
+    """In half of the cases a window of at least three quarters of each side; a pipeline of an `Augmentation`.
 
     Objects that keep less than a third of their area are left out.
     """
-
-    shortest = 0.75
-    visible = 1 / 3
-
-    def __call__(self, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
-        """The pipeline of an `Augmentation`."""
-        if torch.rand(()) < 0.5:
-            return image, target
-        width, height = (random_integer(max(1, round(self.shortest * side)), side) for side in image.size)
-        top, left = random_integer(0, image.height - height), random_integer(0, image.width - width)
-        before = target["boxes"]
-        image, boxes = (v2.functional.crop(item, top, left, height, width) for item in (image, before))
-        keep = _areas(boxes) >= self.visible * _areas(before)
-        return image, {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
+    if torch.rand(()) < 0.5:
+        return image, target
+    before = target["boxes"]
+    image, boxes = random_crop(image, before, lambda side: (max(1, round(0.75 * side)), side))
+    keep = _areas(boxes) >= _areas(before) / 3
+    return image, {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
 
 
 def _areas(boxes: torch.Tensor) -> torch.Tensor:
@@ -106,30 +91,34 @@ def make_augmentation(augmentation: str | Pipeline | None, size: Mapping[str, in
     """An augmentation for `DetectionDataset`.
 
     Args:
-        augmentation: `"none"`; `"flip"`, left to right in half of the cases; `"crop"`, which adds a `RandomWindow`;
-            `"paper"`, see `PaperAugmentation`; `"strong"` for small sets, which costs time on the CPU; or a
-            pipeline of your own, of `torchvision.transforms.v2` or albumentations.
+        augmentation: `"none"`; `"flip"`, left to right in half of the cases; `"crop"`, which adds a `random_window`;
+            `"paper"`, see `PaperAugmentation`; `"strong"` for small sets, SSD's (Liu et al. 2016) in a milder form
+            (colours but no hue, zoom out, crops around objects, flip), which costs time on the CPU; or a pipeline of
+            your own, of `torchvision.transforms.v2` or albumentations.
         size: the image processor's `size`, which `"paper"` needs.
 
     Raises:
         ValueError: there is no augmentation of this name, or `"paper"` has no size.
     """
+    augmentation = "none" if augmentation is None else augmentation
     if callable(augmentation):
         return Augmentation(augmentation)
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"augmentation={augmentation!r} is none of {', '.join(AUGMENTATIONS)}, and no pipeline.")
     if augmentation == "paper":
         if size is None:
             raise ValueError("augmentation='paper' chooses picture sizes: give the image processor's size=.")
         return Augmentation(PaperAugmentation(size), decides_size=True)
-    if augmentation in ("none", None):
-        return Augmentation(None)
     flip = v2.RandomHorizontalFlip()
-    if augmentation == "flip":
-        return Augmentation(flip)
-    if augmentation == "crop":
-        return Augmentation(v2.Compose([flip, RandomWindow()]))
-    if augmentation == "strong":
-        return Augmentation(strong())
-    raise ValueError(f"augmentation={augmentation!r} is none of {', '.join(AUGMENTATIONS)}, and no pipeline.")
+    strong = (
+        v2.RandomApply([v2.ColorJitter(brightness=0.25, contrast=0.25, saturation=0.3)]),
+        v2.RandomZoomOut(fill=IMAGENET_MEAN, side_range=(1.0, 2.0), p=0.3),
+        v2.RandomIoUCrop(min_scale=0.5, sampler_options=[0.3, 0.5, 0.7, 0.9, 1.0, 1.0]),
+        v2.SanitizeBoundingBoxes(),
+        flip,
+    )
+    parts = {"none": (), "flip": (flip,), "crop": (flip, random_window), "strong": strong}[augmentation]
+    return Augmentation(v2.Compose(parts) if parts else None)
 
 
 class Augmentation:
@@ -170,23 +159,19 @@ class Augmentation:
             return image, annotations
         objects = annotations["annotations"]
         boxes = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
-        corners = _clipped(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), image.size)
-        rows = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1))
-        before = corners.copy()
+        before = _clipped(xywh_to_boxes(boxes, "xyxy", image.size), image.size)
+        rows = np.flatnonzero((before[:, 2:] > before[:, :2]).all(axis=1))
         with seeded(seed):
             apply = self._albumentations if self._is_albumentations else self._torchvision
-            image, corners, rows, areas = apply(image, corners[rows], rows, seed)
-        corners = _clipped(corners, image.size)
-        sides = corners[:, 2:] - corners[:, :2]
-        changed = []
-        for position, row in enumerate(rows):
-            if (sides[position] <= 0).any():
-                continue
-            entry = {**objects[row], "bbox": [*corners[position, :2].tolist(), *sides[position].tolist()]}
+            image, corners, rows, areas = apply(image, before[rows], rows, seed)
+        boxes, changed = boxes_to_xywh(_clipped(corners, image.size), "xyxy", image.size), []
+        for position in np.flatnonzero((boxes[:, 2:] > 0).all(axis=1)):
+            row, box = rows[position], boxes[position]
+            entry = {**objects[row], "bbox": box.tolist()}
             if areas is not None:
                 entry["area"] = float(areas[position])
             elif entry.get("area") is not None:
-                entry["area"] *= sides[position].prod() / (before[row, 2:] - before[row, :2]).prod()
+                entry["area"] *= box[2:].prod() / (before[row, 2:] - before[row, :2]).prod()
             changed.append(entry)
         annotations = {**annotations, "annotations": changed}
         return image, annotations | {SIZE_IS_FINAL: True} if self.decides_size else annotations
@@ -203,17 +188,15 @@ class Augmentation:
                 "v2.SanitizeBoundingBoxes, which drops both."
             )
         boxes = v2.functional.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
-        areas = target.get("area")
-        return _to_picture(image), boxes.double().numpy().reshape(-1, 4), labels.numpy().astype(int), areas
+        corners, rows = boxes.double().numpy().reshape(-1, 4), labels.numpy().astype(int)
+        return _to_picture(image), corners, rows, target.get("area")
 
     def _albumentations(self, image, corners, rows, seed):
         if hasattr(self.pipeline, "set_random_seed"):  # older releases draw from NumPy's and Python's generators
             self.pipeline.set_random_seed(seed % 2**32)
         parameters = self.pipeline.processors["bboxes"].params
         box_format, fields = check_box_format(parameters.format), list(parameters.label_fields or ())
-        size = np.array([image.size])
-        xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-        boxes = xywh_to_boxes(xywh, box_format, size)
+        boxes = xywh_to_boxes(boxes_to_xywh(corners, "xyxy", image.size), box_format, np.array([image.size]))
         if not fields:  # then further columns travel with the boxes
             boxes = np.concatenate([boxes, rows[:, None]], axis=1)
         result = self.pipeline(image=np.array(image), bboxes=boxes, **{name: rows.tolist() for name in fields})
@@ -221,7 +204,7 @@ class Augmentation:
         boxes = np.array(result["bboxes"], dtype=np.float64).reshape(-1, boxes.shape[1])
         rows = np.array(result[fields[0]] if fields else boxes[:, 4]).astype(int)
         xywh = boxes_to_xywh(boxes[:, :4], box_format, np.array([image.size]))
-        return image, np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1), rows, None
+        return image, xywh_to_boxes(xywh, "xyxy", image.size), rows, None
 
 
 def _clipped(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -268,38 +251,25 @@ class PaperAugmentation:
         boxes = target["boxes"]
         cropped = bool(torch.rand(()) >= 0.5)
         if cropped:
-            side = self._scaled(_choice(BEFORE_CROP))
-            image, boxes = _resize(
-                image, boxes, resized_size((image.height, image.width), SizeDict(shortest_edge=side))
-            )
-            image, boxes = self._crop(image, boxes)
-        size = resized_size((image.height, image.width), self._final_size(_choice(FINAL) / REFERENCE))
-        image, boxes = _resize(image, boxes, size)
-        target = {**target, "boxes": boxes}
-        if cropped:
-            target["area"] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        return image, target
-
-    def _final_size(self, share: float) -> SizeDict:
-        return SizeDict(
-            **{
-                name: value if name == "longest_edge" and len(self.size) > 1 else max(1, round(value * share))
-                for name, value in self.size.items()
-            }
-        )
-
-    def _crop(self, image: Image.Image, boxes: tv_tensors.BoundingBoxes):
-        lowest, highest = map(self._scaled, CROP)
-        width, height = (random_integer(min(lowest, side), min(highest, side)) for side in image.size)
-        top, left = random_integer(0, image.height - height), random_integer(0, image.width - width)
-        return tuple(v2.functional.crop(item, top, left, height, width) for item in (image, boxes))
+            before = SizeDict(shortest_edge=self._scaled(_choice(BEFORE_CROP)))
+            lowest, highest = map(self._scaled, CROP)
+            image, boxes = _resize(image, boxes, before)
+            image, boxes = random_crop(image, boxes, lambda side: (min(lowest, side), min(highest, side)))
+        share = _choice(FINAL) / REFERENCE
+        final = {
+            name: value if name == "longest_edge" and len(self.size) > 1 else max(1, round(value * share))
+            for name, value in self.size.items()
+        }
+        image, boxes = _resize(image, boxes, SizeDict(**final))
+        return image, {**target, "boxes": boxes} | ({"area": _areas(boxes)} if cropped else {})
 
     def _scaled(self, side: int) -> int:
         return max(1, round(side * self.scale))
 
 
-def _resize(image: Image.Image, boxes: tv_tensors.BoundingBoxes, size: tuple[int, int]):
-    return v2.functional.resize(image, list(size)), v2.functional.resize(boxes, list(size))
+def _resize(image: Image.Image, boxes: tv_tensors.BoundingBoxes, size: SizeDict):
+    pixels = list(resized_size((image.height, image.width), size))
+    return v2.functional.resize(image, pixels), v2.functional.resize(boxes, pixels)
 
 
 def _choice(values: tuple[int, ...]) -> int:

@@ -1,9 +1,10 @@
 """Examples and batches: pictures decoded and augmented, unreadable ones skipped, then the image processor."""
 
+import itertools
 import logging
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,10 +65,7 @@ def decode_picture(stored: Mapping[str, Any] | None) -> Image.Image:
 
 
 def undecoded(data: AnySet) -> AnySet:
-    """The set or stream with pictures as they are stored, `{"path", "bytes"}`: `read_example` decodes them.
-
-    So who shuffles or skips holds files, not pixels, and broken pictures raise the same errors everywhere.
-    """
+    """The set or stream with pictures as `{"path", "bytes"}`: who shuffles or skips then holds files, not pixels."""
     return data.cast_column("image", ImageFeature(decode=False))
 
 
@@ -82,12 +80,89 @@ def picture_name(image_id: int, picture: Mapping[str, Any]) -> str:
     return f"image {image_id}" + (f" ({path})" if path else "")
 
 
-def example_name(data: Dataset, row: int) -> str:
-    """The `picture_name` of a row."""
-    return picture_name(data.select_columns(["image_id"])[row]["image_id"], stored_picture(data, row))
+class Examples:
+    """What sets and streams of examples share: reading, augmentation, and the count of unusable pictures.
+
+    Args:
+        augmentation: as `make_augmentation` gives it, or None.
+        seed: chooses the random numbers.
+        max_corrupt: so many different pictures may be unusable for a process and its workers.
+        most: how many pictures there are, where that is known.
+    """
+
+    def __init__(
+        self,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        max_corrupt: int = MAX_CORRUPT,
+        most: int | None = None,
+    ):
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self.max_corrupt = max_corrupt
+        # in shared memory, so that workers count together
+        length = 1 + (max_corrupt if most is None else min(max_corrupt, most))
+        self._unusable = torch.zeros(length, dtype=torch.int64).share_memory_()
+        self._count = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the random numbers of another epoch (Accelerate's loaders call it)."""
+        self.epoch = epoch
+
+    @property
+    def unusable(self) -> list[int]:
+        """Keys of the pictures that turned out to be unusable so far, for this process and its workers."""
+        return self._unusable[: int(self._count)].tolist()
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of these pictures."""
+        return [self._name(key) for key in sorted(self.unusable)]
+
+    @property
+    def num_skipped(self) -> int:
+        """How many these are."""
+        return int(self._count)
+
+    def _name(self, key: int) -> str:
+        return picture_name(key, NO_PICTURE)
+
+    def _first_usable(
+        self, candidates: Iterable[tuple[int, Mapping[str, Any]]], index: int
+    ) -> tuple[Image.Image, Annotations] | None:
+        """The first example that can be read, augmented with the random numbers of `index`; candidates have keys.
+
+        Raises:
+            RuntimeError: too many pictures are unusable.
+        """
+        for key, example in candidates:
+            try:
+                image, annotations = read_example(example)
+            except UNUSABLE as error:
+                self._report(key, picture_name(example["image_id"], example["image"] or NO_PICTURE), error)
+                continue
+            if self.augmentation is None:
+                return image, annotations
+            return self.augmentation(image, annotations, example_seed(self.seed, self.epoch, index))
+        return None
+
+    def _report(self, key: int, name: str, error: Exception) -> None:
+        count = self.num_skipped
+        if key in self.unusable:
+            return
+        self._unusable[min(count, len(self._unusable) - 1)] = key
+        self._count += 1
+        if count >= self.max_corrupt:
+            raise RuntimeError(
+                f"{count + 1} pictures cannot be used, more than max_corrupt={self.max_corrupt}: "
+                f"{', '.join(self.skipped[:10])}. The last: {name}: {error} Run samdetr-check, repair or remove them, "
+                "or raise max_corrupt."
+            ) from error
+        logger.warning("Skipped %s (%d of at most %d): %s", name, count + 1, self.max_corrupt, error)
 
 
-class DetectionDataset(torch.utils.data.Dataset):
+class DetectionDataset(Examples, torch.utils.data.Dataset):
     """Pictures and COCO annotations, augmented; what an index gives is a function of (seed, epoch, index) alone.
 
     A picture that cannot be read, or is not of the size it is annotated with, is named in the log and replaced by the
@@ -97,9 +172,7 @@ class DetectionDataset(torch.utils.data.Dataset):
 
     Args:
         data: set in the schema of `detection_features`.
-        augmentation: as `make_augmentation` gives it, or None.
-        seed: chooses the random numbers.
-        max_corrupt: so many different pictures of this set may be unusable for a process and its workers.
+        augmentation, seed, max_corrupt: as in `Examples`.
     """
 
     def __init__(
@@ -107,18 +180,9 @@ class DetectionDataset(torch.utils.data.Dataset):
     ):
         if not isinstance(data, Dataset):
             raise TypeError(f"data is of type {type(data).__name__}: streams go into DetectionStream.")
+        super().__init__(augmentation, seed, max_corrupt, len(data))
         self.data = data
         self._stored = undecoded(data)
-        self.augmentation = augmentation
-        self.seed = seed
-        self.epoch = 0
-        self.max_corrupt = max_corrupt
-        # in shared memory, so that workers count together
-        self._unusable = torch.zeros(len(data), dtype=torch.bool).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the random numbers of another epoch (Accelerate's loaders call it)."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.data)
@@ -132,49 +196,21 @@ class DetectionDataset(torch.utils.data.Dataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index={index} is none of 0 to {len(self) - 1}.")
-        image, annotations = self._read(index)
-        if self.augmentation is None:
-            return image, annotations
-        return self.augmentation(image, annotations, example_seed(self.seed, self.epoch, index))
+        rows = itertools.chain(range(index, len(self)), range(index))
+        candidates = ((row, self._stored[row]) for row in rows if row not in self.unusable)
+        example = self._first_usable(candidates, index)
+        if example is None:
+            raise RuntimeError("None of the pictures can be used.")
+        return example
 
-    @property
-    def skipped(self) -> list[str]:
-        """Names of the pictures that turned out to be unusable so far, for this process and its workers."""
-        return [self._name(row) for row in self._unusable.nonzero().flatten().tolist()]
-
-    def _read(self, index: int) -> tuple[Image.Image, Annotations]:
-        for step in range(len(self)):
-            row = (index + step) % len(self)
-            if self._unusable[row]:
-                continue
-            try:
-                return read_example(self._stored[row])
-            except UNUSABLE as error:
-                self._unusable[row] = True
-                self._report(row, error)
-        raise RuntimeError("None of the pictures can be used.")
-
-    def _report(self, row: int, error: Exception) -> None:
-        count = int(self._unusable.sum())
-        if count > self.max_corrupt:
-            raise RuntimeError(
-                f"{count} pictures cannot be used, more than max_corrupt={self.max_corrupt}: "
-                f"{', '.join(self.skipped[:10])}. The last: {error} Run samdetr-check, repair or remove "
-                "them, or raise max_corrupt."
-            ) from error
-        logger.warning("Skipped %s (%d of at most %d): %s", self._name(row), count, self.max_corrupt, error)
-
-    def _name(self, row: int) -> str:
-        return example_name(self.data, row)
+    def _name(self, key: int) -> str:
+        return picture_name(self.data.select_columns(["image_id"])[key]["image_id"], stored_picture(self.data, key))
 
 
 class DetectionCollator:
-    """Makes `pixel_values`, `pixel_mask` and `labels` of a list of examples.
+    """Makes `pixel_values`, `pixel_mask` and `labels` of a list of examples, by the model's image processor.
 
     Pictures whose augmentation has chosen their size are not resized again.
-
-    Args:
-        processor: the model's image processor.
     """
 
     def __init__(self, processor: BaseImageProcessor):
