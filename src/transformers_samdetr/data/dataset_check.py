@@ -1,13 +1,15 @@
 """Checks of a data set: a fast one that training runs by itself, and a full one that reads every picture."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
+from hotcoco.primitives import bbox_iou
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ..pictures import UnreadablePictureError
 from .dataset import stored_picture
@@ -17,7 +19,6 @@ from .picture_facts import (
     VERY_SIMILAR,
     PictureFacts,
     Place,
-    equal_files,
     largest_difference,
     look_at_pictures,
     same_pixels,
@@ -76,14 +77,10 @@ class Findings:
     all: list[Finding] = field(default_factory=list)
 
     def add(
-        self,
-        severity: Severity,
-        message: str,
-        examples: Iterable[str] = (),
-        places: Iterable[tuple[str, int]] = (),
+        self, severity: Severity, message: str, examples: Sequence[str] = (), places: Sequence[tuple[str, int]] = ()
     ) -> None:
         """Adds one, which stays behind others as severe."""
-        self.all.append(Finding(severity, message, list(examples), list(places)))
+        self.all.append(Finding(severity, message, examples, places))
         self.all.sort(key=lambda finding: -finding.severity)
 
     def of(self, severity: Severity) -> list[Finding]:
@@ -103,8 +100,7 @@ class Findings:
         return "\n".join(map(str, self.all)) or "Nothing was found."
 
 
-@dataclass(frozen=True)
-class AnnotationTable:
+class AnnotationTable(NamedTuple):
     """N pictures with T objects altogether.
 
     Attributes:
@@ -126,33 +122,18 @@ class AnnotationTable:
     @classmethod
     def of(cls, data: Dataset) -> "AnnotationTable":
         """Reads a set in the schema of `detection_features`; no picture is touched."""
-        parts: list[list[np.ndarray]] = []
-        first = 0
-        annotations = data.select_columns(["image_id", "width", "height", "objects"]).with_format("arrow")
-        for batch in annotations.iter(batch_size=5000):
-            objects = batch["objects"].combine_chunks()
-            boxes = objects.field("bbox")
-            counts = pc.list_value_length(boxes).to_numpy()
-            numbers = boxes.flatten().flatten().to_numpy(zero_copy_only=False)
-            parts.append(
-                [
-                    batch["image_id"].to_numpy(),
-                    np.stack([batch["width"].to_numpy(), batch["height"].to_numpy()], axis=1),
-                    np.repeat(np.arange(first, first + len(counts)), counts),
-                    numbers.reshape(-1, 4).astype(np.float64),
-                    objects.field("category").flatten().to_numpy(),
-                    objects.field("iscrowd").flatten().to_numpy() > 0,
-                ]
-            )
-            first += len(counts)
-        if not parts:
-            none = np.zeros(0, dtype=np.int64)
-            return cls(none, none.reshape(0, 2), none, np.zeros((0, 4)), none, none > 0)
-        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def objects_of(self, row: int) -> tuple[int, int]:
-        """First object of a picture, and the end of its objects."""
-        return tuple(np.searchsorted(self.rows, (row, row + 1)).tolist())
+        columns = data.select_columns(["image_id", "width", "height", "objects"]).with_format("arrow")[:]
+        objects = columns["objects"].combine_chunks()
+        counts = np.diff(objects.field("bbox").offsets.to_numpy())
+        boxes = objects.field("bbox").flatten().flatten().to_numpy(zero_copy_only=False)
+        return cls(
+            columns["image_id"].to_numpy(),
+            np.stack([columns["width"].to_numpy(), columns["height"].to_numpy()], axis=1),
+            np.repeat(np.arange(len(counts)), counts),
+            boxes.reshape(-1, 4),
+            objects.field("category").flatten().to_numpy(),
+            objects.field("iscrowd").flatten().to_numpy() > 0,
+        )
 
     @property
     def objects_per_image(self) -> np.ndarray:
@@ -175,14 +156,11 @@ def check_annotations(
         _check_boxes(split, table, names, findings)
         _check_pictures(split, table, findings)
     train, evaluation = (np.bincount(tables[split].labels, minlength=len(names)) for split in ("train", "evaluation"))
+    unseen, rare = f"of {len(names)} classes have no object at all", (train > 0) & (train < FEW_OBJECTS)
     for severity, chosen, message in (
         (Severity.WARNING, (train == 0) & (evaluation > 0), "classes are evaluated but have no training object"),
-        (Severity.NOTE, (train == 0) & (evaluation == 0), f"of {len(names)} classes have no object at all"),
-        (
-            Severity.NOTE,
-            (train > 0) & (train < FEW_OBJECTS),
-            f"classes have fewer than {FEW_OBJECTS} training objects",
-        ),
+        (Severity.NOTE, (train == 0) & (evaluation == 0), unseen),
+        (Severity.NOTE, rare, f"classes have fewer than {FEW_OBJECTS} training objects"),
     ):
         found = [names[label] + f" {train[label]}" * bool(train[label]) for label in np.flatnonzero(chosen)]
         if found and whole:
@@ -261,50 +239,40 @@ def check_pictures(
         whole: whether all were looked at; otherwise some that are unreadable are only a warning.
         findings: what is found goes here.
     """
-    unreadable = [row for row, fact in facts.items() if fact.error is not None]
-    rotated, wrong, unsure = [], [], []
+    unreadable, rotated, wrong, unsure = {}, {}, {}, {}  # what to say of each row
     for row, fact in facts.items():
-        annotated = tuple(int(side) for side in sizes[row])
+        annotated, displayed = tuple(sizes[row].tolist()), fact.displayed_size
+        sides = f"annotated {annotated[0]}x{annotated[1]}, displayed {displayed[0]}x{displayed[1]}"
         if fact.error is not None:
-            continue
-        if annotated == fact.displayed_size:
-            square = fact.stored_size[0] == fact.stored_size[1]
-            if fact.orientation == 3 or fact.orientation not in (0, 1) and square:
-                unsure.append(row)
-        else:
-            (rotated if annotated == fact.stored_size else wrong).append(row)
-
-    def sides(row: int) -> str:
-        (width, height), (shown_width, shown_height) = sizes[row], facts[row].displayed_size
-        return f"annotated {width}x{height}, displayed {shown_width}x{shown_height}"
-
+            unreadable[row] = fact.error
+        elif annotated != displayed:
+            (rotated if annotated == fact.stored_size else wrong)[row] = sides
+        elif fact.orientation == 3 or fact.orientation not in (0, 1) and displayed[0] == displayed[1]:
+            unsure[row] = f"orientation {fact.orientation}"
     severe = Severity.ERROR if whole or len(unreadable) == len(facts) else Severity.WARNING
-    for rows, severity, message, example in (
-        (unreadable, severe, "cannot be read: repair them, or remove them", lambda row: facts[row].error),
+    for found, severity, message in (
+        (unreadable, severe, "cannot be read: repair them, or remove them"),
         (
             rotated,
             Severity.ERROR,
             "were annotated without their EXIF rotation, so that boxes lie elsewhere: remove the tag, and they are "
             "shown as annotated (exiftool -Orientation= FILE)",
-            sides,
         ),
         (
             wrong,
             Severity.ERROR,
             "are of another size than annotated: scale the boxes, or use the pictures that were annotated",
-            sides,
         ),
         (
             unsure,
             Severity.WARNING,
             "are turned by EXIF, and their size does not tell whether the boxes are too: look at them",
-            lambda row: f"orientation {facts[row].orientation}",
         ),
     ):
-        if rows:
-            looked_at = f"{len(rows)} of {len(facts)} pictures{'' if whole else ' looked at'}"
-            examples = [f"{facts[row].name}: {example(row)}" for row in rows[:20]]
-            findings.add(severity, f"{split}: {looked_at} {message}", examples, [(split, row) for row in rows])
+        if found:
+            looked_at = f"{len(found)} of {len(facts)} pictures{'' if whole else ' looked at'}"
+            examples = [f"{facts[row].name}: {text}" for row, text in list(found.items())[:20]]
+            findings.add(severity, f"{split}: {looked_at} {message}", examples, [(split, row) for row in found])
 
 
 def check_duplicates(
@@ -323,22 +291,27 @@ def check_duplicates(
         tables, facts: of all pictures of each split.
         findings: what is found goes here.
     """
+    sets = splits(data)
     by_place = {(split, row): fact for split, of_split in facts.items() for row, fact in of_split.items()}
-    equal = [(group[0], other) for group in equal_files(by_place) for other in group[1:]]
+    first, equal = {}, []
+    for place, fact in by_place.items():
+        if fact.error is None and first.setdefault(fact.digest, place) != place:
+            equal.append((first[fact.digest], place))
     alike: dict[tuple[Place, Place], float] = {}
     candidates = [
         (one, other)
-        for distance, one, other in similar_pairs(by_place)
+        for distance, one, other in similar_pairs({place: by_place[place] for place in first.values()})
         if distance <= VERY_SIMILAR or _agreement(tables, one, other) >= 0.5
     ]
-    for one, other in candidates[:MOST_COMPARED]:
-        contents = [_content(data, place) for place in (one, other)]
+    for pair in candidates[:MOST_COMPARED]:
+        stored = [stored_picture(sets[split], row) for split, row in pair]
+        contents = [one["path"] if one["bytes"] is None else one["bytes"] for one in stored]
         try:
-            difference = largest_difference(*contents, [_shares(tables, place) for place in (one, other)])
+            difference = largest_difference(*contents, [_shares(tables, place)[0] for place in pair])
             if difference == 0 and same_pixels(*contents):
-                equal.append((one, other))
+                equal.append(pair)
             elif difference < 1:
-                alike[one, other] = difference
+                alike[pair] = difference
         except (UnreadablePictureError, OSError):  # only its header and a part of its pixels were read before
             continue
     if len(candidates) > MOST_COMPARED:
@@ -347,26 +320,25 @@ def check_duplicates(
             f"of {len(candidates)} pairs of similar pictures, as a fixed camera takes them, the {MOST_COMPARED} most "
             "similar were compared",
         )
+
+    def trained(groups: list[list[Place]], one: str, many: str) -> str:
+        count = sum(split == "train" for group in groups for split, _ in group)
+        return f"{count} of the training pictures {one if count == 1 else many}"
+
     across, within = _groups(equal)
-    trained = sum(split == "train" for group in across for split, _ in group)
     pictures, groups = sum(map(len, within)), f"{len(within)} group{'s' * (len(within) != 1)}"
+    leaks = f"{trained(across, 'is', 'are')} evaluated too, which makes AP too high: keep each on one side"
     kinds = [
-        (
-            Severity.ERROR,
-            across,
-            f"{trained} of the training pictures {'is' if trained == 1 else 'are'} evaluated too, which makes AP too "
-            "high: keep each on one side",
-        ),
+        (Severity.ERROR, across, leaks),
         (Severity.WARNING, within, f"{pictures} pictures of one split are the same as another, in {groups}"),
     ]
     largest: dict[Place, float] = {}
     for pair, difference in alike.items():
         largest |= {place: max(difference, largest.get(place, 0)) for place in pair}
     across, within = _groups(list(alike))
-    trained = sum(split == "train" for group in across for split, _ in group)
-    evaluated = f"of the training pictures {'looks' if trained == 1 else 'look'} the same as one that is evaluated"
+    looks = trained(across, "looks", "look")
     for groups, message in (
-        (across, f"{trained} {evaluated} (so that AP may be too high)"),
+        (across, f"{looks} the same as one that is evaluated (so that AP may be too high)"),
         (within, f"{sum(map(len, within))} pictures of one split look the same as another"),
     ):
         lowest = min((min(99, round(100 * (1 - largest[place] / 2))) for group in groups for place in group), default=0)
@@ -379,48 +351,32 @@ def check_duplicates(
 
 def _groups(pairs: list[tuple[Place, Place]]) -> tuple[list[list[Place]], list[list[Place]]]:
     """Connected pictures, training first: groups with pictures of both splits, and groups of one split."""
-    group_of: dict[Place, list[Place]] = {}
-    for one, other in pairs:
-        larger, smaller = sorted((group_of.setdefault(p, [p]) for p in (one, other)), key=len, reverse=True)
-        if larger is not smaller:
-            larger += smaller
-            group_of.update(dict.fromkeys(smaller, larger))
-    distinct = {id(group): group for group in group_of.values()}.values()
-    groups = [sorted(group, key=_training_first) for group in distinct]
-    groups.sort(key=lambda group: _training_first(group[0]))
-    mixed = [len({split for split, _ in group}) > 1 for group in groups]
-    return list(compress(groups, mixed)), [group for group, both in zip(groups, mixed, strict=True) if not both]
+    places = sorted({place for pair in pairs for place in pair}, key=lambda place: (place[0] != "train", place[1]))
+    index = {place: i for i, place in enumerate(places)}
+    ends = np.array([[index[place] for place in pair] for pair in pairs], dtype=int).reshape(-1, 2)
+    links = coo_array((np.ones(len(ends)), ends.T), shape=(len(places), len(places)))
+    groups: dict[int, list[Place]] = {}
+    for place, group in zip(places, connected_components(links)[1] if places else (), strict=True):
+        groups.setdefault(group, []).append(place)
+    mixed = [group for group in groups.values() if group[0][0] != group[-1][0]]
+    return mixed, [group for group in groups.values() if group[0][0] == group[-1][0]]
 
 
-def _training_first(place: Place) -> tuple[bool, int]:
-    return place[0] != "train", place[1]
-
-
-def _content(data: DetectionData, place: Place) -> str | bytes:
-    stored = stored_picture(_split(data, place[0]), place[1])
-    return stored["path"] if stored["bytes"] is None else stored["bytes"]
-
-
-def _shares(tables: dict[str, AnnotationTable], place: Place) -> np.ndarray:
-    """`(T, 4)` boxes of a picture, (x, y, width, height) as shares of it."""
-    table, (first, end) = tables[place[0]], tables[place[0]].objects_of(place[1])
-    boxes = table.boxes[first:end] / np.tile(np.maximum(table.sizes[place[1]], 1), 2)
-    return boxes[np.isfinite(boxes).all(1)]
+def _shares(tables: dict[str, AnnotationTable], place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """`(T, 4)` boxes of a picture that are finite, (x, y, width, height) as shares of it, and `(T,)` their labels."""
+    table, row = tables[place[0]], place[1]
+    objects = slice(*np.searchsorted(table.rows, (row, row + 1)))
+    boxes = table.boxes[objects] / np.tile(np.maximum(table.sizes[row], 1), 2)
+    return boxes[np.isfinite(boxes).all(1)], table.labels[objects][np.isfinite(boxes).all(1)]
 
 
 def _agreement(tables: dict[str, AnnotationTable], one: Place, other: Place) -> float:
     """Share of the objects of two pictures that are in both: of one class, with an IoU of at least 0.5."""
-    labels = [tables[split].labels[slice(*tables[split].objects_of(row))] for split, row in (one, other)]
-    boxes = [_shares(tables, place) for place in (one, other)]
-    if len(boxes[0]) != len(labels[0]) or len(boxes[1]) != len(labels[1]):
-        return 0.0
-    if not len(labels[0]) or not len(labels[1]):
-        return float(len(labels[0]) == len(labels[1]))
-    low = np.maximum(boxes[0][:, None, :2], boxes[1][None, :, :2])
-    high = np.minimum((boxes[0][:, :2] + boxes[0][:, 2:])[:, None], (boxes[1][:, :2] + boxes[1][:, 2:])[None])
-    common = (high - low).clip(0).prod(-1)
-    union = boxes[0][:, 2:].prod(1)[:, None] + boxes[1][:, 2:].prod(1)[None] - common
-    same = (2 * common >= union) & (union > 0) & (labels[0][:, None] == labels[1][None])
+    (boxes, labels), (other_boxes, other_labels) = _shares(tables, one), _shares(tables, other)
+    if not len(labels) or not len(other_labels):
+        return float(len(labels) == len(other_labels))
+    iou = bbox_iou(boxes, other_boxes, np.zeros(len(other_boxes), dtype=bool))
+    same = (iou >= 0.5) & (labels[:, None] == other_labels)
     return float(min(same.any(0).sum(), same.any(1).sum()) / max(same.shape))
 
 
@@ -429,30 +385,25 @@ def quick_check(data: DetectionData) -> Findings:
 
     `quick_check(data).raise_errors(data.source)` stops before anything is lost.
     """
-    findings = Findings()
-    streamed = [split for split in ("train", "evaluation") if isinstance(_split(data, split), IterableDataset)]
-    if streamed:
-        data = replace(data, train=_start(data.train), evaluation=_start(data.evaluation))
-        sizes = " and ".join(f"{len(_split(data, split))} of {split}" for split in streamed)
+    findings, sets = Findings(), splits(data)
+    streamed = [split for split in sets if isinstance(sets[split], IterableDataset)]
+    if streamed:  # the first pictures, as files in memory
+        for split in streamed:
+            start = list(sets[split].take(STREAM_SAMPLE))
+            sets[split] = Dataset.from_list(start, features=sets[split].features)
+        sizes = " and ".join(f"{len(sets[split])} of {split}" for split in streamed)
         findings.add(
             Severity.NOTE, f"streams: only the first pictures were checked, {sizes}; the others are while they are read"
         )
-    tables = annotation_tables(data)
+    tables = {split: AnnotationTable.of(of_split) for split, of_split in sets.items()}
     check_annotations(tables, data.names, findings, whole=not streamed)
     for split, table in tables.items():
         count = len(table.image_ids)
         rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int)) if count else []
-        facts = look_at_pictures(_split(data, split), rows)
+        facts = look_at_pictures(sets[split], rows)
         if facts:
             check_pictures(split, table.sizes, facts, whole=False, findings=findings)
     return findings
-
-
-def _start(data: AnySet) -> Dataset:
-    """The first pictures of a stream, as files in memory; other sets as they are."""
-    if not isinstance(data, IterableDataset):
-        return data
-    return Dataset.from_list(list(data.take(STREAM_SAMPLE)), features=data.features)
 
 
 def full_check(
@@ -472,21 +423,16 @@ def full_check(
     """
     if isinstance(data.train, IterableDataset):
         raise ValueError("A stream cannot be checked as a whole: load the set without streaming.")
-    findings = Findings()
-    tables = annotation_tables(data)
+    findings, facts = Findings(), {}
+    tables = {split: AnnotationTable.of(of_split) for split, of_split in splits(data).items()}
     check_annotations(tables, data.names, findings)
-    facts = {}
     for split, table in tables.items():
-        facts[split] = look_at_pictures(_split(data, split), range(len(table.image_ids)), progress)
+        facts[split] = look_at_pictures(splits(data)[split], range(len(table.image_ids)), progress)
         check_pictures(split, table.sizes, facts[split], whole=True, findings=findings)
     check_duplicates(data, tables, facts, findings)
     return findings, tables, facts
 
 
-def annotation_tables(data: DetectionData) -> dict[str, AnnotationTable]:
-    """The annotations of both splits."""
-    return {split: AnnotationTable.of(_split(data, split)) for split in ("train", "evaluation")}
-
-
-def _split(data: DetectionData, split: str):
-    return data.train if split == "train" else data.evaluation
+def splits(data: DetectionData) -> dict[str, AnySet]:
+    """The sets by the names that findings use."""
+    return {"train": data.train, "evaluation": data.evaluation}

@@ -1,7 +1,6 @@
 """What the files of pictures tell: unreadable, of another size than annotated, rotated, the same as another."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,99 +75,68 @@ class PictureFacts:
 def look_at_pictures(
     data: Dataset, rows: Iterable[int], progress: Callable[[Iterable], Iterable] = iter
 ) -> dict[int, PictureFacts]:
-    """Reads and decodes pictures of a set.
-
-    Args:
-        data: in the schema of `detection_features`.
-        rows: of the pictures.
-        progress: wraps the rows, as tqdm does.
-    """
+    """Reads and decodes the pictures of some rows of a set; `progress` wraps the rows, as tqdm does."""
     stored = undecoded(data.select_columns(["image", "image_id"]))
-    rows = list(map(int, rows))
-    facts = {}
-    batch: dict = {}
+    rows, facts, batch = list(map(int, rows)), {}, {}
     for position, row in enumerate(progress(rows)):
         if position % BATCH == 0:
             batch = stored[rows[position : position + BATCH]]
         picture, image_id = batch["image"][position % BATCH] or NO_PICTURE, batch["image_id"][position % BATCH]
-        facts[row] = _look_at(image_id, picture["path"], picture["bytes"])
+        path, content = picture["path"], picture["bytes"]
+        try:
+            if content is None:
+                require_file(path or "")
+                content = Path(path or "").read_bytes()
+            with opened_picture(content, "") as image:
+                size, orientation = image.size, exif_orientation(image)
+                image.draft("RGB", (THUMBNAIL * 8, THUMBNAIL * 8))  # JPEG then decodes a fraction of the pixels
+                image.load()
+                small = upright(image).convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+            digest = hashlib.sha256(content).digest()
+            facts[row] = PictureFacts(image_id, path, None, digest, size, orientation, small)
+        except UnreadablePictureError as error:
+            facts[row] = PictureFacts(image_id, path, error.reason)
+        except OSError as error:
+            facts[row] = PictureFacts(image_id, path, str(error))
     return facts
 
 
-def _look_at(image_id: int, path: str | None, content: bytes | None) -> PictureFacts:
-    try:
-        if content is None:
-            require_file(path or "")
-            content = Path(path or "").read_bytes()
-        with opened_picture(content, "") as image:
-            orientation = exif_orientation(image)
-            size = image.size
-            image.draft("RGB", (THUMBNAIL * 8, THUMBNAIL * 8))  # JPEG then decodes a fraction of the pixels
-            image.load()
-            small = upright(image).convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-        return PictureFacts(image_id, path, None, hashlib.sha256(content).digest(), size, orientation, small.tobytes())
-    except UnreadablePictureError as error:
-        return PictureFacts(image_id, path, error.reason)
-    except OSError as error:
-        return PictureFacts(image_id, path, str(error))
-
-
-def equal_files(facts: dict[Place, PictureFacts]) -> list[list[Place]]:
-    """Groups of pictures whose files have the same content."""
-    groups: dict[bytes, list[Place]] = defaultdict(list)
-    for place, fact in facts.items():
-        if not fact.error:
-            groups[fact.digest].append(place)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def similar_pairs(facts: dict[Place, PictureFacts]) -> list[tuple[float, Place, Place]]:
-    """Pairs of pictures whose thumbnails are close, with their distance, the closest first.
+    """Pairs of pictures whose thumbnails are close, `(root mean square difference in levels, one, other)`, rising.
 
-    Each picture is compared with its nearest neighbours alone, so that the time grows as N log N; of a group of equal
-    files the first one stands for all.
+    Each picture is compared with its nearest neighbours alone, so that the time grows as N log N.
 
-    Returns:
-        `(root mean square difference in levels, one, other)`, of different files.
+    Args:
+        facts: of readable pictures, of equal files one.
     """
-    first = {fact.digest: place for place, fact in reversed(facts.items()) if not fact.error}
-    places = [place for place, fact in facts.items() if first.get(fact.digest) == place]
+    places = list(facts)
     if len(places) < 2:
         return []
     pixels = np.frombuffer(b"".join(facts[place].thumbnail for place in places), np.uint8).reshape(len(places), -1)
-    varied = np.flatnonzero(_deviations(pixels) > FLAT)
+
+    def pieces(rows: np.ndarray) -> list[np.ndarray]:  # as many as float32 copies may be made of
+        return np.split(rows, range(10_000, len(rows), 10_000))
+
+    deviations = [pixels[rows].astype(np.float32).std(1) for rows in pieces(np.arange(len(pixels)))]
+    varied = np.flatnonzero(np.concatenate(deviations) > FLAT)
     if len(varied) < 2:
         return []
     sample = pixels[varied[:: max(1, len(varied) // 5000)]].astype(np.float32)
     mean = sample.mean(0)
-    _, directions = np.linalg.eigh((sample - mean).T @ (sample - mean))
-    directions = directions[:, -DIRECTIONS:]
-    projected = np.concatenate(
-        [(pixels[rows].astype(np.float32) - mean) @ directions for rows in _pieces(varied)]
-    )  # distances within these directions are no larger than the whole ones
+    directions = np.linalg.eigh((sample - mean).T @ (sample - mean))[1][:, -DIRECTIONS:]
+    # distances within these directions are no larger than the whole ones
+    projected = np.concatenate([(pixels[rows].astype(np.float32) - mean) @ directions for rows in pieces(varied)])
     limit = SIMILAR * np.sqrt(pixels.shape[1])
     _, neighbours = cKDTree(projected).query(projected, k=min(NEIGHBOURS + 1, len(varied)), distance_upper_bound=limit)
     one, column = np.nonzero(neighbours < len(varied))
-    other = neighbours[one, column]
-    pairs = np.unique(np.sort(np.stack([one, other], axis=1)[one != other], axis=1), axis=0)
+    pairs = np.sort(np.stack([one, neighbours[one, column]], axis=1), axis=1)
     found = []
-    for piece in _pieces(pairs):
-        difference = pixels[varied[piece[:, 0]]].astype(np.float32) - pixels[varied[piece[:, 1]]]
-        distances = np.sqrt((difference**2).mean(1))
-        found += [
-            (float(distance), places[varied[i]], places[varied[j]])
-            for distance, (i, j) in zip(distances, piece, strict=True)
-            if distance <= SIMILAR
-        ]
+    for piece in pieces(np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)):
+        first, second = varied[piece].T
+        distances = np.sqrt(((pixels[first].astype(np.float32) - pixels[second]) ** 2).mean(1))
+        for i in np.flatnonzero(distances <= SIMILAR):
+            found.append((float(distances[i]), places[first[i]], places[second[i]]))
     return sorted(found)
-
-
-def _deviations(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([pixels[rows].astype(np.float32).std(1) for rows in _pieces(np.arange(len(pixels)))])
-
-
-def _pieces(rows: np.ndarray, size: int = 10_000) -> list[np.ndarray]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.ndarray] = ()) -> float:
@@ -187,10 +155,7 @@ def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.
         return np.inf
     if (height, width) != second:  # the smaller size of both, in which both have all their pixels
         size = min(pictures[0].shape[1::-1], pictures[1].shape[1::-1])
-        pictures = [
-            np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX), dtype=np.float32)
-            for picture in pictures
-        ]
+        pictures = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in pictures]
         width, height = size
     difference = pictures[0].astype(np.float32) - pictures[1].astype(np.float32)  # (H, W, 3)
     rows, columns = np.arange(0, height, CELL), np.arange(0, width, CELL)
@@ -218,6 +183,6 @@ def _reduced(content: str | bytes) -> np.ndarray:
 
 
 def same_pixels(one: str | bytes, other: str | bytes) -> bool:
-    """Whether two files hold the same pixels, decoded as a whole."""
+    """Whether two files, as paths or bytes, hold the same pixels, decoded as a whole."""
     first, second = (np.asarray(read_picture(content, "").convert("RGB")) for content in (one, other))
     return first.shape == second.shape and bool((first == second).all())

@@ -5,7 +5,7 @@ import math
 from array import array
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,6 @@ from .box_formats import boxes_to_xywh
 LARGEST_SIDE = 2**31 - 1
 """Pixels that a set's column of widths or heights holds."""
 AnySet = Dataset | IterableDataset
-CHUNK = 1000
 
 
 def annotation_features(names: list[str]) -> Features:
@@ -30,21 +29,15 @@ def annotation_features(names: list[str]) -> Features:
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"The classes {twice} occur more than once: give each class a name of its own.")
-    return Features(
-        {
-            "image_id": Value("int64"),
-            "width": Value("int32"),
-            "height": Value("int32"),
-            "objects": {
-                "id": List(Value("int64")),
-                # as in the source: in float32 an area of 1024.0000001 would be small and medium, as COCO counts
-                "area": List(Value("float64")),
-                "bbox": List(List(Value("float64"), length=4)),
-                "category": List(ClassLabel(names=names)),
-                "iscrowd": List(Value("int8")),
-            },
-        }
-    )
+    objects = {
+        "id": List(Value("int64")),
+        "area": List(Value("float64")),  # in float32 an area of 1024.0000001 would be small and medium, as COCO counts
+        "bbox": List(List(Value("float64"), length=4)),
+        "category": List(ClassLabel(names=names)),
+        "iscrowd": List(Value("int8")),
+    }
+    size = {"width": Value("int32"), "height": Value("int32")}
+    return Features({"image_id": Value("int64"), **size, "objects": objects})
 
 
 def detection_features(names: list[str]) -> Features:
@@ -58,44 +51,31 @@ def detection_features(names: list[str]) -> Features:
 
 def coco_annotations(example: dict[str, Any]) -> dict[str, Any]:
     """An example's objects as the image processor takes them: `{"image_id", "annotations": [...]}`."""
-    objects = example["objects"]
-    annotations = [
-        {"id": i, "area": area, "bbox": box, "category_id": category, "iscrowd": crowd}
-        for i, area, box, category, crowd in zip(
-            *(objects[key] for key in ("id", "area", "bbox", "category", "iscrowd")), strict=True
-        )
-    ]
-    return {"image_id": example["image_id"], "annotations": annotations}
+    columns = {name.replace("category", "category_id"): values for name, values in example["objects"].items()}
+    rows = zip(*columns.values(), strict=True)
+    return {"image_id": example["image_id"], "annotations": [dict(zip(columns, row, strict=True)) for row in rows]}
+
+
+# Values of a source, which `where` names in errors.
 
 
 def box_of(value: Any, where: object) -> list[float]:
-    """Four floats, which may be NaN or infinite, of four numbers or texts of numbers.
-
-    Args:
-        value: what stands in the annotations.
-        where: its text begins the error, here and below.
+    """Four floats, which may be NaN or infinite, of four numbers or texts of numbers; else a ValueError.
 
     >>> box_of([1, "2.5", 3, 4], "image 7")
     [1.0, 2.5, 3.0, 4.0]
-
-    Raises:
-        ValueError: it is anything else.
     """
     numbers = value if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else ()
-    if len(numbers) == 4:
-        try:
+    try:
+        if len(numbers) == 4:
             return [float(number) for number in numbers]
-        except (TypeError, ValueError, OverflowError):
-            pass
+    except (TypeError, ValueError, OverflowError):
+        pass
     raise ValueError(f"{where} has the box {shown(value, repr)}, which is not four numbers.")
 
 
 def side_of(value: Any, name: str, where: object) -> int:
-    """A width or height in whole pixels, 0 where it is not known.
-
-    Raises:
-        ValueError: it is no number from 0 to `LARGEST_SIDE`.
-    """
+    """A width or height in whole pixels, 0 where it is not known; a ValueError if it is none of a picture."""
     try:
         side = int(float(value)) if isinstance(value, str) else int(value)
     except (TypeError, ValueError, OverflowError):
@@ -106,11 +86,7 @@ def side_of(value: Any, name: str, where: object) -> int:
 
 
 def area_of(value: Any, where: object) -> float:
-    """An object's area in square pixels.
-
-    Raises:
-        ValueError: it is no number from 0 on, or beyond that of any picture.
-    """
+    """An object's area in square pixels; a ValueError if it is negative, beyond that of any picture or no number."""
     try:
         area = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -121,11 +97,7 @@ def area_of(value: Any, where: object) -> float:
 
 
 def crowd_of(value: Any, where: object) -> int:
-    """0 for one object, also where nothing is said, or 1 for a crowd region.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """0 for one object, also where nothing is said, 1 for a crowd region; a ValueError if it is neither."""
     if value is None:
         return 0
     if not isinstance(value, (bool, int, float, np.generic)) or value not in (0, 1):
@@ -187,10 +159,6 @@ class AnnotatedPictures:
     def __len__(self) -> int:
         return len(self.images)
 
-    def name(self, row: int) -> str:
-        """What errors call a picture."""
-        return str(AnnotatedPicture(self.images[row], self.image_ids[row], None, None, [], []))
-
     def add(self, picture: AnnotatedPicture) -> None:
         """Adds a picture.
 
@@ -230,40 +198,30 @@ class AnnotatedPictures:
         try:
             found = [labels[category] for category in self.categories]
         except (KeyError, TypeError):
-            self._refuse_category(labels)
+            wrong = (i for i, one in enumerate(self.categories) if not isinstance(one, Hashable) or one not in labels)
+            place = next(wrong)
+            row = int(np.searchsorted(np.cumsum(counts), place, side="right"))
+            picture = AnnotatedPicture(self.images[row], self.image_ids[row], None, None, [], [])
+            raise ValueError(
+                f"{picture} has the category {shown(self.categories[place], repr)}, which is none of the set's "
+                f"{list(labels)[:20]}."
+            ) from None
         with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite, which the checks report
             boxes = boxes_to_xywh(np.array(self.boxes), box_format, np.repeat(sizes, counts, axis=0).astype(np.float64))
             areas = np.array(self.areas)
             areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-
-        def lists(values: pa.Array) -> pa.Array:
-            return pa.ListArray.from_arrays(offsets, values)
-
-        objects = {
-            "id": lists(pa.array(np.array(self.ids, dtype=np.int64))),
-            "area": lists(pa.array(areas)),
-            "bbox": lists(pa.FixedSizeListArray.from_arrays(pa.array(boxes.reshape(-1)), 4)),
-            "category": lists(pa.array(np.array(found, dtype=np.int64))),
-            "iscrowd": lists(pa.array(np.array(self.crowds, dtype=np.int8))),
+        columns = {
+            "id": np.array(self.ids, dtype=np.int64),
+            "area": areas,
+            "bbox": pa.FixedSizeListArray.from_arrays(pa.array(boxes.reshape(-1)), 4),
+            "category": np.array(found, dtype=np.int64),
+            "iscrowd": np.array(self.crowds, dtype=np.int8),
         }
-        return pa.table(
-            {
-                "width": pa.array(sizes[:, 0], pa.int32()),
-                "height": pa.array(sizes[:, 1], pa.int32()),
-                "objects": pa.StructArray.from_arrays(list(objects.values()), names=list(objects)),
-            }
-        )
-
-    def _refuse_category(self, labels: Mapping[int | str, int]) -> NoReturn:
-        for row, first in enumerate(np.cumsum([0, *self.counts[:-1]]).tolist() if len(self) else []):
-            for category in self.categories[first : first + self.counts[row]]:
-                if not isinstance(category, Hashable) or category not in labels:
-                    raise ValueError(
-                        f"{self.name(row)} has the category {shown(category, repr)}, which is none of the set's "
-                        f"{list(labels)[:20]}."
-                    )
-        raise AssertionError("every category has a label")
+        lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in columns.values()]
+        width, height = (pa.array(sides, pa.int32()) for sides in sizes.T)
+        objects = pa.StructArray.from_arrays(lists, names=list(columns))
+        return pa.table({"width": width, "height": height, "objects": objects})
 
 
 @dataclass(frozen=True)
@@ -286,24 +244,20 @@ class FolderContent:
 def to_dataset(columns: Mapping[str, Any], annotations: pa.Table, features: Features) -> Dataset:
     """A set in memory, of columns of its own and those of `AnnotatedPictures.to_arrow`."""
     columns = dict(columns) | {name: annotations[name] for name in annotations.column_names}
-    schema = features.arrow_schema
-    arrays = [columns[name] for name in schema.names]
-    arrays = [
-        column.cast(field.type) if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, field.type)
-        for column, field in zip(arrays, schema, strict=True)
-    ]
+    arrays = []
+    for field in features.arrow_schema:
+        column = columns[field.name]
+        is_arrow = isinstance(column, (pa.Array, pa.ChunkedArray))
+        arrays.append(column.cast(field.type) if is_arrow else pa.array(column, field.type))
+    table = pa.Table.from_arrays(arrays, schema=features.arrow_schema)
     # a random fingerprint: of the content the library would make by pickling all of it
-    return Dataset(pa.Table.from_arrays(arrays, schema=schema), fingerprint=generate_random_fingerprint())
+    return Dataset(table, fingerprint=generate_random_fingerprint())
 
 
 def canonical_example(
     picture: AnnotatedPicture, image_id: int, labels: Mapping[int | str, int], box_format: str
 ) -> dict[str, Any]:
-    """One picture's annotations in the schema of `annotation_features`.
-
-    Raises:
-        ValueError: as of `AnnotatedPictures`.
-    """
+    """One picture's annotations in the schema of `annotation_features`, checked as by `AnnotatedPictures`."""
     pictures = AnnotatedPictures()
     pictures.add(picture)
     return {"image_id": image_id, **pictures.to_arrow(labels, box_format).to_pylist()[0]}
@@ -312,24 +266,23 @@ def canonical_example(
 def content_fingerprint(*splits: Dataset, names: Sequence[str]) -> str:
     """Changes with any annotation, class name, id or size of a picture, but not with the folder they are in."""
     digest = hashlib.sha256("\n".join(names).encode())
+
+    def update(array: pa.Array) -> None:
+        if pa.types.is_struct(array.type):
+            for index in range(array.type.num_fields):
+                update(array.field(index))
+        elif pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
+            if pa.types.is_list(array.type):
+                digest.update(np.diff(array.offsets.to_numpy()).tobytes())
+            update(array.flatten())
+        else:
+            digest.update(array.to_numpy(zero_copy_only=False).tobytes())
+
     for split in splits:
         annotations = split.select_columns([name for name in split.column_names if name != "image"])
-        for batch in annotations.with_format("arrow").iter(batch_size=CHUNK):
+        for batch in annotations.with_format("arrow").iter(batch_size=1000):
             for column in batch.columns:
-                _update(digest, column.combine_chunks())
+                chunk = column.combine_chunks()
+                update(chunk.combine_chunks() if isinstance(chunk, pa.ChunkedArray) else chunk)
         digest.update(b"split")
     return digest.hexdigest()[:32]
-
-
-def _update(digest, array: pa.Array) -> None:
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if pa.types.is_struct(array.type):
-        for index in range(array.type.num_fields):
-            _update(digest, array.field(index))
-    elif pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        if pa.types.is_list(array.type):
-            digest.update(np.diff(array.offsets.to_numpy()).tobytes())
-        _update(digest, array.flatten())
-    else:
-        digest.update(array.to_numpy(zero_copy_only=False).tobytes())
