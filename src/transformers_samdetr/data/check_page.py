@@ -1,17 +1,19 @@
 """One HTML page about a data set: what was found, how much of what there is, and pictures with their boxes."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..visualization import class_colors, draw_detections
 from ..visualization.web_page import picture_url, write_page
 from .augment import Augmentation, example_seed
-from .dataset import UNUSABLE, decode_picture, read_example, stored_picture, undecoded
-from .dataset_check import SHOWN, AnnotationTable, Findings, Severity
+from .box_formats import xywh_to_boxes
+from .dataset import NO_PICTURE, UNUSABLE, decode_picture, read_example, undecoded
+from .dataset_check import SHOWN, AnnotationTable, Findings, Severity, splits
 from .load import DetectionData
 from .picture_facts import PictureFacts
 
@@ -44,10 +46,16 @@ def write_check_page(
         seed: of the augmentation.
     """
     painter = _Painter(data)
+    errors, warnings = (len(findings.of(severity)) for severity in (Severity.ERROR, Severity.WARNING))
+    verdict = {"kind": "good", "text": "Ready to train"}
+    if errors:
+        verdict = {"kind": "error", "text": f"{errors} error{'s' * (errors > 1)}: not ready to train"}
+    elif warnings:
+        verdict = {"kind": "warning", "text": f"Ready to train, with {warnings} warning{'s' * (warnings > 1)}"}
     values = dict(
         data=data,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        verdict=_verdict(findings),
+        verdict=verdict,
         findings=[
             {
                 "severity": finding.severity.name.lower(),
@@ -59,10 +67,10 @@ def write_check_page(
             for finding in findings.all
         ],
         splits={split: _figures(table, facts[split]) for split, table in tables.items()},
-        classes=_classes(tables, data.names),
-        histograms=_histograms(tables),
+        classes=_classes(tables, data.names, painter.colors),
+        histograms=_histograms(tables["train"]),
         samples={split: [painter.draw(split, row) for row in _spread(table)] for split, table in tables.items()},
-        augmented=_augmented(painter, tables["train"], augmentation, seed) if augmentation else [],
+        augmented=painter.augmented(_spread(tables["train"], AUGMENTED), augmentation, seed) if augmentation else [],
     )
     write_page(path, "transformers_samdetr.data", "check_page.html", values)
 
@@ -71,27 +79,39 @@ class _Painter:
     """Draws pictures of a set with their boxes, as URLs that hold the picture."""
 
     def __init__(self, data: DetectionData):
-        self.data = data
-        self.colors = class_colors(data.names)
-
-    def example(self, split: str, row: int) -> tuple[Image.Image, dict]:
-        return read_example(undecoded(self.data.train if split == "train" else self.data.evaluation)[row])
+        self.names, self.colors = data.names, class_colors(data.names)
+        self.sets = {split: undecoded(of_split) for split, of_split in splits(data).items()}
 
     def draw(self, split: str, row: int) -> dict[str, str]:
         """URL and caption; a picture that cannot be used is drawn without its boxes, or as a grey field."""
-        data = self.data.train if split == "train" else self.data.evaluation
-        caption = f"{split}, image {data.select_columns(['image_id'])[row]['image_id']}"
-        name = Path(stored_picture(data, row)["path"] or "").name
-        caption += f", {name}" if name else ""
+        example = self.sets[split][row]
+        stored = example["image"] or NO_PICTURE
+        caption = f"{split}, image {example['image_id']}" + (f", {Path(stored['path']).name}" if stored["path"] else "")
         try:
-            return self.paint(*self.example(split, row), caption)
+            return self.paint(*read_example(example), caption)
         except UNUSABLE as error:
             caption = f"{caption}: {error}"
         try:
-            image = decode_picture(stored_picture(data, row))
+            image = decode_picture(stored)
         except UNUSABLE:
             image = Image.new("RGB", (320, 240), (214, 219, 227))
-        return {"url": _url(image.convert("RGB")), "caption": caption}
+        return self.paint(image.convert("RGB"), {"annotations": []}, caption)
+
+    def augmented(self, rows: list[int], augmentation: Augmentation, seed: int) -> list[list[dict]]:
+        """For some training pictures the original and a few versions of it."""
+        galleries = []
+        for row in rows:
+            try:
+                image, annotations = read_example(self.sets["train"][row])
+            except UNUSABLE:
+                continue
+            pictures = [self.paint(image, annotations, f"image {annotations['image_id']} as it is")]
+            for epoch in range(VARIANTS):
+                changed, after = augmentation(image, annotations, example_seed(seed, epoch, row))
+                caption = f"epoch {epoch}: {changed.width}x{changed.height}, {len(after['annotations'])} objects"
+                pictures.append(self.paint(changed, after, caption))
+            galleries.append(pictures)
+        return galleries
 
     def paint(self, image: Image.Image, annotations: dict, caption: str) -> dict[str, str]:
         objects = annotations["annotations"]
@@ -100,36 +120,10 @@ class _Painter:
             image = image.resize([max(1, round(side * scale)) for side in image.size])
         boxes = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4) * scale
         drawable = np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1)
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        labels = [self.data.names[entry["category_id"]] for entry in objects]
-        shown = [label for label, keep in zip(labels, drawable, strict=True) if keep]
-        return {"url": _url(draw_detections(image, corners[drawable], shown, colors=self.colors)), "caption": caption}
-
-
-def _augmented(painter: _Painter, table: AnnotationTable, augmentation: Augmentation, seed: int) -> list[list[dict]]:
-    """For some pictures the original and a few versions of it."""
-    rows = []
-    for row in _spread(table, AUGMENTED):
-        try:
-            image, annotations = painter.example("train", row)
-        except UNUSABLE:
-            continue
-        pictures = [painter.paint(image, annotations, f"image {annotations['image_id']} as it is")]
-        for epoch in range(VARIANTS):
-            changed, after = augmentation(image, annotations, example_seed(seed, epoch, row))
-            caption = f"epoch {epoch}: {changed.width}x{changed.height}, {len(after['annotations'])} objects"
-            pictures.append(painter.paint(changed, after, caption))
-        rows.append(pictures)
-    return rows
-
-
-def _verdict(findings: Findings) -> dict[str, str]:
-    errors, warnings = (len(findings.of(severity)) for severity in (Severity.ERROR, Severity.WARNING))
-    if errors:
-        return {"kind": "error", "text": f"{errors} error{'s' * (errors > 1)}: not ready to train"}
-    if warnings:
-        return {"kind": "warning", "text": f"Ready to train, with {warnings} warning{'s' * (warnings > 1)}"}
-    return {"kind": "good", "text": "Ready to train"}
+        corners = xywh_to_boxes(boxes[drawable], "xyxy", image.size)
+        labels = [self.names[objects[i]["category_id"]] for i in np.flatnonzero(drawable)]
+        drawn = draw_detections(image, corners, labels, colors=self.colors)
+        return {"url": picture_url(drawn, quality=85), "caption": caption}
 
 
 def _spread(table: AnnotationTable, count: int = SAMPLES) -> list[int]:
@@ -140,86 +134,53 @@ def _spread(table: AnnotationTable, count: int = SAMPLES) -> list[int]:
 
 def _figures(table: AnnotationTable, facts: dict[int, PictureFacts]) -> dict[str, str]:
     sizes, objects = table.sizes, table.objects_per_image
-    sides = np.sqrt(table.boxes[:, 2].clip(0) * table.boxes[:, 3].clip(0))
-    parts = np.histogram(sides, AREA_LIMITS)[0] / max(len(sides), 1)
-    unreadable = sum(fact.error is not None for fact in facts.values())
     if not len(sizes):
         return {"images": "0"}
+    sides = np.sqrt(table.boxes[:, 2].clip(0) * table.boxes[:, 3].clip(0))
+    parts = np.histogram(sides, AREA_LIMITS)[0] / max(len(sides), 1)
+    widths, heights = ("–".join(map(str, dict.fromkeys((values.min(), values.max())))) for values in sizes.T)
     return {
         "images": f"{len(sizes):,}",
-        "unreadable": f"{unreadable:,}",
+        "unreadable": f"{sum(fact.error is not None for fact in facts.values()):,}",
         "objects": f"{len(table.rows):,}",
         "crowd regions": f"{int(table.crowd.sum()):,}",
         "without objects": f"{int((objects == 0).sum()):,}",
         "objects in an image": f"{np.median(objects):g} (most {objects.max()})",
-        "picture size": f"{_range(sizes[:, 0])} x {_range(sizes[:, 1])}",
+        "picture size": f"{widths} x {heights}",
         "small / medium / large": " / ".join(f"{part:.0%}" for part in parts),
     }
 
 
-def _range(values: np.ndarray) -> str:
-    return f"{values.min()}" if values.min() == values.max() else f"{values.min()}–{values.max()}"
-
-
-def _classes(tables: dict[str, AnnotationTable], names: Sequence[str]) -> list[dict]:
+def _classes(tables: dict[str, AnnotationTable], names: Sequence[str], colors: dict[str, tuple]) -> list[dict]:
     """Objects of each class, the most frequent first."""
     counts = {split: np.bincount(table.labels, minlength=len(names)) for split, table in tables.items()}
     highest = max(int(max(count.max(initial=0) for count in counts.values())), 1)
-    colors = class_colors(names)
-    order = np.argsort(-counts["train"], kind="stable")
     return [
-        {
-            "name": names[label],
-            "color": "rgb" + str(colors[names[label]]),
-            **{split: int(count[label]) for split, count in counts.items()},
-            "share": 100 * counts["train"][label] / highest,
-        }
-        for label in order
+        {"name": names[label], "color": f"rgb{colors[names[label]]}", "share": 100 * counts["train"][label] / highest}
+        | {split: int(count[label]) for split, count in counts.items()}
+        for label in np.argsort(-counts["train"], kind="stable")
     ]
 
 
-def _histograms(tables: dict[str, AnnotationTable]) -> list[dict]:
-    """Shares of the training objects or pictures, in bins."""
-    table = tables["train"]
+def _histograms(table: AnnotationTable) -> list[dict]:
+    """Shares of the training objects or pictures, in bins `(from, below, label)`."""
     width, height = table.boxes[:, 2].clip(1e-6), table.boxes[:, 3].clip(1e-6)
-    area = np.maximum(table.sizes[table.rows].prod(1), 1)
+    share = np.sqrt(width * height / np.maximum(table.sizes[table.rows].prod(1), 1))
+    tenths = [(i / 10, (i + 1) / 10 + (i == 9), f"{i * 10}–{i * 10 + 10} %") for i in range(10)]
+    limits = [0, 0.2, 0.33, 0.5, 0.8, 1.25, 2, 3, 5, np.inf]
+    ratios = [(a, b, f"{a:g}–{b:g}") for a, b in itertools.pairwise(limits)]
+    ratios[0], ratios[-1] = (0, 0.2, "below 0.2"), (5, np.inf, "above 5")
     most = max(int(table.objects_per_image.max(initial=0)), 1)
     step = max(1, -(-(most + 1) // 12))
-    return [
-        _histogram("Box size", "square root of the share of the picture", np.sqrt(width * height / area), _percents()),
-        _histogram("Box shape", "width over height", width / height, _ratios()),
-        _histogram(
-            "Objects in an image",
-            "training images",
-            table.objects_per_image,
-            [(a, a + step, f"{a}" if step == 1 else f"{a}–{a + step - 1}") for a in range(0, most + 1, step)],
-        ),
-    ]
-
-
-def _percents() -> list[tuple[float, float, str]]:
-    return [(i / 10, (i + 1) / 10 + (i == 9), f"{i * 10}–{i * 10 + 10} %") for i in range(10)]
-
-
-def _ratios() -> list[tuple[float, float, str]]:
-    limits = [0, 0.2, 0.33, 0.5, 0.8, 1.25, 2, 3, 5, np.inf]
-    return [
-        (a, b, f"below {b:g}" if a == 0 else f"above {a:g}" if np.isinf(b) else f"{a:g}–{b:g}")
-        for a, b in zip(limits[:-1], limits[1:], strict=True)
-    ]
-
-
-def _histogram(title: str, unit: str, values: np.ndarray, bins: Iterable[tuple[float, float, str]]) -> dict:
-    counts = [(label, int(((values >= low) & (values < high)).sum())) for low, high, label in bins]
-    highest = max(max(count for _, count in counts), 1)
-    return {
-        "title": title,
-        "unit": unit,
-        "bars": [{"label": label, "count": count, "share": 100 * count / highest} for label, count in counts],
-    }
-
-
-def _url(image: Image.Image) -> str:
-    if max(image.size) > LONGEST:
-        image = ImageOps.contain(image, (LONGEST, LONGEST))
-    return picture_url(image, quality=85)
+    numbers = [(a, a + step, f"{a}" if step == 1 else f"{a}–{a + step - 1}") for a in range(0, most + 1, step)]
+    histograms = []
+    for title, unit, values, bins in (
+        ("Box size", "square root of the share of the picture", share, tenths),
+        ("Box shape", "width over height", width / height, ratios),
+        ("Objects in an image", "training images", table.objects_per_image, numbers),
+    ):
+        counts = {label: int(((values >= low) & (values < high)).sum()) for low, high, label in bins}
+        highest = max(*counts.values(), 1)
+        bars = [{"label": label, "count": count, "share": 100 * count / highest} for label, count in counts.items()]
+        histograms.append({"title": title, "unit": unit, "bars": bars})
+    return histograms
