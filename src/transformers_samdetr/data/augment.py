@@ -56,17 +56,14 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def random_integer(lowest: int, highest: int) -> int:
-    """Of PyTorch's generator, both ends included."""
-    return int(torch.randint(lowest, highest + 1, ()))
+def _random_integer(lowest: int, highest: int) -> int:
+    return int(torch.randint(lowest, highest + 1, ()))  # both ends included
 
 
-def random_crop(
-    image: Image.Image, boxes: tv_tensors.BoundingBoxes, limits: Callable[[int], tuple[int, int]]
-) -> tuple[Image.Image, tv_tensors.BoundingBoxes]:
+def _random_crop(image: Image.Image, boxes: tv_tensors.BoundingBoxes, limits: Callable[[int], tuple[int, int]]):
     """A crop anywhere, of a width and a height drawn between the limits for the picture's."""
-    width, height = (random_integer(*limits(side)) for side in image.size)
-    top, left = random_integer(0, image.height - height), random_integer(0, image.width - width)
+    width, height = (_random_integer(*limits(side)) for side in image.size)
+    top, left = _random_integer(0, image.height - height), _random_integer(0, image.width - width)
     return tuple(v2.functional.crop(item, top, left, height, width) for item in (image, boxes))
 
 
@@ -78,7 +75,7 @@ def random_window(image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
     if torch.rand(()) < 0.5:
         return image, target
     before = target["boxes"]
-    image, boxes = random_crop(image, before, lambda side: (max(1, round(0.75 * side)), side))
+    image, boxes = _random_crop(image, before, lambda side: (max(1, round(0.75 * side)), side))
     keep = _areas(boxes) >= _areas(before) / 3
     return image, {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
 
@@ -145,12 +142,11 @@ class Augmentation:
             )
 
     def __call__(self, image: Image.Image, annotations: Annotations, seed: int) -> tuple[Image.Image, Annotations]:
-        """A changed picture with its annotations.
+        """A changed picture with its annotations; all randomness follows from the seed.
 
         Args:
             image: upright RGB picture.
             annotations: `{"image_id", "annotations": [{"bbox": (x, y, width, height) in pixels, "area", …}]}`.
-            seed: all randomness follows from it.
 
         Raises:
             ValueError: the pipeline returned boxes without their labels, or a picture that is not of 8 bits.
@@ -234,9 +230,6 @@ class PaperAugmentation:
     evaluation, made smaller as much as in the paper.
 
     A crop keeps each object of which anything is left, clipped, and counts the clipped box as the area of every object.
-
-    Args:
-        size: of the image processor.
     """
 
     def __init__(self, size: Mapping[str, int]):
@@ -251,10 +244,10 @@ class PaperAugmentation:
         boxes = target["boxes"]
         cropped = bool(torch.rand(()) >= 0.5)
         if cropped:
-            before = SizeDict(shortest_edge=self._scaled(_choice(BEFORE_CROP)))
-            lowest, highest = map(self._scaled, CROP)
-            image, boxes = _resize(image, boxes, before)
-            image, boxes = random_crop(image, boxes, lambda side: (min(lowest, side), min(highest, side)))
+            sides = (_choice(BEFORE_CROP), *CROP)
+            before, lowest, highest = (max(1, round(side * self.scale)) for side in sides)
+            image, boxes = _resize(image, boxes, SizeDict(shortest_edge=before))
+            image, boxes = _random_crop(image, boxes, lambda side: (min(lowest, side), min(highest, side)))
         share = _choice(FINAL) / REFERENCE
         final = {
             name: value if name == "longest_edge" and len(self.size) > 1 else max(1, round(value * share))
@@ -263,9 +256,6 @@ class PaperAugmentation:
         image, boxes = _resize(image, boxes, SizeDict(**final))
         return image, {**target, "boxes": boxes} | ({"area": _areas(boxes)} if cropped else {})
 
-    def _scaled(self, side: int) -> int:
-        return max(1, round(side * self.scale))
-
 
 def _resize(image: Image.Image, boxes: tv_tensors.BoundingBoxes, size: SizeDict):
     pixels = list(resized_size((image.height, image.width), size))
@@ -273,4 +263,4 @@ def _resize(image: Image.Image, boxes: tv_tensors.BoundingBoxes, size: SizeDict)
 
 
 def _choice(values: tuple[int, ...]) -> int:
-    return values[random_integer(0, len(values) - 1)]
+    return values[_random_integer(0, len(values) - 1)]

@@ -36,14 +36,11 @@ def write_check_page(
     augmentation: Augmentation | None = None,
     seed: int = 0,
 ) -> None:
-    """Writes a page that needs no other file and no network.
+    """Writes a page that needs no other file and no network; its folder must exist.
 
     Args:
-        path: of the page; its folder must exist.
-        data: what was checked.
-        findings, tables, facts: as `full_check` returned them.
-        augmentation: shown on some training pictures, or None.
-        seed: of the augmentation.
+        findings, tables, facts: as `full_check(data)` returned them.
+        augmentation, seed: shown on some training pictures, or None.
     """
     painter = _Painter(data)
     errors, warnings = (len(findings.of(severity)) for severity in (Severity.ERROR, Severity.WARNING))

@@ -50,14 +50,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that was found.
-
-    Attributes:
-        severity: see `Severity`.
-        message: what it is, how often, and what to do.
-        examples: a few of them, with the picture's name.
-        places: split and row of the pictures.
-    """
+    """One kind of thing that was found: what, how often, and what to do; a few pictures' names, splits and rows."""
 
     severity: Severity
     message: str
@@ -141,20 +134,11 @@ class AnnotationTable(NamedTuple):
         return np.bincount(self.rows, minlength=len(self.image_ids))
 
 
-def check_annotations(
-    tables: dict[str, AnnotationTable], names: list[str], findings: Findings, whole: bool = True
-) -> None:
-    """Adds what is wrong with the annotations alone.
-
-    Args:
-        tables: by split, `train` and `evaluation`.
-        names: class names in the order of the labels.
-        findings: what is found goes here.
-        whole: whether these are all pictures; a sample does not tell which classes have no objects.
-    """
+def _check_annotations(tables: dict[str, AnnotationTable], names: list[str], findings: Findings, whole: bool) -> None:
+    """What is wrong with the annotations alone; a sample (not `whole`) does not tell which classes have no objects."""
     for split, table in tables.items():
         _check_boxes(split, table, names, findings)
-        _check_pictures(split, table, findings)
+        _check_ids_and_sizes(split, table, findings)
     train, evaluation = (np.bincount(tables[split].labels, minlength=len(names)) for split in ("train", "evaluation"))
     unseen, rare = f"of {len(names)} classes have no object at all", (train > 0) & (train < FEW_OBJECTS)
     for severity, chosen, message in (
@@ -205,7 +189,7 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
             findings.add(severity, f"{split}: {len(found)} of {len(table.rows)} {message}", examples, places)
 
 
-def _check_pictures(split: str, table: AnnotationTable, findings: Findings) -> None:
+def _check_ids_and_sizes(split: str, table: AnnotationTable, findings: Findings) -> None:
     ids, counts = np.unique(table.image_ids, return_counts=True)
     repeated, count = ids[counts > 1], len(table.image_ids)
     if len(repeated):
@@ -227,18 +211,10 @@ def _check_pictures(split: str, table: AnnotationTable, findings: Findings) -> N
         findings.add(Severity.NOTE, f"{split}: {without} of {count} pictures have no objects")
 
 
-def check_pictures(
-    split: str, sizes: np.ndarray, facts: dict[int, PictureFacts], whole: bool, findings: Findings
+def _check_pictures(
+    split: str, sizes: np.ndarray, facts: dict[int, PictureFacts], findings: Findings, whole: bool
 ) -> None:
-    """Adds what is wrong with single pictures.
-
-    Args:
-        split: `train` or `evaluation`.
-        sizes: `(N, 2)`, annotated widths and heights.
-        facts: of some or all pictures, by row.
-        whole: whether all were looked at; otherwise some that are unreadable are only a warning.
-        findings: what is found goes here.
-    """
+    """What is wrong with single pictures, all or (not `whole`) some, of which unreadable ones are only a warning."""
     unreadable, rotated, wrong, unsure = {}, {}, {}, {}  # what to say of each row
     for row, fact in facts.items():
         annotated, displayed = tuple(sizes[row].tolist()), fact.displayed_size
@@ -275,21 +251,16 @@ def check_pictures(
             findings.add(severity, f"{split}: {looked_at} {message}", examples, [(split, row) for row in found])
 
 
-def check_duplicates(
+def _check_duplicates(
     data: DetectionData,
     tables: dict[str, AnnotationTable],
     facts: dict[str, dict[int, PictureFacts]],
     findings: Findings,
 ) -> None:
-    """Adds pictures that occur more than once: with the same pixels, or looking the same.
+    """Pictures that occur more than once: with the same pixels, or looking the same.
 
     The same pixels in both splits are an error. What looks the same, such as a picture saved again, is a warning with
     its certainty: a fixed camera takes many such pictures.
-
-    Args:
-        data: the set.
-        tables, facts: of all pictures of each split.
-        findings: what is found goes here.
     """
     sets = splits(data)
     by_place = {(split, row): fact for split, of_split in facts.items() for row, fact in of_split.items()}
@@ -396,13 +367,13 @@ def quick_check(data: DetectionData) -> Findings:
             Severity.NOTE, f"streams: only the first pictures were checked, {sizes}; the others are while they are read"
         )
     tables = {split: AnnotationTable.of(of_split) for split, of_split in sets.items()}
-    check_annotations(tables, data.names, findings, whole=not streamed)
+    _check_annotations(tables, data.names, findings, whole=not streamed)
     for split, table in tables.items():
         count = len(table.image_ids)
         rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int)) if count else []
         facts = look_at_pictures(sets[split], rows)
         if facts:
-            check_pictures(split, table.sizes, facts, whole=False, findings=findings)
+            _check_pictures(split, table.sizes, facts, findings, whole=False)
     return findings
 
 
@@ -425,11 +396,11 @@ def full_check(
         raise ValueError("A stream cannot be checked as a whole: load the set without streaming.")
     findings, facts = Findings(), {}
     tables = {split: AnnotationTable.of(of_split) for split, of_split in splits(data).items()}
-    check_annotations(tables, data.names, findings)
+    _check_annotations(tables, data.names, findings, whole=True)
     for split, table in tables.items():
         facts[split] = look_at_pictures(splits(data)[split], range(len(table.image_ids)), progress)
-        check_pictures(split, table.sizes, facts[split], whole=True, findings=findings)
-    check_duplicates(data, tables, facts, findings)
+        _check_pictures(split, table.sizes, facts[split], findings, whole=True)
+    _check_duplicates(data, tables, facts, findings)
     return findings, tables, facts
 
 

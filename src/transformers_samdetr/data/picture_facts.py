@@ -41,25 +41,15 @@ CELL_DIFFERS, OBJECT_DIFFERS = 8.0, 16.0
 
 @dataclass(frozen=True, slots=True)
 class PictureFacts:
-    """What is known of a picture after looking at its file.
-
-    Attributes:
-        image_id: of the picture.
-        path: of its file, or None where a column holds it.
-        error: why it cannot be read, or None.
-        digest: of the file's content.
-        stored_size: width and height of the pixels as stored.
-        orientation: EXIF's, 1 for upright.
-        thumbnail: 12 x 12 x 3 levels, upright; empty where it was not decoded.
-    """
+    """What is known of a picture after looking at its file."""
 
     image_id: int
-    path: str | None
-    error: str | None
-    digest: bytes = b""
-    stored_size: tuple[int, int] = (0, 0)
-    orientation: int = 1
-    thumbnail: bytes = b""
+    path: str | None  # None where a column holds the picture
+    error: str | None  # why it cannot be read
+    digest: bytes = b""  # of the file's content
+    stored_size: tuple[int, int] = (0, 0)  # width and height of the pixels as stored
+    orientation: int = 1  # EXIF's, 1 for upright
+    thumbnail: bytes = b""  # 12 x 12 x 3 levels, upright
 
     @property
     def name(self) -> str:
@@ -140,14 +130,11 @@ def similar_pairs(facts: dict[Place, PictureFacts]) -> list[tuple[float, Place, 
 
 
 def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.ndarray] = ()) -> float:
-    """How much two pictures differ where they differ most: 0 for equal pixels, from 1 on they show something else.
+    """How much two pictures, paths or bytes, differ at most: 0 for equal pixels, from 1 on they show something else.
 
     Both are reduced to the same size. The means of cells are compared, and all pixels within the objects' boxes: a
-    picture saved again differs little everywhere, a piece that has moved much in two places.
-
-    Args:
-        one, other: path or bytes of a file.
-        boxes: `(T, 4)` of each, (x, y, width, height) as shares of the picture.
+    picture saved again differs little everywhere, a piece that has moved much in two places. `boxes` has `(T, 4)` of
+    each, (x, y, width, height) as shares of the picture.
     """
     pictures = [_reduced(content) for content in (one, other)]
     (height, width), second = pictures[0].shape[:2], pictures[1].shape[:2]

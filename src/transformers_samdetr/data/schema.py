@@ -136,25 +136,16 @@ class AnnotatedPicture:
 class AnnotatedPictures:
     """Pictures of one split with their objects, stored by column, so a million objects take tens of megabytes.
 
-    Attributes:
-        images: `N` paths, None where a column of the set holds the picture.
-        image_ids: `N` of the source's ids, or None.
-        widths, heights: `(N,)`, in pixels as annotated.
-        counts: `(N,)`, objects of each picture.
-        boxes: `(4 T,)` in the source's format, picture after picture.
-        categories: `T` of the source's category ids or names.
-        areas: `(T,)` in square pixels, NaN where the source has none.
-        crowds: `(T,)`, 1 for a crowd region.
-        ids: `(T,)`, the source's annotation ids, or the position in the picture.
+    `N` pictures as in `AnnotatedPicture`, and `T` objects, picture after picture; `boxes` holds `4 T` numbers.
     """
 
     def __init__(self) -> None:
         self.images: list[str | None] = []
         self.image_ids: list[int | str | None] = []
-        self.widths, self.heights, self.counts = array("q"), array("q"), array("q")
-        self.boxes, self.areas = array("d"), array("d")
+        self.widths, self.heights, self.counts = array("q"), array("q"), array("q")  # counts of objects
+        self.boxes, self.areas = array("d"), array("d")  # areas are NaN where the source has none
         self.categories: list[int | str] = []
-        self.crowds, self.ids = array("b"), array("q")
+        self.crowds, self.ids = array("b"), array("q")  # ids are positions in the picture where the source has none
 
     def __len__(self) -> int:
         return len(self.images)
@@ -185,11 +176,7 @@ class AnnotatedPictures:
         self.ids.extend(range(count) if ids is None else [0 if i is None else i for i in ids])
 
     def to_arrow(self, labels: Mapping[int | str, int], box_format: str) -> pa.Table:
-        """All columns of `annotation_features` but `image_id`.
-
-        Args:
-            labels: label of each category.
-            box_format: of the boxes.
+        """All columns of `annotation_features` but `image_id`; `labels` has the label of each category.
 
         Raises:
             ValueError: a category is none of `labels`; the message names the image.
