@@ -18,6 +18,8 @@ from .box_formats import boxes_to_xywh
 LARGEST_SIDE = 2**31 - 1
 """Pixels that a set's column of widths or heights holds."""
 AnySet = Dataset | IterableDataset
+CHUNK = 1000
+"""Rows that are read together."""
 
 
 def annotation_features(names: list[str]) -> Features:
@@ -267,7 +269,7 @@ def content_fingerprint(*splits: Dataset, names: Sequence[str]) -> str:
 
     for split in splits:
         annotations = split.select_columns([name for name in split.column_names if name != "image"])
-        for batch in annotations.with_format("arrow").iter(batch_size=1000):
+        for batch in annotations.with_format("arrow").iter(batch_size=CHUNK):
             for column in batch.columns:
                 chunk = column.combine_chunks()
                 update(chunk.combine_chunks() if isinstance(chunk, pa.ChunkedArray) else chunk)
