@@ -19,17 +19,12 @@ from .schema import AnnotatedPictures, FolderContent, area_of, box_of, crowd_of,
 from .source_files import PIECE, SetFiles, opened_text, picture_size, read_json_rows, read_text, split_in, stem
 
 KEYS = ("images", "annotations", "categories")
-OTHER_TASKS = ("person_keypoints", "stuff", "captions", "panoptic", "image_info")
-"""Beginnings of the names of COCO files for other tasks, read where there is no file for detection."""
+TASKS = ("instances", "person_keypoints", "stuff", "captions", "panoptic", "image_info")
+"""Beginnings of the names of COCO files; those of other tasks are read where there is no file for detection."""
 OTHER_FORMATS = {
-    "items": "Datumaro's own format",
-    "shapes": "a LabelMe file of one picture",
-    "_via_img_metadata": "a VIA project",
-    "shape_attributes": "a VIA project",
-    "samples": "FiftyOne's own format",
-    "classes": "FiftyOne's own format",
-    "imgHeight": "a file of one picture",
-    "features": "a GeoJSON file",
+    **{"items": "Datumaro's own format", "shapes": "a LabelMe file of one picture", "features": "a GeoJSON file"},
+    **{"_via_img_metadata": "a VIA project", "shape_attributes": "a VIA project", "imgHeight": "a file of one picture"},
+    **{"samples": "FiftyOne's own format", "classes": "FiftyOne's own format"},
 }
 """What a JSON file with this key, and without COCO's, is."""
 KNOWN_KEY = re.compile(rf'"({"|".join([*KEYS, *OTHER_FORMATS])})"\s*:')
@@ -41,10 +36,8 @@ def find_coco(files: SetFiles, passed_over: list[str]) -> dict[str, str]:
     `passed_over` gets a line for each JSON file that is not taken. Raises a ValueError where two could be one split.
     """
 
-    def rank(path: str) -> int:  # `instances_*` first, then others, then files of other tasks
-        name = os.path.basename(path)
-        task = next((number for number, task in enumerate(OTHER_TASKS, 2) if name.startswith(task)), 1)
-        return 0 if name.startswith("instances") else task
+    def rank(path: str) -> float:  # files of any other name are behind `instances_*`
+        return next((place for place, task in enumerate(TASKS) if os.path.basename(path).startswith(task)), 0.5)
 
     found: dict[str, str] = {}
     for path in sorted(files.with_suffix(".json"), key=lambda path: (rank(path), path.count("/"), path)):
@@ -144,10 +137,13 @@ class CocoFile:
                 wrong = shown(row.get("category_id"), repr)
                 raise ValueError(f" has category_id {wrong}, which is none of the file's categories.")
             if box is None:
-                box = polygon_box(row.get("segmentation"))
+                try:  # polygons [[x1, y1, x2, y2, …], …]
+                    polygons = [np.array(polygon, dtype=np.float64) for polygon in row.get("segmentation")]
+                    points = np.concatenate([polygon.reshape(-1, 2) for polygon in polygons])
+                    box = [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
+                except (TypeError, ValueError):
+                    raise ValueError(" has bbox None: give [x, y, width, height] in pixels.") from None
                 self.of_polygons += 1
-            if box is None:
-                raise ValueError(" has bbox None: give [x, y, width, height] in pixels.")
             self.boxes.extend(box_of(box, ""))
             self.areas.append(math.nan if area is None else area_of(area, ""))
             self.crowds.append(crowd_of(row.get("iscrowd"), ""))
@@ -176,19 +172,6 @@ def as_id(value: Any) -> int | str | None:
     if isinstance(value, float) and value.is_integer():  # pandas makes floats of a column with gaps
         value = int(value)
     return value if type(value) is int and -(2**63) <= value < 2**63 or isinstance(value, str) else None
-
-
-def polygon_box(segmentation: Any) -> list[float] | None:
-    """The (x, y, width, height) box around polygons `[[x1, y1, x2, y2, …], …]`; None for what is none.
-
-    >>> polygon_box([[4, 5, 24, 5, 24, 15]])
-    [4.0, 5.0, 20.0, 10.0]
-    """
-    try:
-        points = np.concatenate([np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation])
-        return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
-    except (TypeError, ValueError):
-        return None
 
 
 def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:

@@ -244,7 +244,8 @@ def to_schema(
         def convert(example: dict) -> dict:
             picture = read_picture(example, columns)
             content = {"path": example[image], "bytes": None} if isinstance(example[image], str) else example[image]
-            image_id = picture.image_id if own_ids else _id_of(content)
+            file = (content["bytes"] or (content["path"] or "").encode()) if content else b""
+            image_id = picture.image_id if own_ids else int.from_bytes(hashlib.sha256(file).digest()[:7], "big")
             return {"image": content, **canonical_example(picture, image_id, labels, box_format)}
 
         if isinstance(data.features[image], Image):
@@ -273,8 +274,3 @@ def to_schema(
         pictures = pictures.cast_column("image", Image())
     both = concatenate_datasets([pictures, to_dataset({}, table, annotation_features(names))], axis=1)
     return both if indices is None else both.select(indices)
-
-
-def _id_of(picture: Mapping[str, Any] | None) -> int:
-    content = (picture["bytes"] or (picture["path"] or "").encode()) if picture else b""
-    return int.from_bytes(hashlib.sha256(content).digest()[:7], "big")

@@ -23,7 +23,6 @@ from .tables import read_tables
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, read_yolo
 
-Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
 SAVED = ("dataset_dict.json", "state.json")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -84,7 +83,7 @@ class LoadOptions:
 
 
 def load_detection_data(
-    source: Source,
+    source: str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict,
     *,
     train_split: str | None = None,
     eval_split: str | None = None,

@@ -96,7 +96,11 @@ def read_voc(files: SetFiles, chosen: dict[str, list[str]]) -> FolderContent:
 
 
 def _read(path: str, files: SetFiles, disagree: list[str]) -> AnnotatedPicture:
-    """The picture with its boxes as they stand in the file; `disagree` gets the path where `<filename>` is another."""
+    """The picture of an XML file, with its boxes as they stand in the file.
+
+    The picture is that of the XML file's own name, otherwise that in its `<filename>`, which stays what it was when
+    files are renamed or sets are put together, and so often names another; `disagree` gets the path then.
+    """
     file = files.path(path)
     root = read_xml(file)
     names, boxes = [], []
@@ -105,30 +109,17 @@ def _read(path: str, files: SetFiles, disagree: list[str]) -> AnnotatedPicture:
         try:
             if box is None and polygon is not None:  # as Labelbox writes it, with x1, y1, x2, ...
                 x, y = ([float(point.text) for point in polygon if point.tag.startswith(axis)] for axis in "xy")
-                corners = [min(x), min(y), max(x), max(y)]
+                boxes.append([min(x), min(y), max(x), max(y)])
             else:
-                corners = [float(box.findtext(corner)) for corner in CORNERS]
+                boxes.append([float(box.findtext(corner)) for corner in CORNERS])
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{file}: object {number} needs a bndbox with numbers for {', '.join(CORNERS)}."
-            ) from error
+            needed = ", ".join(CORNERS)
+            raise ValueError(f"{file}: object {number} needs a bndbox with numbers for {needed}.") from error
         if not name:
             raise ValueError(f"{file}: object {number} has no name.")
         names.append(name)
-        boxes.append(corners)
-    image = files.path(_picture_of(path, (root.findtext("filename") or "").strip(), files, disagree))
-    width, height = (side_of(root.findtext(f"size/{side}") or 0, side, file) for side in ("width", "height"))
-    if not width or not height:
-        width, height = picture_size(image)
-    return AnnotatedPicture(image, None, width, height, boxes, names)
 
-
-def _picture_of(xml: str, file_name: str, files: SetFiles, disagree: list[str]) -> str:
-    """The picture of an XML file: that of its own name, otherwise that in its `<filename>`.
-
-    `<filename>` stays what it was when files are renamed or sets are put together, so that it often names another.
-    """
-    folder, own_stem = os.path.dirname(xml), stem(xml)
+    folder, own_stem, file_name = os.path.dirname(path), stem(path), (root.findtext("filename") or "").strip()
     parts, above = folder.split("/"), os.path.dirname(folder)
     places = [i for i, part in enumerate(parts) if part.lower().startswith(("annot", "xml", "label"))]
     # images/train for annotations/train, then those beside the folder
@@ -137,17 +128,18 @@ def _picture_of(xml: str, file_name: str, files: SetFiles, disagree: list[str]) 
     named = files.find(file_name, folders)
     named = named if named is not None and is_picture(named) else None
 
-    def rank(path: str) -> tuple:
-        place = folders.index(os.path.dirname(path)) if os.path.dirname(path) in folders else len(folders)
-        return place, stem(path) != own_stem, path != named, path
+    def rank(picture: str) -> tuple:
+        place = folders.index(os.path.dirname(picture)) if os.path.dirname(picture) in folders else len(folders)
+        return place, stem(picture) != own_stem, picture != named, picture
 
     own = min(filter(is_picture, files.by_stem.get(folded(own_stem), ())), key=rank, default=named)
     if own is None:
         wanted = file_name or own_stem
         raise ValueError(
-            f"{files.path(xml)} belongs to {shown(wanted)}, and no picture in {files.root} has this name, or that of "
-            f"the XML file{files.hint(wanted)}."
+            f"{file} belongs to {shown(wanted)}, and no picture in {files.root} has this name, or that of the XML "
+            f"file{files.hint(wanted)}."
         )
-    if named is not None and folded(stem(named)) != folded(stem(own)):
-        disagree.append(xml)
-    return own
+    disagree += [path] * (named is not None and folded(stem(named)) != folded(stem(own)))
+    width, height = (side_of(root.findtext(f"size/{side}") or 0, side, file) for side in ("width", "height"))
+    size = (width, height) if width and height else picture_size(files.path(own))
+    return AnnotatedPicture(files.path(own), None, *size, boxes, names)

@@ -7,7 +7,7 @@ corners of a polygon, a box with keypoints, or a box with its score, as the YAML
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,8 +31,8 @@ NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darkn
 NOTHING = ("", "null", "~", "None", [])
 SLACK = 0.01
 """How far a share may be outside of the picture by rounding."""
-Lines = dict[int, list[float]]
-"""The numbers of each line of a label file, by the line's number."""
+Line = tuple[str, int, list[float]]
+"""A label file, the number of a line of it, and the numbers in this line."""
 
 
 @dataclass(frozen=True)
@@ -156,16 +156,13 @@ def read_yolo(files: SetFiles, layout: YoloLayout) -> FolderContent:
         image = next(iter(found_labels))
         looked = f"for {image}, looked for {' and '.join(_label_places(image))}"
         raise ValueError(f"{layout.source}: none of the pictures has a label file; {looked}.")
-    lines = {label: _read_lines(label) for label in labels.values()}
-    are_polygons = _are_polygons(lines, layout, notes)
-    splits = {}
+    objects = _objects(dict.fromkeys(labels.values()), layout, notes)
+    splits = {split: AnnotatedPictures() for split in found}
     for split, images in found.items():
-        splits[split] = pictures = AnnotatedPictures()
         for image in images:
-            path, label = files.path(image), labels.get(image)
-            objects = _objects(label, lines[label], are_polygons, layout.names) if label else ([], [])
-            pictures.add(AnnotatedPicture(path, None, *picture_size(path), *objects))
-    return FolderContent(splits, dict(layout.names), "cxcywh_normalised", notes)
+            path, (boxes, categories) = files.path(image), objects.get(labels.get(image), ([], []))
+            splits[split].add(AnnotatedPicture(path, None, *picture_size(path), boxes, categories))
+    return FolderContent(splits, layout.names, "cxcywh_normalised", notes)
 
 
 def _pictures_of(files: SetFiles, layout: YoloLayout, notes: list[str]) -> dict[str, list[str]]:
@@ -179,8 +176,8 @@ def _pictures_of(files: SetFiles, layout: YoloLayout, notes: list[str]) -> dict[
         return {"": files.pictures(files.match("images") or "")}
     result = {}
     for split, entries in layout.entries.items():
-        resolved = {entry: _resolve(entry, files, layout) for entry in entries}
-        missing = [entry for entry, path in resolved.items() if path is None]
+        paths = {entry: _resolve(entry, files, layout) for entry in entries}
+        missing = [entry for entry, path in paths.items() if path is None]
         if missing and split == "test" and "train" in layout.entries:  # exports name one that they do not have
             notes.append(f"{layout.source.name} names the test split {missing[0]!r}, which is not there")
             continue
@@ -192,28 +189,31 @@ def _pictures_of(files: SetFiles, layout: YoloLayout, notes: list[str]) -> dict[
                 + "".join(f"; there is {path}" for path in near)
                 + ": correct it, or delete the line (without an evaluation split a fifth of the pictures is held out)."
             )
-        result[split] = [image for entry in entries for image in _images(resolved[entry], files)]
+        result[split] = [image for entry in entries for image in _images(paths[entry], files)]
     return result
 
 
 def _resolve(entry: str, files: SetFiles, layout: YoloLayout) -> str | None:
     """The folder, list or picture that a description means, which tools write relative to several places.
 
-    A place out of the set is listed, with the folder of labels that belongs to it, since the user's own text names it.
+    A place that is not listed, out of the set or far below it, is listed now with the folder of labels that belongs to
+    it: the user's own text names it.
     """
     here = os.path.abspath(layout.source.parent)
     places = (os.path.normpath(os.path.join(here, base, entry)) for base in (layout.base, "."))
     place = next(filter(os.path.exists, places), None)
     if place is not None:
         path = os.path.relpath(place, files.root).replace(os.sep, "/")
-        if path.split("/")[0] == "..":
+        if path == ".":
+            return ""
+        if path not in files.files and path not in files.folders:
             folder = place if os.path.isdir(place) else os.path.dirname(place)
             if os.path.dirname(folder) == folder:
                 raise ValueError(f"{layout.source} names {entry!r}, the whole disk: give the folder of the pictures.")
-            for listed in map(os.path.dirname, _label_places(f"{folder}/picture")):  # the last is the folder itself
-                files.add(listed)
-        if path == "." or path in files.files or path in files.folders:
-            return "" if path == "." else path
+            for labelled in _label_places(f"{folder}/picture".replace(os.sep, "/")):  # the last is beside it
+                files.add(os.path.dirname(labelled))
+        if path in files.files or path in files.folders:
+            return path
     within = clean_parts(os.path.relpath(here, os.path.abspath(files.root)))
     parts, base = clean_parts(entry), clean_parts(layout.base)
     # Roboflow writes ../train/images for train/images; of a path on another machine the end may be the same here
@@ -250,43 +250,63 @@ def _label_file(image: str, files: SetFiles) -> str | None:
     return next((path for place in _label_places(image) if (path := files.match(place)) in files.files), None)
 
 
-def _read_lines(file: str) -> Lines:
-    """Raises a ValueError where a line holds something else than numbers, or fewer than five."""
-    rows = {}
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        try:
-            values = [float(value) for value in line.split()]
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number} ({line.strip()[:60]!r}): not numbers.") from error
-        if values and (len(values) < 5 or not values[0].is_integer()):
-            _refuse(file, number, values)
-        if values:
-            rows[number] = values
-    return rows
+def _objects(
+    labels: Iterable[str], layout: YoloLayout, notes: list[str]
+) -> dict[str, tuple[list[list[float]], list[int]]]:
+    """Boxes and classes of each label file."""
+    lines: list[Line] = []
+    for file in labels:
+        for number, text in enumerate(read_text(file).split("\n"), 1):
+            try:
+                values = [float(value) for value in text.split()]
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number} ({text.strip()[:60]!r}): not numbers.") from error
+            if values:
+                lines.append((file, number, values))
+                if len(values) < 5 or not values[0].is_integer():
+                    _refuse(lines[-1])
+    are_polygons = _are_polygons(lines, layout, notes)
+    objects = {file: ([], []) for file in labels}
+    for file, number, values in lines:
+        category, box = int(values[0]), values[1:5]
+        if category not in layout.names:
+            named = list(layout.names)[:20]
+            raise ValueError(f"{file}, line {number}: class {category} is none of the named {named}.")
+        if len(values) > 5 and are_polygons:
+            if len(values) % 2 == 0 or len(values) < 7:
+                _refuse((file, number, values))
+            corners = np.array(values[1:]).reshape(-1, 2)
+            if not (np.abs(corners - 0.5) <= 1).all():  # those of rotated boxes may leave the picture
+                _refuse((file, number, values), "corners of a polygon are far outside of the picture: ")
+            low, high = corners.min(0), corners.max(0)
+            box = [*((low + high) / 2).tolist(), *(high - low).tolist()]
+        objects[file][0].append(box)
+        objects[file][1].append(category)
+    return objects
 
 
-def _refuse(file: str, number: int, values: list[float], problem: str = "") -> NoReturn:
-    line = " ".join(f"{value:g}" for value in values)
+def _refuse(line: Line, problem: str = "") -> NoReturn:
+    text = " ".join(f"{value:g}" for value in line[2])[:60]
     raise ValueError(
-        f"{file}, line {number} ({line[:60]!r}): {problem}give the class, an integer, and center x, center y, width "
-        "and height, or corners of a polygon, as shares of the picture."
+        f"{line[0]}, line {line[1]} ({text!r}): {problem}give the class, an integer, and center x, center y, width and "
+        "height, or corners of a polygon, as shares of the picture."
     )
 
 
-def _are_polygons(lines: Mapping[str, Lines], layout: YoloLayout, notes: list[str]) -> bool:
+def _are_polygons(lines: list[Line], layout: YoloLayout, notes: list[str]) -> bool:
     """Whether lines of more than five numbers are polygons, not boxes with keypoints or a score, in all files alike."""
-    longer = [(file, *row) for file, rows in lines.items() for row in rows.items() if len(row[1]) > 5]
+    longer = [line for line in lines if len(line[2]) > 5]
     counts = {len(values) for _, _, values in longer}
     if longer and layout.keypoints:
         shape, expected = list(layout.keypoints), 5 + layout.keypoints[0] * layout.keypoints[1]
-        for file, number, values in longer:
-            if len(values) != expected:
-                _refuse(file, number, values, f"with kpt_shape={shape} a line has {expected} numbers: ")
+        for line in longer:
+            if len(line[2]) != expected:
+                _refuse(line, f"with kpt_shape={shape} a line has {expected} numbers: ")
         notes.append(f"keypoints (kpt_shape {shape}) are left out, boxes are taken")
         return False
-    all_longer = len(longer) == sum(map(len, lines.values()))
     tracks = [values[6] for _, _, values in longer if len(values) == 7]
-    if longer and all_longer and counts <= {6, 7} and all(map(float.is_integer, tracks)) and max(tracks, default=2) > 1:
+    is_scored = 0 < len(longer) == len(lines) and counts <= {6, 7}
+    if is_scored and all(map(float.is_integer, tracks)) and max(tracks, default=2) > 1:
         notes.append("the sixth number of the lines, a score, is left out" + ", and so is the track" * bool(tracks))
         return False
     if layout.keypoints is None and len(counts) == 1:
@@ -316,23 +336,3 @@ def _are_boxes(numbers: np.ndarray, step: int) -> bool:
     slack = SLACK + 0.1 * size[:, None]
     inside = (points[..., :2] >= low[:, None] - slack) & (points[..., :2] <= high[:, None] + slack)
     return bool((inside.all(-1) | ~seen).all())
-
-
-def _objects(file: str, rows: Lines, are_polygons: bool, names: dict[int, str]) -> tuple[list[list[float]], list[int]]:
-    """Boxes and classes of a label file."""
-    boxes, categories = [], []
-    for number, values in rows.items():
-        category = int(values[0])
-        if category not in names:
-            raise ValueError(f"{file}, line {number}: class {category} is none of the named {list(names)[:20]}.")
-        if len(values) > 5 and are_polygons:
-            if len(values) % 2 == 0 or len(values) < 7:
-                _refuse(file, number, values)
-            corners = np.array(values[1:]).reshape(-1, 2)
-            if not (np.abs(corners - 0.5) <= 1).all():  # those of rotated boxes may leave the picture
-                _refuse(file, number, values, "corners of a polygon are far outside of the picture: ")
-            low, high = corners.min(0), corners.max(0)
-            values = [category, *((low + high) / 2).tolist(), *(high - low).tolist()]
-        boxes.append(values[1:5])
-        categories.append(category)
-    return boxes, categories
