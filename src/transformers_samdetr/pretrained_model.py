@@ -76,16 +76,12 @@ class SamDetrModelOutput(ModelOutput):
         last_hidden_state (`torch.Tensor`, *optional*): `(B, Q, C)`, the last decoder layer's output.
         intermediate_hidden_states (`torch.Tensor`, *optional*): `(B, layers, Q, C)`, every decoder layer's output.
         intermediate_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)` float32, the boxes each layer predicts.
-        reference_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)`, the boxes each layer starts from; None
-            without aligner.
-        salient_points (`torch.Tensor`, *optional*): `(B, layers, Q, P, 2)`, (x, y) normalised by the valid image; None
-            without keypoints.
-        encoder_last_hidden_state (`torch.Tensor`, *optional*): `(B, S, C)`, the encoded feature levels, finest first,
-            one after another.
+        reference_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)`, which each layer starts from, with aligner.
+        salient_points (`torch.Tensor`, *optional*): `(B, layers, Q, P, 2)`, (x, y) normalised likewise, with keypoints.
+        encoder_last_hidden_state (`torch.Tensor`, *optional*): `(B, S, C)`, the encoded feature levels, finest first.
         decoder_hidden_states (`tuple[torch.Tensor]`, *optional*): `(B, Q, C)` a layer, when asked for, as all below.
         decoder_attentions (`tuple[torch.Tensor]`, *optional*): weights among the queries, `(B, M, Q, Q)` a layer.
-        cross_attentions (`tuple[torch.Tensor]`, *optional*): weights of the aligned queries over the features,
-            `(B, M, Q, S)` a layer.
+        cross_attentions (`tuple[torch.Tensor]`, *optional*): weights over the features, `(B, M, Q, S)` a layer.
         encoder_hidden_states (`tuple[torch.Tensor]`, *optional*): `(B, S, C)` a layer.
         encoder_attentions (`tuple[torch.Tensor]`, *optional*): `(B, M, S, S)` a layer, or `(B, S, M, levels, points)`
             of the deformable encoder.
@@ -114,11 +110,9 @@ class SamDetrObjectDetectionOutput(ModelOutput):
             the last layer, `..._0`, `..._1` and so on of those before it, `dn_...` of the denoising queries.
         logits (`torch.Tensor`, *optional*): `(B, Q, K)`, one sigmoid logit a class.
         pred_boxes (`torch.Tensor`, *optional*): `(B, Q, 4)` float32.
-        intermediate_logits (`torch.Tensor`, *optional*): `(B, layers, Q, K)`, the logits of every decoder layer, with
-            `config.auxiliary_loss`.
+        intermediate_logits (`torch.Tensor`, *optional*): `(B, layers, Q, K)`, with `config.auxiliary_loss`.
         intermediate_boxes (`torch.Tensor`, *optional*): `(B, layers, Q, 4)` float32, likewise.
-        last_hidden_state, reference_boxes, salient_points, encoder_last_hidden_state, decoder_hidden_states,
-            decoder_attentions, cross_attentions, encoder_hidden_states, encoder_attentions: as there.
+        last_hidden_state (`torch.Tensor`, *optional*): this one and all that follow are those of the base model.
     """
 
     loss: Tensor | None = None
