@@ -33,16 +33,12 @@ def check_batch(annotations: Any, num_images: int) -> list[Mapping]:
     if not isinstance(batch, Sequence) or isinstance(batch, str):
         raise ValueError(f"annotations must be a dict, or a list of dicts, one per image, not {_kind(annotations)}.")
     if len(batch) != num_images:
-        raise ValueError(
-            f"{num_images} images but {len(batch)} annotations: give one dict per image, in their order; an image "
-            "without objects has 'annotations': []."
-        )
+        raise ValueError(f"{num_images} images but {len(batch)} annotations: give one dict each, also without objects.")
+    expected = "{'image_id': int, 'annotations': [{'bbox': [x, y, width, height], 'category_id': int, ...}, ...]}"
     for index, target in enumerate(batch):
         if not isinstance(target, Mapping):
-            raise ValueError(
-                f"The annotation of the image at position {index} is {_kind(target)} ({shown(target)}), expected "
-                "{'image_id': int, 'annotations': [{'bbox': [x, y, width, height], 'category_id': int, ...}, ...]}."
-            )
+            given = f"{_kind(target)} ({shown(target)})"
+            raise ValueError(f"The annotation of the image at position {index} is {given}, expected {expected}.")
     return list(batch)
 
 
@@ -118,10 +114,8 @@ def _read_target(target: Mapping) -> tuple[int, Sequence]:
         raise ValueError(f"An annotation has no 'image_id', only {shown(list(target))}: add its image's integer id.")
     image_id = _integer(target["image_id"])
     if image_id is None:
-        raise ValueError(
-            f"image_id={shown(target['image_id'], repr)} must be an integer of at most 64 bits: number the images, and "
-            "keep their names."
-        )
+        problem = f"image_id={shown(target['image_id'], repr)} must be an integer of at most 64 bits"
+        raise ValueError(f"{problem}: number the images, and keep their names.")
     where = f"Image {target['image_id']}"
     if "annotations" not in target:
         hint = "; 'objects' of a Hub data set hold lists, make one dict per object" if "objects" in target else ""

@@ -148,10 +148,8 @@ def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|class|function|global:?)\s+`?([\w.]+\.[\w.]+)", str(error))
         asked = f"it asks for `{wanted[1]}`" if wanted else "it is more than tensors, or damaged"
-        raise ValueError(
-            f"{path} was refused: {asked}. Only tensors, plain containers and argparse.Namespace are read, since "
-            "anything else in a pickle could run code."
-        ) from None
+        remedy = "only tensors, plain containers and argparse.Namespace are read; anything else could run code"
+        raise ValueError(f"{path} was refused, for {asked}: {remedy}.") from None
     except Exception as error:  # torch's unpickler raises all kinds for damaged files
         raise ValueError(f"{path} is no PyTorch checkpoint, or damaged ({type(error).__name__}: {error}).") from error
 
@@ -163,12 +161,9 @@ def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[
     named = isinstance(state_dict, Mapping) and all(isinstance(name, str) for name in state_dict)
     if not named or not all(isinstance(value, Tensor) for value in state_dict.values()):
         raise ValueError(f"{path} holds no state dict: expected tensors by name, or a dict with them under 'model'.")
-    wrong = [name for name, tensor in state_dict.items() if not _is_plain(tensor)]
+    wrong = ", ".join(name for name, tensor in state_dict.items() if not _is_plain(tensor))
     if wrong:
-        raise ValueError(
-            f"{path} holds tensors that no checkpoint of SAM-DETR has, not dense, larger than what is stored of them, "
-            f"or not finite: {shown(', '.join(wrong))}."
-        )
+        raise ValueError(f"{path} holds tensors larger than stored, not dense or not finite: {shown(wrong)}.")
     return dict(state_dict), args
 
 
@@ -215,10 +210,8 @@ def config_from_checkpoint(
     if dilation is None:
         dilation = args.get("dilation", False if is_multi_scale else None)
     if dilation is None:
-        raise ValueError(
-            "The tensors of R50 and R50-DC5 models are alike and this checkpoint has no stored `args` with `dilation`: "
-            "pass dilation=True for DC5 or dilation=False otherwise (--dilation or --no-dilation)."
-        )
+        remedy = "pass dilation=True for DC5 or dilation=False otherwise (--dilation or --no-dilation)"
+        raise ValueError(f"Nothing in this checkpoint tells R50 from R50-DC5: {remedy}.")
     num_queries, _ = shape("query_embed.weight")
     num_labels, d_model = shape("class_embed.0.weight")
     if d_model < 4:
@@ -228,10 +221,8 @@ def config_from_checkpoint(
     point_outputs, _ = shape(f"{decoder}0.point2.6.weight")
     _, region_inputs = shape(f"{decoder}0.point2.0.weight")
     if point_outputs not in (2 * heads, 4 * heads):
-        raise ValueError(
-            f"{decoder}0.point2.6.weight has {point_outputs} outputs; with {heads} heads the authors' models have "
-            f"{2 * heads}, or {4 * heads} with SMCA."
-        )
+        expected = f"with {heads} heads the authors' models have {2 * heads}, or {4 * heads} with SMCA"
+        raise ValueError(f"{decoder}0.point2.6.weight has {point_outputs} outputs; {expected}.")
     fields = {field: args[argument] for field, argument in ARGUMENTS.items() if argument in args}
     coco = preset_fields("sam-detr-r50")
     if num_labels == len(coco["id2label"]):

@@ -138,10 +138,8 @@ class DetectionProcessingMixin:
         if isinstance(image, str | os.PathLike):
             return open_picture(image)
         if not is_valid_image(image):
-            raise TypeError(
-                "An image must be a PIL image, an array, a tensor, a path, a URL or a base64 string, not of type "
-                f"{type(image).__name__}."
-            )
+            kinds = "PIL image, an array, a tensor, a path, a URL or a base64 string"
+            raise TypeError(f"An image must be a {kinds}, not of type {type(image).__name__}.")
         if is_pil_image(image):
             return image
         what = f"An array of shape {tuple(image.shape)} is"
@@ -179,11 +177,8 @@ class DetectionProcessingMixin:
         kwargs = super()._standardize_kwargs(**kwargs)
         format = kwargs.get("format")
         if format not in (None, AnnotationFormat.COCO_DETECTION):
-            raise ValueError(
-                f"format={str(getattr(format, 'value', format))!r} is not supported: SAM-DETR detects boxes, and its "
-                "annotations are 'coco_detection', one dict per image with `image_id` and `annotations`. Convert "
-                "panoptic segments to boxes first."
-            )
+            name = str(getattr(format, "value", format))
+            raise ValueError(f"format={name!r} is not supported: give boxes as 'coco_detection', one dict per image.")
         # their keys come back from JSON as strings
         mapping = integer_keys("category_id_to_label", kwargs.get("category_id_to_label"), integer_values=True)
         return kwargs | {"category_id_to_label": mapping, "id2label": integer_keys("id2label", kwargs.get("id2label"))}
@@ -339,16 +334,13 @@ def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]
     elif size.height and size.width:
         new_size = (size.height, size.width)
     else:
-        raise ValueError(
-            f"size={dict(size)} is not supported: give shortest_edge and longest_edge, max_height and max_width, "
-            "or height and width."
-        )
+        known = "shortest_edge and longest_edge, max_height and max_width, or height and width"
+        raise ValueError(f"size={dict(size)} is not supported: give {known}.")
     height, width = max(new_size[0], 1), max(new_size[1], 1)
     if height * width > MOST_PIXELS:
-        raise ValueError(
-            f"A picture of {image_size[0]}x{image_size[1]} (height x width, in pixels) becomes {height}x{width} with "
-            f"size={dict(size)}: give less, and with shortest_edge a longest_edge too."
-        )
+        change = f"{image_size[0]}x{image_size[1]} (height x width, in pixels) becomes {height}x{width}"
+        remedy = "give less, and with shortest_edge a longest_edge too"
+        raise ValueError(f"A picture of {change} with size={dict(size)}: {remedy}.")
     return height, width
 
 
@@ -356,20 +348,16 @@ def _padded_size(images: Sequence[np.ndarray | Tensor], do_pad: bool, pad_size: 
     """Size of a batch in pixels: that of the largest picture, or `pad_size`; refuses what does not fit."""
     sizes = sorted({tuple(image.shape[-2:]) for image in images})
     if not do_pad and len(sizes) > 1:
-        raise ValueError(
-            f"Pictures of different sizes {sizes} (height, width) make no batch: leave do_pad=True, or resize "
-            "to one size with size={'height': ..., 'width': ...}."
-        )
+        remedy = "leave do_pad=True, or resize to one size with size={'height': ..., 'width': ...}"
+        raise ValueError(f"Pictures of different sizes {sizes} (height, width) make no batch: {remedy}.")
     height, width = map(max, zip(*sizes, strict=True))
     if not do_pad or pad_size is None:
         return SizeDict(height=height, width=width)
     if not (pad_size.height and pad_size.width):
         raise ValueError(f"pad_size={dict(pad_size)} is not supported: give height and width.")
     if height > pad_size.height or width > pad_size.width:
-        raise ValueError(
-            f"A picture of {height}x{width} (height x width, in pixels, after resizing) does not fit into "
-            f"pad_size={dict(pad_size)}: resize to less with `size`, or pad to more."
-        )
+        picture = f"A picture of {height}x{width} (height x width, in pixels, after resizing)"
+        raise ValueError(f"{picture} does not fit into pad_size={dict(pad_size)}: resize to less, or pad to more.")
     return pad_size
 
 

@@ -62,10 +62,8 @@ def open_picture(source: str | os.PathLike, timeout: float | None = None) -> Ima
     except (binascii.Error, UnicodeEncodeError):
         content = b""
     if not content:
-        raise ValueError(
-            f"{source[:200]!r} is not a picture: expected the path of an existing file, a URL that starts with "
-            "http:// or https://, or a base64 string."
-        )
+        kinds = "the path of an existing file, a URL that starts with http:// or https://, or a base64 string"
+        raise ValueError(f"{source[:200]!r} is not a picture: give {kinds}.")
     return read_picture(content, f"The base64 string {source[:40]!r}…")
 
 
@@ -259,9 +257,8 @@ def _integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | t
     wide = _as_type(pixels, "int64")  # torch computes little in uint16
     lowest, highest = int(wide.min()), int(wide.max())
     if lowest < 0 or highest > 65535:
-        raise UnreadablePictureError(
-            f"A picture of type {pixels.dtype} has values from {lowest} to {highest}: give 0 to 255, or 0 to 65535."
-        )
+        problem = f"A picture of type {pixels.dtype} has values from {lowest} to {highest}"
+        raise UnreadablePictureError(f"{problem}: give 0 to 255, or 0 to 65535.")
     depth = next(depth for depth in BIT_DEPTHS if highest < 2**depth)
     if 8 < depth < 16:
         logger.warning_once(
@@ -288,10 +285,8 @@ def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torc
         return pixels
     lowest, highest = float(pixels.min()), float(pixels.max())
     if not -0.15 * max(highest, 1) <= lowest <= highest <= 65535:
-        raise UnreadablePictureError(
-            f"A picture of floats has values from {lowest:g} to {highest:g}: give [0, 1] or [0, 255]; for pixels that "
-            "are normalised already, do_rescale=False and do_normalize=False."
-        )
+        remedy = "give [0, 1] or [0, 255]; for normalised pixels, do_rescale=False and do_normalize=False"
+        raise UnreadablePictureError(f"A picture of floats has values from {lowest:g} to {highest:g}: {remedy}.")
     if highest <= 1.15:
         return _as_type((pixels.clip(0, 1) * 255).round(), "uint8")
     whole = pixels.clip(0, 65535).round()

@@ -60,7 +60,5 @@ def check_target_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_siz
         shape = f"shape {tuple(target_sizes.shape)}"
         if target_sizes.shape == (batch_size, 2):
             return target_sizes
-    raise ValueError(
-        f"target_sizes has {shape} for a batch of {batch_size} images: give one (height, width) per image, such as "
-        "[(480, 640)]."
-    )
+    remedy = f"give one (height, width) for each of {batch_size} images, such as [(480, 640)]"
+    raise ValueError(f"target_sizes has {shape}: {remedy}.")
