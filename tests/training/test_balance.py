@@ -144,6 +144,8 @@ def test_a_stream_cannot_be_balanced(tmp_path):
     for field in ("class_weights", "sampling"):
         with pytest.raises(ValueError, match=f"{field}='balanced' is not possible: .* a stream cannot"):
             train_on(stream, tmp_path, **{field: "balanced"})
+    with pytest.raises(ValueError, match=r"class_weights=\[1, 2\] is not possible: it is a text"):
+        Recipe(class_weights=[1, 2])
     with pytest.raises(ValueError, match="sampling='often' is not possible: choose one of 'uniform', 'balanced'"):
         Recipe(sampling="often")
 
@@ -169,13 +171,15 @@ def test_the_start_states_both_and_the_weights_are_saved(tmp_path, capsys):
     assert "weights" not in train_on(data, tmp_path).describe()
 
 
-def test_a_resume_in_the_middle_of_an_epoch_is_bit_equal(tmp_path):
+def test_a_resume_in_the_middle_of_an_epoch_is_bit_equal(tmp_path, capsys):
     options = {"sampling": "balanced", "class_weights": "balanced", "augmentation": "strong", "epochs": 2, "number": 12}
 
     run_training(tmp_path / "whole", **options)
     with pytest.raises(SystemExit):
         run_training(tmp_path / "parts", stop_after=4, **options)
+    capsys.readouterr()
     assert run_training(tmp_path / "parts", **options)
+    assert f"\nResumes from {tmp_path}/parts/checkpoints/step-000000005\n" in capsys.readouterr().out
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     whole, parts = ([{**json.loads(line), "seconds": 0} for line in log] for log in logs)
     assert whole == parts

@@ -1,10 +1,12 @@
 import io
+import sys
+import time
 
 import torch
 from accelerate import Accelerator
 
 from transformers_samdetr.training import display
-from transformers_samdetr.training.display import Display
+from transformers_samdetr.training.display import Display, stage
 
 LOSSES = {"loss": 9.5, "loss_ce": 1.0, "loss_bbox": 2.0, "loss_giou": 3.0}
 LOSSES |= {"loss_ce_0": 0.5, "loss_bbox_0": 1.0, "loss_giou_0": 1.5, "dn_loss_ce": 0.25, "dn_loss_ce_0": 0.25}
@@ -49,6 +51,18 @@ def test_bars_on_a_terminal(monkeypatch):
 def test_other_processes_say_nothing(monkeypatch):
     monkeypatch.setattr(Accelerator, "is_main_process", property(lambda self: False))
     assert show(io.StringIO()) == ("", 0)
+
+
+def test_what_takes_long_before_the_first_step_is_said(monkeypatch, capsys):
+    for shown, seconds in ((True, 60), (False, 0), (True, 0)):
+        with stage(f"Reading {shown} {seconds}", shown, seconds):
+            time.sleep(0.2)
+    assert capsys.readouterr().out == "Reading True 0\n"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with stage("Reading [1]"):
+        pass
+    assert "Reading [1]" in sys.stdout.getvalue()
 
 
 def test_an_epoch_shorter_than_the_interval_prints_nothing_but_its_end():

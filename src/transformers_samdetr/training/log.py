@@ -88,13 +88,6 @@ def read_log(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def summary(line: Mapping[str, float], epochs: int) -> str:
-    """An epoch for the terminal: losses, AP in percent, and seconds of training."""
-    losses = f"loss {line['train_loss']:.3f}  evaluation loss {line['test_loss']:.3f}"
-    precision = "  ".join(f"{name} {line[name]:5.1f}" for name in ("AP", "AP50", "AP75"))
-    return f"epoch {line['epoch']:3d}/{epochs}  {losses}  {precision}  {line['seconds']:.0f} s"
-
-
 def draw_curve(lines: Sequence[Mapping], path: Path) -> None:
     """Draws the lines of `log.jsonl`, one an epoch and AP in percent, and writes the picture; its folder exists."""
     curve_figure(lines).savefig(path, dpi=120)

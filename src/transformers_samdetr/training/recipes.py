@@ -109,6 +109,8 @@ class Recipe:
         require("drop_at", 0 < self.drop_at <= 1, "it is a share of all steps, in (0, 1]")
         require("ema_decay", 0 <= self.ema_decay < 1, "it must lie in [0, 1); 0 turns the average off")
         require("image_size", self.image_size is None or self.image_size >= 32, "it must be at least 32 pixels")
+        text = isinstance(self.class_weights, (str, type(None)))
+        require("class_weights", text, "it is a text, such as 'balanced' or '1,1,2.5'")
         for name, choices in (
             ("schedule", ("step", "cosine")),
             ("augmentation", AUGMENTATIONS),

@@ -245,15 +245,10 @@ class RunCheckpoints:
                 "processes times accumulation steps do.",
                 *(processes, before),
             )
-        self._clear_newer(checkpoint)
-        return str(checkpoint), state
-
-    def _clear_newer(self, checkpoint: Path) -> None:
-        """Torn checkpoints would otherwise count among the newest that are kept."""
         for path in [path for path in list_checkpoints(self.folder) if step_of(path) > step_of(checkpoint)]:
             try:
                 verify_checkpoint(path)
-            except CheckpointError:
+            except CheckpointError:  # it would count among the newest that are kept
                 logger.warning("%s is removed, being torn.", path)
                 shutil.rmtree(path)
             else:
@@ -261,6 +256,7 @@ class RunCheckpoints:
                     f"{path} is newer than {checkpoint}: resume from it (or with 'auto'), or give another output_dir "
                     "to start a second run from the older one."
                 )
+        return str(checkpoint), state
 
     def _save_model(self, models: list[torch.nn.Module], weights: list[dict], folder: str) -> None:
         # Accelerate's own file would carry DDP's prefix, and fit neither from_pretrained nor another launch

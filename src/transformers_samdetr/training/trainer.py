@@ -22,7 +22,7 @@ from ..evaluation import SetLoss, evaluate_detector
 from .balance import class_weights
 from .checkpoint import replace_files
 from .display import Display
-from .log import TrainingProgress, epoch_line, summary, write_line
+from .log import TrainingProgress, epoch_line, write_line
 from .loss_sums import (
     LossSums,
     any_process,
@@ -173,14 +173,12 @@ class Trainer:
         """The run for the user: recipe, model, picture size, queries, device, precision, steps; where it resumes."""
         recipe, config, processes = self.recipe, self.config, self.accelerator.num_processes
         size = dict(self.processor.size)
-        pixels = f"{size.get('shortest_edge')} (short side)"
-        if "height" in size:
-            pixels = f"{size['height']}x{size['width']}"
-        place = f"{processes} x " * (processes > 1) + self.accelerator.device.type
+        pixels = "{height}x{width}" if "height" in size else "{shortest_edge} (short side)"
+        place = f"{processes} x {self.accelerator.device.type}".removeprefix("1 x ")
         precision = {"no": "float32"}.get(recipe.mixed_precision, recipe.mixed_precision)
         done = f", {self.progress.global_step} done" if self.progress.global_step else ""
         lines = [
-            f"Recipe {recipe.name}: model {recipe.model}, pictures of {pixels} pixels, {config.num_queries} queries, "
+            f"Recipe {recipe.name}: model {recipe.model}, pictures of {pixels.format(**size)} pixels, {config.num_queries} queries, "
             f"{place}, {precision}; {recipe.epochs} epochs of {self.order.steps_per_epoch} steps with "
             f"{recipe.batch_size} pictures{done}"
         ]
@@ -224,7 +222,10 @@ class Trainer:
         line = epoch_line(self.progress, metrics, self.recipe.name, self.parameters)
         if self.accelerator.is_main_process:
             write_line(self.output_dir, line)
-        self.display.print(summary(line, self.recipe.epochs))
+        losses = f"loss {line['train_loss']:.3f}  evaluation loss {line['test_loss']:.3f}"
+        precision = "  ".join(f"{name} {line[name]:5.1f}" for name in ("AP", "AP50", "AP75"))
+        head = f"epoch {line['epoch']:3d}/{self.recipe.epochs}"
+        self.display.print(f"{head}  {losses}  {precision}  {line['seconds']:.0f} s")
         values = {f"epoch/{name}": value for name, value in line.items() if isinstance(value, (int, float))}
         self.accelerator.log(values, step=self.progress.global_step)
         if improved and self.recipe.keep == "best":
