@@ -178,9 +178,9 @@ class Trainer:
         precision = {"no": "float32"}.get(recipe.mixed_precision, recipe.mixed_precision)
         done = f", {self.progress.global_step} done" if self.progress.global_step else ""
         lines = [
-            f"Recipe {recipe.name}: model {recipe.model}, pictures of {pixels.format(**size)} pixels, {config.num_queries} queries, "
-            f"{place}, {precision}; {recipe.epochs} epochs of {self.order.steps_per_epoch} steps with "
-            f"{recipe.batch_size} pictures{done}"
+            f"Recipe {recipe.name}: model {recipe.model}, pictures of {pixels.format(**size)} pixels, "
+            f"{config.num_queries} queries, {place}, {precision}; {recipe.epochs} epochs of "
+            f"{self.order.steps_per_epoch} steps with {recipe.batch_size} pictures{done}"
         ]
         if recipe.sampling == "balanced":
             lines.append(f"Balanced sampling: {self.order.num_images} pictures an epoch, of {len(self.train_set)}")
