@@ -196,7 +196,11 @@ class DetectionDataset(Examples, torch.utils.data.Dataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index={index} is none of 0 to {len(self) - 1}.")
-        rows = itertools.chain(range(index, len(self)), range(index))
+        return self.example(index, index)
+
+    def example(self, row: int, index: int) -> tuple[Image.Image, Annotations]:
+        """What stands in a row, or in the next that can be read, augmented with the random numbers of `index`."""
+        rows = itertools.chain(range(row, len(self)), range(row))
         candidates = ((row, self._stored[row]) for row in rows if row not in self.unusable)
         example = self._first_usable(candidates, index)
         if example is None:

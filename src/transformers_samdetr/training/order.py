@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data.augment import Annotations, example_seed, make_augmentation
+from ..data.augment import Annotations, make_augmentation
 from ..data.dataset import DetectionDataset, undecoded
 from ..data.schema import AnySet
 from ..data.stream import Place, StreamedExamples, require_length
@@ -263,10 +263,7 @@ class RepeatedExamples(DetectionDataset):
     """Examples by the numbers of `RepeatedOrder`; each time that an image comes, it is augmented in another way."""
 
     def __getitem__(self, number: int) -> tuple[Image.Image, Annotations]:
-        image, annotations = self._read(number % len(self))
-        if self.augmentation is None:
-            return image, annotations
-        return self.augmentation(image, annotations, example_seed(self.seed, self.epoch, number))
+        return self.example(number % len(self), number)
 
 
 def training_examples(
