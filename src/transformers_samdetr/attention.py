@@ -22,15 +22,10 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass
 class AxisBias:
-    """A bias of attention logits, the sum of an x and a y part, so that it need not be kept for every pixel.
+    """A bias of attention logits, the sum of an x and a y part, so that it need not be kept for every pixel."""
 
-    Attributes:
-        along_x: `(B, M, Q, W)`.
-        along_y: `(B, M, Q, H)`.
-    """
-
-    along_x: Tensor
-    along_y: Tensor
+    along_x: Tensor  # (B, M, Q, W)
+    along_y: Tensor  # (B, M, Q, H)
 
     def dense(self) -> Tensor:
         """`(B, M, Q, H·W)`, row by row."""
@@ -70,15 +65,7 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention in plain PyTorch, which also returns its weights.
-
-    Args:
-        query: `(B, M, Q, D)`.
-        key, value: `(B, M, S, D)`.
-
-    Returns:
-        `(B, Q, M, D)` and the weights `(B, M, Q, S)`.
-    """
+    """Softmax attention of `(B, M, Q, D)` and twice `(B, M, S, D)`: `(B, Q, M, D)`, and the weights `(B, M, Q, S)`."""
     logits = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         logits = logits + attention_mask
@@ -89,13 +76,8 @@ def eager_attention(
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ) -> tuple[Tensor, Tensor | None]:
-    """Runs the attention implementation that `module.config` names; shapes as in `eager_attention`.
-
-    Returns:
-        `(B, Q, C)`, the heads side by side, and the weights `(B, M, Q, S)` where the implementation keeps them.
-    """
-    implementation = module.config._attn_implementation
-    interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
+    """Runs the attention implementation that `module.config` names; `(B, Q, C)`, and the weights where it keeps them."""
+    interface = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention)
     if attention_mask is not None:
         attention_mask = attention_mask.to(query.dtype)
     dropout = module.attention_dropout if module.training else 0.0
@@ -142,10 +124,9 @@ class SamDetrAttention(nn.Module):
         self.num_heads = num_heads
         self.scaling = (config.d_model // num_heads) ** -0.5
         self.attention_dropout = config.attention_dropout
-        self.q_proj = PackedLinear(config.d_model, config.d_model)
-        self.k_proj = PackedLinear(config.d_model, config.d_model)
-        self.v_proj = PackedLinear(config.d_model, config.d_model)
-        self.o_proj = nn.Linear(config.d_model, config.d_model)
+        width = config.d_model
+        self.q_proj, self.k_proj, self.v_proj = (PackedLinear(width, width) for _ in range(3))
+        self.o_proj = nn.Linear(width, width)
 
     def forward(
         self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Tensor | None = None, **kwargs
@@ -215,12 +196,7 @@ class SamDetrSharedKeyAttention(nn.Module):
         attention_bias: AxisBias | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """
-        Args:
-            aligned_queries, aligned_positions: `(B, Q, M, C)`, content and position embeddings of the queries.
-            features, feature_positions: `(B, S, C)`, of the features.
-            attention_mask: `(B, 1, 1, S)`, additive.
-            attention_bias: added to the logits as well.
+        """Aligned `(B, Q, M, C)` content and positions, `(B, S, C)` features and positions, additive mask and bias.
 
         Returns:
             `(B, Q, C)`, and the weights `(B, M, Q, S)` where the attention implementation keeps them.

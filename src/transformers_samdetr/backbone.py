@@ -24,23 +24,14 @@ RESNET = "ResNetBackbone"
 
 @dataclass
 class FeatureLevel:
-    """One projected feature map of a batch, flattened row by row.
+    """One projected feature map of a batch, flattened row by row."""
 
-    Attributes:
-        features: `(B, H·W, C)`.
-        positions: `(B, H·W, C)`, sine embedding plus, with several levels, the level's own embedding.
-        mask: `(B, H, W)`, True on valid positions.
-        valid_ratio: `(B, 2)`, valid width / W and valid height / H.
-        valid_size: `(B, 2)`, valid width and height, in positions.
-        size: (H, W).
-    """
-
-    features: Tensor
-    positions: Tensor
-    mask: Tensor
-    valid_ratio: Tensor
-    valid_size: Tensor
-    size: tuple[int, int]
+    features: Tensor  # (B, H·W, C)
+    positions: Tensor  # (B, H·W, C), sine embedding plus, with several levels, the level's own embedding
+    mask: Tensor  # (B, H, W), True on valid positions
+    valid_ratio: Tensor  # (B, 2), valid width / W and valid height / H
+    valid_size: Tensor  # (B, 2), valid width and height, in positions
+    size: tuple[int, int]  # (H, W)
 
 
 def valid_ratio(mask: Tensor) -> Tensor:
@@ -56,10 +47,9 @@ def valid_size(ratio: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def drop_unread_stages(extractor: nn.Module) -> nn.Module:
-    """Drops the stages after the last one that is read, in place: they cost time and never get a gradient.
+    """Drops the stages after the last one that is read, in place, where timm and Transformers leave them.
 
-    timm does so for most of its models, but not for EfficientNets and MobileNets, and Transformers not for its ResNet.
-    Weights without a gradient also end training on several processes, which wait for the gradients of all.
+    They cost time and never get a gradient, for which training on several processes would wait.
     """
     if type(extractor).__name__ == RESNET:
         read = [index for index, name in enumerate(extractor.stage_names) if name in extractor.out_features]
@@ -87,11 +77,7 @@ class SamDetrInputProjection(nn.Module):
 
 
 class SamDetrBackbone(nn.Module):
-    """The feature extractor, its batch norms frozen, and one projection a level.
-
-    Batch norms become buffers: statistics and scales stay as they are loaded. Stages up to stride 4, of a ResNet the
-    stem and the first stage, are not trained either.
-    """
+    """The feature extractor and one projection a level. Batch norms are frozen: statistics and scales are buffers."""
 
     def __init__(self, config: SamDetrConfig):
         super().__init__()
@@ -137,32 +123,32 @@ class SamDetrBackbone(nn.Module):
     @property
     def frozen_parameter_names(self) -> list[str]:
         """Names of the parameters up to stride 4, which are never trained: general features, expensive to train."""
-        return [f"feature_extractor.{name}" for name in self._early_parameters()]
-
-    def _early_parameters(self) -> list[str]:
-        names = [name for name, _ in self.feature_extractor.named_parameters()]
-        feature_info = getattr(getattr(self.feature_extractor, "_backbone", None), "feature_info", None)
+        extractor = self.feature_extractor
+        names = [name for name, _ in extractor.named_parameters()]
+        feature_info = getattr(getattr(extractor, "_backbone", None), "feature_info", None)
         if feature_info is not None:  # timm lists its stages in order, and so are the parameters
             early = [stage["module"] for stage in feature_info.info if stage["reduction"] <= EARLY_STRIDE]
             prefixes = tuple(f"_backbone.{form}." for module in early for form in (module, module.replace(".", "_")))
             last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
-            return names[: last + 1]
-        if type(self.feature_extractor).__name__ == RESNET:
-            return [name for name in names if name.startswith(("embedder.", "encoder.stages.0."))]
-        return []
+            names = names[: last + 1]
+        else:
+            prefixes = ("embedder.", "encoder.stages.0.") if type(extractor).__name__ == RESNET else ()
+            names = [name for name in names if name.startswith(prefixes)]
+        return [f"feature_extractor.{name}" for name in names]
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[FeatureLevel]:
-        """
-        Args:
-            pixel_values: `(B, channels, height, width)`, normalised pixels, padded at the bottom and right.
-            pixel_mask: `(B, height, width)`, 1 on real pixels.
+        """Feature levels, finest first, of `(B, channels, height, width)` normalised pixels, padded at bottom and right.
 
-        Returns:
-            The feature levels, finest first.
+        The mask `(B, height, width)` is 1 on real pixels.
         """
-        feature_maps, masks = self._extract(pixel_values, pixel_mask)
-        # the authors' code normalises padding too
-        norm_masks = [None] * len(masks) if self.strides is None else masks
+        if self.strides is None:  # the authors' code convolves and normalises padding too
+            feature_maps = extract_features(self.feature_extractor, pixel_values)
+            masks = [resize_mask(pixel_mask, feature_map.shape[-2:]) for feature_map in feature_maps]
+            norm_masks = [None] * len(masks)
+        else:
+            pixel_mask = pixel_mask.bool()
+            feature_maps = extract_masked_features(self.feature_extractor, pixel_values, pixel_mask)
+            norm_masks = masks = [pixel_mask[:, ::stride, ::stride] for stride in self.strides]
         levels = []
         for index, (projection, feature_map) in enumerate(zip(self.input_projections, feature_maps, strict=True)):
             mask, size = masks[index], tuple(feature_map.shape[-2:])
@@ -171,19 +157,9 @@ class SamDetrBackbone(nn.Module):
             if self.level_embeddings is not None:
                 positions = positions + self.level_embeddings[index]
             ratio = valid_ratio(mask)
-            levels.append(
-                FeatureLevel(features, positions.to(features.dtype), mask, ratio, valid_size(ratio, size), size)
-            )
+            positions = positions.to(features.dtype)
+            levels.append(FeatureLevel(features, positions, mask, ratio, valid_size(ratio, size), size))
         return levels
-
-    def _extract(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Feature maps `(B, channels, H, W)` and their masks `(B, H, W)`, finest first."""
-        if self.strides is None:
-            feature_maps = extract_features(self.feature_extractor, pixel_values)
-            return feature_maps, [resize_mask(pixel_mask, feature_map.shape[-2:]) for feature_map in feature_maps]
-        pixel_mask = pixel_mask.bool()
-        feature_maps = extract_masked_features(self.feature_extractor, pixel_values, pixel_mask)
-        return feature_maps, [pixel_mask[:, ::stride, ::stride] for stride in self.strides]
 
 
 def read_state_dict(weights: str | Path) -> dict[str, Tensor]:
@@ -209,11 +185,10 @@ def download_timm_weights(config: SamDetrConfig) -> dict[str, Tensor]:
 
 
 def load_into(extractor: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copies the weights into a Transformers backbone, or into the timm model it wraps.
+    """Copies the weights into a Transformers backbone, or into the timm model it wraps; others, as heads, are ignored.
 
     Raises:
-        ValueError: a tensor is missing or has another shape; the message lists some. What is left over, such as a
-            classifier or stages that are not used, is ignored.
+        ValueError: a tensor is missing or has another shape; the message lists some.
     """
     target = getattr(extractor, "_backbone", extractor)
     wanted = {name: tensor for name, tensor in target.state_dict().items() if not name.endswith("num_batches_tracked")}

@@ -27,17 +27,7 @@ from .semantics_aligner import make_aligner
 
 @dataclass
 class SamDetrDecoderOutput(ModelOutput):
-    """All layers' results, batch first.
-
-    Attributes:
-        last_hidden_state: `(B, Q, C)`.
-        intermediate_hidden_states: `(B, layers, Q, C)`.
-        intermediate_boxes: `(B, layers, Q, 4)`, float32 predictions: center x, center y, width, height, normalised by
-            the valid image.
-        reference_boxes: `(B, layers, Q, 4)`, the boxes that each layer started from, in the same format; None in a
-            decoder without aligner.
-        salient_points: `(B, layers, Q, P, 2)`, (x, y) normalised by the valid image; None without keypoints.
-    """
+    """All layers' results, batch first; shapes and meaning as in [`SamDetrModelOutput`]."""
 
     last_hidden_state: Tensor | None = None
     intermediate_hidden_states: Tensor | None = None

@@ -21,19 +21,12 @@ from .pretrained_model import SamDetrPreTrainedModel
 
 
 class LevelGeometry(NamedTuple):
-    """Sizes of L feature levels that lie one after another, on the host and on the device, for all layers alike.
+    """Sizes of L feature levels that lie one after another, on the host and on the device, for all layers alike."""
 
-    Attributes:
-        sizes: (height, width) of each.
-        shapes: `(L, 2)` int64, the same.
-        starts: `(L,)` int64, where each begins.
-        widths_and_heights: `(L, 2)` float32.
-    """
-
-    sizes: list[tuple[int, int]]
-    shapes: Tensor
-    starts: Tensor
-    widths_and_heights: Tensor
+    sizes: list[tuple[int, int]]  # height and width of each
+    shapes: Tensor  # (L, 2) int64, the same
+    starts: Tensor  # (L,) int64, where each begins
+    widths_and_heights: Tensor  # (L, 2) float32
 
     @classmethod
     def of(cls, sizes: list[tuple[int, int]], device: torch.device) -> "LevelGeometry":
@@ -61,17 +54,7 @@ class MultiScaleDeformableAttention(nn.Module):
         attention_weights: Tensor,
         im2col_step: int,
     ) -> Tensor:
-        """
-        Args:
-            value, sampling_locations, attention_weights: as in `sample_levels`.
-            value_spatial_shapes: `(L, 2)` int64, height and width of each level, for the kernel.
-            value_spatial_shapes_list: the same on the host.
-            level_start_index: `(L,)` int64, where each level begins in `value`, for the kernel.
-            im2col_step: images that the kernel takes together.
-
-        Returns:
-            `(B, S_q, M·D)`.
-        """
+        """As `sample_levels`; for the kernel also `(L, 2)` shapes, `(L,)` starts, and images to take together."""
         return sample_levels(value, value_spatial_shapes_list, sampling_locations, attention_weights)
 
 
@@ -90,8 +73,7 @@ class SamplingOffsets(nn.Linear):
         angles = torch.arange(num_heads, dtype=torch.float32) * (2 * math.pi / num_heads)
         rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
         rays = rays / rays.abs().amax(-1, keepdim=True)
-        distances = torch.arange(1, num_points + 1, dtype=torch.float32)
-        offsets = rays[:, None, None] * distances[:, None]  # (M, 1, P, 2)
+        offsets = rays[:, None, None] * torch.arange(1.0, num_points + 1)[:, None]  # (M, 1, P, 2)
         init.zeros_(self.weight)
         init.copy_(self.bias, offsets.expand(self.shape).flatten())
 
@@ -112,12 +94,7 @@ class SamDetrDeformableAttention(nn.Module):
         self.sampling = MultiScaleDeformableAttention()
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        positions: Tensor,
-        reference_points: Tensor,
-        mask: Tensor,
-        levels: LevelGeometry,
+        self, hidden_states: Tensor, positions: Tensor, reference_points: Tensor, mask: Tensor, levels: LevelGeometry
     ) -> tuple[Tensor, Tensor]:
         """
         Args:

@@ -43,8 +43,7 @@ CHUNK = 32 * 2**20
 
 def weighted_sums(table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor | None = None) -> Tensor:
     """Of the rows of a `(T, D)` table: one for each row of `index`, or for each part of it between two `offsets`."""
-    if offsets is not None:
-        index = index.to(offsets.dtype)
+    index = index if offsets is None else index.to(offsets.dtype)
     return nn.functional.embedding_bag(
         index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=offsets is not None
     )
@@ -62,15 +61,8 @@ def rows_in_order(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
 # instead of 0.048 s
 
 
-@dataclass
-class BinPixels:
-    """The pixels of n regions' bins.
-
-    Attributes:
-        regions: `(n,)`, which regions these are.
-        index: `(n·size², K)` int32, rows of a table with one row a pixel.
-        weights: `(n·size², K)`.
-    """
+class BinPixels(NamedTuple):
+    """Which regions these are, `(n,)`; rows of a table, one a pixel, and weights, `(n·size², K)`, of all their bins."""
 
     regions: Tensor
     index: Tensor
@@ -79,27 +71,13 @@ class BinPixels:
 
 def align_by_bags(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Tensor:
     """`operations.region_align`: each bin is a weighted sum of the few pixels that it covers."""
-    return _align([feature_map], corners, size, valid_size)[0]
-
-
-def align_reduced_by_bags(
-    feature_map: Tensor, weight: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """`operations.align_and_reduce` that reduces the map: a training step of SAM-DETR-R50 at 480 x 640, one core, takes
-    3.29 s instead of 3.47 s."""
-    reduced = nn.functional.linear(feature_map.to(weight.dtype), weight)
-    return tuple(_align([feature_map, reduced.to(feature_map.dtype)], corners, size, valid_size))
-
-
-def _align(feature_maps: list[Tensor], corners: Tensor, size: int, valid_size: Tensor | None) -> list[Tensor]:
-    """Several maps of one size share what depends on the boxes alone."""
-    batch_size, height, width, _ = feature_maps[0].shape
+    batch_size, height, width, _ = feature_map.shape
     num_queries, corners = corners.shape[1], corners.flatten(0, 1)
     first_rows = torch.arange(batch_size, dtype=torch.int32) * (height * width)
     first_rows = first_rows.repeat_interleave(num_queries)  # of the map that a region lies in
-    bins = ((corners[:, 2:] - corners[:, :2]) / size).ceil().clamp(min=1) + 2  # as many pixels or fewer, in x and y
     if valid_size is not None:
         valid_size = valid_size.repeat_interleave(num_queries, dim=0)  # (B·Q, 2)
+    bins = ((corners[:, 2:] - corners[:, :2]) / size).ceil().clamp(min=1) + 2  # as many pixels or fewer, in x and y
     pixels, parts = bins.prod(-1), []
     num_parts = size**2 * float(pixels.nansum()) / PIXELS_A_PART
     for regions in pixels.argsort().chunk(math.ceil(min(max(num_parts, 1), MOST_PARTS))):
@@ -111,12 +89,12 @@ def _align(feature_maps: list[Tensor], corners: Tensor, size: int, valid_size: T
         index = rows[:, :, None, :, None] + x_index[:, None, :, None, :]  # (n, size, size, K_y, K_x)
         weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
         parts.append(BinPixels(regions, index.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)))
-    regions = RegionBags.apply(parts, len(corners), *(feature_map.flatten(0, 2) for feature_map in feature_maps))
-    return [of_map.view(batch_size, num_queries, size, size, -1) for of_map in regions]
+    sums = RegionBags.apply(feature_map.flatten(0, 2), parts, len(corners))
+    return sums.view(batch_size, num_queries, size, size, -1)
 
 
 def covered_pixels(
-    starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None
+    starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`operations.bin_weights` of n regions without the zeros beside each bin.
 
@@ -132,25 +110,20 @@ def covered_pixels(
 
 
 class RegionBags(torch.autograd.Function):
-    """Sums of rows of tables; their gradients are sums of the regions' ones, sorted by the rows they were made of."""
+    """Sums of rows of a table; its gradient is sums of the regions' gradients, sorted by the rows they were made of."""
 
     @staticmethod
-    def forward(ctx, parts: list[BinPixels], num_regions: int, *tables: Tensor) -> tuple[Tensor, ...]:
-        """`(T, C)` of each table to `(regions, size², C)`."""
-        ctx.parts, ctx.num_rows, outputs = parts, len(tables[0]), []
-        for table in tables:
-            output = None
-            for part in parts:
-                sums = weighted_sums(table, part.index, part.weights).unflatten(0, (len(part.regions), -1))
-                if output is None:
-                    output = sums.new_empty(num_regions, *sums.shape[1:])
-                output[part.regions] = sums
-            outputs.append(output)
-        return tuple(outputs)
+    def forward(ctx, table: Tensor, parts: list[BinPixels], num_regions: int) -> Tensor:
+        """A `(T, C)` table to `(regions, size², C)`."""
+        ctx.parts, ctx.num_rows = parts, len(table)
+        output = table.new_empty(num_regions, len(parts[0].index) // len(parts[0].regions), table.shape[1])
+        for regions, index, weights in parts:
+            output[regions] = weighted_sums(table, index, weights).unflatten(0, (len(regions), -1))
+        return output
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        num_bins = gradients[0].shape[1]
+    def backward(ctx, gradient: Tensor):
+        num_bins = gradient.shape[1]
         index = torch.cat([part.index.flatten() for part in ctx.parts])
         weights = torch.cat([part.weights.flatten() for part in ctx.parts])
         bins = []  # for each entry of the index, flat, the bin that it belongs to
@@ -158,9 +131,8 @@ class RegionBags(torch.autograd.Function):
             of_part = part.regions.int()[:, None] * num_bins + torch.arange(num_bins, dtype=torch.int32)
             bins.append(of_part.view(-1, 1).expand_as(part.index).flatten())
         order, offsets = rows_in_order(index, ctx.num_rows)
-        sources, weights = torch.cat(bins)[order], weights[order]
-        sums = (weighted_sums(x.flatten(0, 1).contiguous(), sources, weights, offsets) for x in gradients)
-        return None, None, *sums
+        sources = torch.cat(bins)[order]
+        return weighted_sums(gradient.flatten(0, 1).contiguous(), sources, weights[order], offsets), None, None
 
 
 # sample_by_bags. Eight heads of 32 channels, 12 samples a query, one core: at 800 x 1066 0.12 s a layer instead of
@@ -233,8 +205,8 @@ def corners_of(
 class CornerBags(torch.autograd.Function):
     """Σ_k Σ_c weights[n, c, k] · table[index[n, k] + step_c], the steps being 0, 1, a row, and a row and 1.
 
-    Gradients of the table are bags as well, of the rows of the outputs' gradient: sorting the indices of the upper left
-    pixels alone gives the bags of all four, each moved by its step. PyTorch's own backward sorts four times as many.
+    The table's gradients are bags too, of rows of the outputs' gradient: the indices of the upper left pixels, sorted,
+    give the bags of all four, each moved by its step. PyTorch's own backward sorts four times as many.
     """
 
     @staticmethod
@@ -249,30 +221,21 @@ class CornerBags(torch.autograd.Function):
         table, index, weights = ctx.saved_tensors
         gradient = gradient.contiguous()
         table_gradient = weights_gradient = None
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[2]:  # a product of matrices, gradient · tableᵀ, at the places alone that were read
             corners = torch.cat([index + step for step in ctx.steps], dim=1)  # (N, 4·K)
-            weights_gradient = _sampled_products(gradient, table, corners).view_as(weights)
+            rows = torch.arange(len(index) + 1, dtype=index.dtype, device=index.device) * corners.shape[1]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+                zeros, shape = gradient.new_zeros(corners.numel()), (len(gradient), len(table))
+                places = torch.sparse_csr_tensor(rows, corners.flatten(), zeros, shape, check_invariants=False)
+            weights_gradient = torch.sparse.sampled_addmm(places, gradient, table.t(), beta=0).values().view_as(weights)
         if ctx.needs_input_grad[0]:
             order, offsets = rows_in_order(index.flatten(), len(table))
-            sources = order // index.shape[1]
-            table_gradient = torch.zeros_like(table)
+            sources, table_gradient = order // index.shape[1], torch.zeros_like(table)
             for corner, step in enumerate(ctx.steps):
-                moved = weights[:, corner].flatten()[order]
-                sums = weighted_sums(gradient, sources, moved, offsets)
+                sums = weighted_sums(gradient, sources, weights[:, corner].flatten()[order], offsets)
                 table_gradient[step:] += sums[: len(table) - step]
         return table_gradient, None, weights_gradient, None
-
-
-def _sampled_products(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
-    """`left[n] · right[index[n, k]]` for all n and k, flat: a product of matrices at a few places only."""
-    rows = torch.arange(len(index) + 1, dtype=index.dtype, device=index.device) * index.shape[1]
-    shape = (len(left), len(right))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        places = torch.sparse_csr_tensor(
-            rows, index.flatten(), left.new_zeros(index.numel()), shape, check_invariants=False
-        )
-    return torch.sparse.sampled_addmm(places, left, right.t(), beta=0).values()
 
 
 # shared_key_attention. SAM-DETR++ with SMCA at 480 x 640, one core, the whole forward: 2.52 s instead of 2.78 s by the

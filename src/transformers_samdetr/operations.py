@@ -1,9 +1,6 @@
-"""Operations of the model that have faster versions: for each its contract and a reference in plain PyTorch.
-
-The function below `@operation` is the reference. It is right on every device, in training and inference, under autocast
-and determinism, compiled and exported. `routes` sends calls to faster ways with the same results; without that module,
-or within [`reference_operations`], references run.
-"""
+"""Operations of the model that have faster versions. The function below `@Operation` is the reference: plain PyTorch,
+right on every device, in training and inference, under autocast and determinism, compiled and exported. `routes` sends
+calls to faster ways with the same results, but not within [`reference_operations`]."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class Operation:
-    """A function that has a reference and may have faster ways.
-
-    Attributes:
-        reference: the plain way.
-        route: takes the arguments of the reference and returns another way for them, or None.
-    """
+    """A function with a `reference` and a `route`, which takes its arguments and returns a faster way for them or None."""
 
     references_only = False
 
@@ -51,10 +43,6 @@ class Operation:
             yield
         finally:
             self.route = route
-
-
-operation = Operation
-"""Use as `@operation` above a reference."""
 
 
 @contextmanager
@@ -88,9 +76,6 @@ def without_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-# Region align: equation 2 of the paper
-
-
 def sample_places(
     starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None = None, samples: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -100,16 +85,14 @@ def sample_places(
     up to one pixel outside the line takes the value at its edge; farther out it counts 0.
 
     Args:
-        starts, ends: `(…)`, in pixels; 0 and `length` are the outer edges of the line.
+        starts, ends: `(…)`, in pixels; 0 and `length` are the outer edges of the line. NaN gives NaN places.
         size: number of bins.
         length: number of pixels.
         valid_length: where the line ends instead, in pixels, of a shape that broadcasts with `starts`.
-        samples: places reserved for each bin; by default as many as the longest bin needs, for which the device is
-            synchronised.
+        samples: places reserved for each bin; by default what the longest bin needs, which waits for the device.
 
     Returns:
-        `(…, size, samples)` both: places, moved onto the line and counted from the center of its first pixel, and
-        weights. NaN starts and ends give NaN places.
+        `(…, size, samples)` both: places on the line, counted from the center of its first pixel, and weights.
     """
     starts, ends = starts - 0.5, ends - 0.5
     bin_length = ((ends - starts) / size)[..., None, None]
@@ -132,7 +115,7 @@ def bin_weights(starts: Tensor, ends: Tensor, size: int, length: int, valid_leng
     return ((1 - distance).clamp(min=0) * share[..., None]).sum(-2)
 
 
-@operation
+@Operation
 def region_align(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Tensor:
     """RoIAlign of every box, with half-pixel alignment and as many samples as a bin has pixels (equation 2).
 
@@ -159,28 +142,6 @@ def region_align(feature_map: Tensor, corners: Tensor, size: int, valid_size: Te
         return x_weights[:, :, None] @ rows
 
 
-@operation
-def align_and_reduce(
-    feature_map: Tensor, weight: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """`region_align`, and a 1x1 convolution of its regions to fewer channels.
-
-    Both are linear, so that they may change places: where a map has far fewer pixels than its regions together.
-
-    Args:
-        weight: `(C', C)`.
-        feature_map, corners, size, valid_size: as in `region_align`.
-
-    Returns:
-        `(B, Q, size, size, C)` and `(B, Q, size, size, C')`.
-    """
-    regions = region_align(feature_map, corners, size, valid_size)
-    return regions, nn.functional.linear(regions.to(weight.dtype), weight)
-
-
-# Points within regions: equation 5
-
-
 def bilinear_weights(places: Tensor, length: int) -> Tensor:
     """How much each of `length` pixels counts at `(…)` places, -1 and 1 being the outer pixel edges: `(…, length)`."""
     places = ((places + 1) * length - 1) / 2
@@ -190,7 +151,7 @@ def bilinear_weights(places: Tensor, length: int) -> Tensor:
     return torch.where(distance == 0, 1 - share, torch.where(distance == 1, share, 0.0))
 
 
-@operation
+@Operation
 def sample_regions(regions: Tensor, points: Tensor) -> Tensor:
     """Bilinear samples of each region at its own points, 0 beyond its edges (equation 5).
 
@@ -206,10 +167,7 @@ def sample_regions(regions: Tensor, points: Tensor) -> Tensor:
     return weights.to(regions.dtype) @ regions.flatten(2, 3)
 
 
-# Points on several maps: the deformable encoder
-
-
-@operation
+@Operation
 def sample_levels(
     value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
@@ -248,10 +206,7 @@ def sample_levels(
     return output.flatten(2).to(value.dtype)
 
 
-# Cross-attention with shared keys: equation 1
-
-
-@operation
+@Operation
 def shared_key_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, bias: Any = None
 ) -> tuple[Tensor, Tensor | None]:
@@ -260,7 +215,7 @@ def shared_key_attention(
     The M·Q queries of an image are one matrix product with the keys, which are never repeated.
 
     Args:
-        module: has `scaling`, `attention_dropout`, `training`, and a `config` that names the attention implementation.
+        module: has `scaling`, `attention_dropout`, `training` and, for other ways, `config._attn_implementation`.
         query: `(B, M, Q, C)`.
         key: `(B, S, C)`.
         value: `(B, M, S, D)`.
@@ -276,33 +231,23 @@ def shared_key_attention(
     return (weights @ value).transpose(1, 2).flatten(2), weights
 
 
-# Sine embeddings
-
 TEMPERATURE = 10000
 
 
-@operation
+@Operation
 def sine_wavelengths(num_features: int, like: Tensor) -> Tensor:
     """`(num_features,)` float32 on the device of `like`, each twice, growing from 1 to nearly 10000."""
     pair = torch.arange(num_features, dtype=torch.float32, device=like.device) // 2
     return TEMPERATURE ** (2 * pair / num_features)
 
 
-# The frozen backbone
-
-
-@operation
+@Operation
 def extract_features(extractor: nn.Module, pixel_values: Tensor) -> list[Tensor]:
-    """The feature maps `(B, channels, H, W)` of a Transformers backbone, finest first.
-
-    Args:
-        extractor: a backbone.
-        pixel_values: `(B, channels, height, width)`, normalised pixels.
-    """
+    """The feature maps `(B, channels, H, W)` of a Transformers backbone, finest first, of normalised pixels."""
     return extractor(pixel_values).feature_maps
 
 
-@operation
+@Operation
 def resize_mask(pixel_mask: Tensor, size: tuple[int, int]) -> Tensor:
     """The `(B, H, W)` bool mask of a feature map of this size, by nearest-neighbour interpolation."""
     return nn.functional.interpolate(pixel_mask[:, None].float(), size=size)[:, 0] > 0.5
@@ -346,50 +291,45 @@ class FrozenConv2d(nn.Conv2d):
         return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
 
 
-@operation
+@Operation
 def scale_and_shift(norm: FrozenNorm2d) -> tuple[Tensor, Tensor]:
     """What a frozen norm multiplies with and adds, `(C,)` each."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
-@operation
+@Operation
 def frozen_convolution(conv: FrozenConv2d, x: Tensor) -> Tensor:
     """The convolution without its norm. A way that applies the norm too needs `frozen_norm` to apply nothing."""
     return nn.Conv2d.forward(conv, x)
 
 
-@operation
+@Operation
 def frozen_norm(norm: FrozenNorm2d, x: Tensor) -> Tensor:
     """`(B, C, H, W)`, scaled and shifted."""
     scale, shift = (numbers.view(1, -1, 1, 1) for numbers in scale_and_shift(norm))
     return x * scale + shift
 
 
-_RESNET = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
-PAIRS: dict[type, tuple[tuple[str, str], ...]] = {
-    FeatureListNet: (_RESNET[0],),  # the stem of an unwrapped ResNet
-    BasicBlock: _RESNET,
-    Bottleneck: _RESNET,
-    DepthwiseSeparableConv: (("conv_dw", "bn1"), ("conv_pw", "bn2")),
-    InvertedResidual: (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+CONVOLUTIONS = {
+    FeatureListNet: ("conv1",),  # the stem of an unwrapped ResNet
+    BasicBlock: ("conv1", "conv2"),
+    Bottleneck: ("conv1", "conv2", "conv3"),
+    DepthwiseSeparableConv: ("conv_dw", "conv_pw"),
+    InvertedResidual: ("conv_pw", "conv_dw", "conv_pwl"),
 }
-"""Blocks whose forward hands the output of a convolution to a norm and to nothing else."""
+"""Blocks that hand the output of the n-th of these to the norm `bn<n>` and to nothing else."""
 
 
 def freeze_batch_norms(module: nn.Module) -> nn.Module:
-    """Freezes every batch norm, in place, and pairs those whose convolution is known with it.
-
-    timm's conversion keeps the activation inside its `BatchNormAct2d`, and its arithmetic is the authors'. Names of
-    parameters and buffers stay.
-    """
+    """Freezes every batch norm, in place, and pairs it with its convolution where that is known; all names stay."""
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.weight.is_meta and not norm.running_mean.is_meta:
             # accelerate's init_empty_weights: parameters are on meta, buffers are not, and these become buffers
             norm._parameters.update({name: nn.Parameter(torch.ones(norm.num_features)) for name in norm._parameters})
     module = freeze_batch_norm_2d(module)
     for block in list(module.modules()):
-        pairs = PAIRS.get(type(block), ())
+        pairs = tuple((name, f"bn{n}") for n, name in enumerate(CONVOLUTIONS.get(type(block), ()), start=1))
         if isinstance(block, nn.Sequential):
             children = list(dict(block.named_children()))
             pairs = tuple(zip(children, children[1:], strict=False))

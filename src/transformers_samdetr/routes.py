@@ -3,14 +3,12 @@
 | operation | eager on a CPU | eager on a GPU | deterministic on a GPU | compiled | exported |
 |---|---|---|---|---|---|
 | `region_align` | bags | torchvision's kernel | reference, in parts | reference | reference |
-| `align_and_reduce` of a small map | map reduced | reference | reference | reference | reference |
 | `sample_regions` | reference | grid | reference | reference | reference |
 | `sample_levels` | bags | grid | reference | grid | reference |
 | `shared_key_attention`, "sdpa" | pieces | fused kernel | fused kernel | fused kernel; on a CPU reference | likewise |
 | `sine_wavelengths` | reference | kept | kept | reference | reference |
 | `frozen_convolution`, `frozen_norm` | folded | folded | folded | folded | folded |
-| `extract_features` in training | channels last | norms prepared | norms prepared | channels last | channels last |
-| `extract_features` at inference | in strips, in place | in strips | in strips | channels last | channels last |
+| `extract_features` | channels last; at inference in strips | channels last | channels last | channels last | likewise |
 
 Gradients in evaluation mode are computed by references as far as the backbone goes: see `_is_folded`. A CPU's ways are
 deterministic. To remove a faster way, delete its line below; to remove a file of them, delete their lines.
@@ -26,7 +24,6 @@ from .fast_operations import (
     align_by_bags,
     align_by_kernel,
     align_in_parts,
-    align_reduced_by_bags,
     attend_by_interface,
     attend_in_pieces,
     kept_wavelengths,
@@ -40,7 +37,6 @@ from .fast_resnet import already_applied, features_channels_last, features_in_st
 from .operations import (
     FrozenConv2d,
     FrozenNorm2d,
-    align_and_reduce,
     extract_features,
     frozen_convolution,
     frozen_norm,
@@ -54,11 +50,8 @@ from .operations import (
 
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has no such function
 
-FEWER_PIXELS = 2
-"""The map is reduced before RoIAlign if all regions together have at least so many times its number of pixels."""
-STRIP_ON_CPU, STRIP_ON_GPU = 5 * 2**20, 64 * 2**20
-"""Elements of the largest feature map in one strip. A small strip does not fill a GPU, whose strips have 256 MiB."""
-
+STRIP = 5 * 2**20
+"""Elements of the largest feature map in one strip."""
 Way = Callable | None
 
 
@@ -79,13 +72,6 @@ def _(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None
     if _suits_gpu_kernels(corners) and valid_size is None:
         return align_by_kernel
     return None if torch.compiler.is_compiling() else align_in_parts
-
-
-@align_and_reduce.routed
-def _(feature_map: Tensor, weight: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Way:
-    height, width = feature_map.shape[1:3]
-    is_small = FEWER_PIXELS * height * width <= corners.shape[1] * size**2
-    return align_reduced_by_bags if _is_eager(corners.device, "cpu") and is_small else None
 
 
 @sample_regions.routed
@@ -147,21 +133,13 @@ def _(norm: FrozenNorm2d) -> Way:
 def _(extractor: nn.Module, pixel_values: Tensor) -> Way:
     if not _is_folded(extractor):
         return None
-    if torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or not _is_eager(pixel_values.device, "cpu"):
         return features_channels_last
-    on_gpu = pixel_values.is_cuda
-    if torch.is_grad_enabled():
-        way = features_channels_last
-    elif on_gpu:
-        way = partial(features_in_strips, numbers_a_strip=STRIP_ON_GPU, add_in_place=False)
-    else:
-        way = partial(features_in_strips, numbers_a_strip=STRIP_ON_CPU, add_in_place=True)
-    return partial(with_norms_prepared, way) if on_gpu else way
+    return partial(features_in_strips, numbers_a_strip=STRIP)
 
 
 ROUTED = (
     region_align,
-    align_and_reduce,
     sample_regions,
     sample_levels,
     shared_key_attention,

@@ -1,7 +1,6 @@
 """The Semantics Aligner: new queries re-sampled from the features they will be matched with (paper section 4.2).
 
-`SemanticsAligner` is the paper's. It takes and returns plain tensors, and serves any decoder that has reference boxes
-(docs/aligner.md). Below it stand what the paper's ablations put in its place.
+Plain tensors in and out, for any decoder with reference boxes (docs/aligner.md). The paper's ablations stand below it.
 """
 
 from typing import NamedTuple
@@ -12,15 +11,14 @@ from torch import Tensor, nn
 from .attention import AxisBias, SamDetrMLP, gaussian_bias
 from .configuration_sam_detr import SamDetrConfig
 from .geometry import box_to_pixel_corners, embed_points, inverse_sigmoid
-from .operations import align_and_reduce, at_least_float32, region_align, sample_regions
+from .operations import at_least_float32, region_align, sample_regions
 
 
 class AlignedQueries(NamedTuple):
     """What cross-attention matches with the features.
 
     Attributes:
-        content: `(B, Q, M, C)`, one embedding for each head.
-        positions: `(B, Q, M, C)`, the sine embeddings of the places they come from.
+        content, positions: `(B, Q, M, C)`, an embedding for each head, and the sine embedding of the place it is from.
         salient_points: `(B, Q, P, 2)`, (x, y) normalised by the valid image; None with pooling.
         attention_bias: SMCA's Gaussian, to be added to the attention logits; or None.
     """
@@ -66,11 +64,9 @@ class AlignerBase(nn.Module):
     def to_pixels(
         self, feature_map: Tensor, boxes: Tensor, valid_size: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """What RoIAlign takes: the map in float32 at least, and boxes in its pixels, without gradient.
+        """What RoIAlign takes: the map in float32 at least, boxes in its pixels, where it is valid, where it ends.
 
-        Returns:
-            The map, corner boxes `(B, Q, 4)`, the `(B, 2)` valid size of the map, and the size to crop the map to: the
-            valid size with `ends_at_valid`, else None.
+        Corner boxes `(B, Q, 4)` carry no gradient. The map ends at its `(B, 2)` valid size with `ends_at_valid`.
         """
         if valid_size is None:
             height, width = (boxes.new_full((len(boxes), 1), length) for length in feature_map.shape[1:3])
@@ -84,18 +80,16 @@ class AlignerBase(nn.Module):
 
 
 class RegionReduction(nn.Conv2d):
-    """Region features, and these again after a 1x1 convolution to a quarter of the channels and a ReLU."""
+    """A 1x1 convolution to a quarter of the channels, and ReLU."""
 
     def __init__(self, d_model: int):
         super().__init__(d_model, d_model // 4, kernel_size=1)
 
-    def forward(
-        self, feature_map: Tensor, corners: Tensor, size: int, crop_size: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Arguments as in [`operations.region_align`]; `(B, Q, size, size, C)` and `(B, Q, C/4, size²)`."""
-        regions, reduced = align_and_reduce(feature_map, self.weight.flatten(1), corners, size, crop_size)
-        reduced = reduced.flatten(2, 3).transpose(2, 3).contiguous()  # once, in the order that the keypoint head reads
-        return regions, (reduced + self.bias[:, None]).relu()
+    def forward(self, regions: Tensor) -> Tensor:
+        """`(B, Q, size, size, C)` to `(B, Q, C/4, size²)`, the order that the keypoint head reads."""
+        reduced = nn.functional.linear(regions.to(self.weight.dtype), self.weight.flatten(1))
+        reduced = reduced.flatten(2, 3).transpose(2, 3).contiguous()
+        return (reduced + self.bias[:, None]).relu()
 
 
 class SemanticsAligner(AlignerBase):
@@ -136,8 +130,8 @@ class SemanticsAligner(AlignerBase):
                 default all of it.
         """
         feature_map, corners, valid_size, crop_size = self.to_pixels(feature_map, reference_boxes, valid_size)
-        regions, reduced = self.region_reduction(feature_map, corners, self.roi_size, crop_size)  # equation 2
-        offsets, scales = self.search(reduced, queries)  # equation 4
+        regions = region_align(feature_map, corners, self.roi_size, crop_size)  # equation 2
+        offsets, scales = self.search(regions, queries.dtype)  # equation 4
         points = self.place(offsets, reference_boxes)
         content = self.sample(regions, offsets, feature_map, points, valid_size)  # equations 3 and 5
         positions = embed_points(points, self.d_model)  # equation 6
@@ -148,15 +142,10 @@ class SemanticsAligner(AlignerBase):
             bias = gaussian_bias(centers, self.for_heads(scales), *feature_map.shape[1:3])
         return AlignedQueries(content, positions, points, bias)
 
-    def search(self, reduced: Tensor, queries: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4).
-
-        Args:
-            reduced: `(B, Q, C/4, roi²)`, the reduced regions.
-            queries: only their dtype is used.
-        """
-        outputs = self.keypoint_head(reduced.to(queries.dtype).flatten(2)).unflatten(-1, (-1, self.num_points, 2))
-        outputs = at_least_float32(outputs)
+    def search(self, regions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4)."""
+        reduced = self.region_reduction(regions).to(dtype).flatten(2)
+        outputs = at_least_float32(self.keypoint_head(reduced).unflatten(-1, (-1, self.num_points, 2)))
         return self.bound(outputs[:, :, 0]), outputs[:, :, 1] if self.smca else None
 
     def bound(self, offsets: Tensor) -> Tensor:
