@@ -76,7 +76,7 @@ def eager_attention(
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ) -> tuple[Tensor, Tensor | None]:
-    """Runs the attention implementation that `module.config` names; `(B, Q, C)`, and the weights where it keeps them."""
+    """Runs the attention that `module.config` names; `(B, Q, C)`, and the weights where it keeps them."""
     interface = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention)
     if attention_mask is not None:
         attention_mask = attention_mask.to(query.dtype)

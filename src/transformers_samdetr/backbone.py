@@ -137,7 +137,7 @@ class SamDetrBackbone(nn.Module):
         return [f"feature_extractor.{name}" for name in names]
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[FeatureLevel]:
-        """Feature levels, finest first, of `(B, channels, height, width)` normalised pixels, padded at bottom and right.
+        """Feature levels, finest first, of `(B, channels, height, width)` normalised pixels, padded at the end.
 
         The mask `(B, height, width)` is 1 on real pixels.
         """

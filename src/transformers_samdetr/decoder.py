@@ -1,11 +1,11 @@
 """The decoder: (self-attention → aligner → cross-attention → feed-forward) × layers, boxes refined layer by layer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -21,22 +21,19 @@ from .attention import (
 from .backbone import FeatureLevel
 from .configuration_sam_detr import SamDetrConfig
 from .geometry import embed_points, inverse_sigmoid
+from .operations import at_least_float32
 from .pretrained_model import SamDetrPreTrainedModel
 from .semantics_aligner import make_aligner
 
 
 @dataclass
-class SamDetrDecoderOutput(ModelOutput):
+class SamDetrDecoderOutput(BaseModelOutputWithCrossAttentions):
     """All layers' results, batch first; shapes and meaning as in [`SamDetrModelOutput`]."""
 
-    last_hidden_state: Tensor | None = None
     intermediate_hidden_states: Tensor | None = None
     intermediate_boxes: Tensor | None = None
     reference_boxes: Tensor | None = None
     salient_points: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 class SamDetrBoxHead(SamDetrMLP):
@@ -91,7 +88,6 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         Returns:
             The new queries `(B, Q, C)` and the salient points `(B, Q, P, 2)`, None without keypoints.
         """
-        level = replace(level, features=features, positions=feature_positions)
         if self.has_aligner:
             positions = embed_points(anchors[..., :2], self.d_model).to(queries.dtype)
             attended, _ = self.self_attn(queries, positions, self_attention_mask, **kwargs)
@@ -102,20 +98,14 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
 
         salient_points = None
         if self.has_aligner:
-            aligned = self.aligner(queries, anchors, level.features.unflatten(1, level.size), level.valid_size)
-            salient_points = aligned.salient_points
+            feature_map = features.unflatten(1, level.size)
+            content, positions, salient_points, bias = self.aligner(queries, anchors, feature_map, level.valid_size)
             attended, _ = self.cross_attn(  # equation 1
-                aligned.content,
-                aligned.positions,
-                level.features,
-                level.positions,
-                attention_mask,
-                aligned.attention_bias,
-                **kwargs,
+                content, positions, features, feature_positions, attention_mask, bias, **kwargs
             )
         else:
-            keys = level.features + level.positions
-            attended, _ = self.cross_attn(queries + anchors, keys, level.features, attention_mask, **kwargs)
+            keys = features + feature_positions
+            attended, _ = self.cross_attn(queries + anchors, keys, features, attention_mask, **kwargs)
         queries = self.cross_attn_layer_norm(queries + self.dropout(attended))
         return self.final_layer_norm(queries + self.mlp(queries)), salient_points
 
@@ -165,7 +155,7 @@ class SamDetrDecoder(SamDetrPreTrainedModel):
             queries, salient_points = layer(
                 queries, reference, level.features, level.positions, level, masks[index], self_attention_mask, **kwargs
             )
-            change = head(queries).to(torch.promote_types(queries.dtype, torch.float32))  # half precision stops here
+            change = at_least_float32(head(queries))  # half precision stops here
             if refines:
                 # predictions use the clamped logit of the authors' inverse_sigmoid
                 boxes.append((inverse_sigmoid(reference) + change).sigmoid())

@@ -11,12 +11,12 @@ from timm.models._features import FeatureListNet
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
-from .operations import FrozenConv2d, FrozenNorm2d
+from .operations import FrozenConv2d, FrozenNorm2d, fold
 
 
 def folded_convolution(conv: FrozenConv2d, x: Tensor) -> Tensor:
-    """`operations.frozen_convolution` and the norm after it: scaled weights and a bias, two passes less over the map."""
-    return conv._conv_forward(x, *conv.folded())
+    """`operations.frozen_convolution` and the norm after it, by scaled weights and a bias: two passes less."""
+    return conv._conv_forward(x, *fold(conv))
 
 
 def already_applied(norm: FrozenNorm2d, x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _add_in_place(block: Bottleneck, x: Tensor) -> Tensor:
     inner = block.act2(block.bn2(block.conv2(inner)))
     output = x if block.downsample is None else block.downsample(x)
     output = output.contiguous(memory_format=torch.channels_last)  # as it is already, but for rare sizes
-    weight, shift = block.conv3.folded()
+    weight, shift = fold(block.conv3)
     rows = output.permute(0, 2, 3, 1).flatten(0, 2)  # (B·H·W, C), a view
     rows += shift.to(rows.dtype)
     rows.addmm_(inner.permute(0, 2, 3, 1).flatten(0, 2), weight.flatten(1).t().to(rows.dtype))

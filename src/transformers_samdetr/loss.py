@@ -1,11 +1,9 @@
-"""What training minimises: targets, their matching with queries, the loss, and denoising queries (docs/model.md).
-
-Focal + L1 + GIoU of every layer, matched by the Hungarian algorithm; and the same terms of denoising queries, noised
-objects that the decoder learns to restore (DN-DETR).
-"""
+"""What training minimises (docs/model.md): focal + L1 + GIoU of every layer, matched by the Hungarian algorithm, and
+the same terms of denoising queries, noised objects that the decoder learns to restore (DN-DETR)."""
 
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,25 +17,19 @@ from .operations import without_autocast
 if is_scipy_available():  # inference needs no matching
     from scipy.optimize import linear_sum_assignment
 
+TERMS = ("ce", "bbox", "giou")
 BOX_TOLERANCE = 1e-5
 """How far outside [0, 1] rounding may leave a coordinate."""
 
 
 @dataclass
 class Targets:
-    """The objects of a batch, padded to the largest number T of one image.
+    """The objects of a batch, padded to the largest number T of one image."""
 
-    Attributes:
-        labels: `(B, T)` int64, 0 in padding.
-        boxes: `(B, T, 4)` float32, center x, center y, width, height, normalised by the valid image; 0 in padding.
-        counts: number of objects of each image, on the host.
-        names: what error messages and warnings call each image.
-    """
-
-    labels: Tensor
-    boxes: Tensor
-    counts: list[int]
-    names: list[str]
+    labels: Tensor  # (B, T) int64, 0 in padding
+    boxes: Tensor  # (B, T, 4) float32, center x, center y, width, height, normalised by the valid image; 0 in padding
+    counts: list[int]  # number of objects of each image, on the host
+    names: list[str]  # what error messages and warnings call each image
 
     @property
     def valid(self) -> Tensor:
@@ -45,42 +37,6 @@ class Targets:
         columns = torch.arange(self.labels.shape[1], device=self.labels.device)
         rows = [columns < count for count in self.counts]
         return torch.stack(rows) if rows else columns.new_zeros(0, 0, dtype=torch.bool)
-
-
-def _image_name(index: int, target: dict) -> str:
-    image_id = target.get("image_id")
-    if isinstance(image_id, Tensor):
-        image_id = image_id.flatten().tolist()
-        image_id = image_id[0] if len(image_id) == 1 else image_id
-    return f"image {index} of the batch" + (f" (image_id {image_id})" if image_id is not None else "")
-
-
-def _check_image(name: str, target: dict, num_labels: int) -> None:
-    missing = [key for key in ("class_labels", "boxes") if not isinstance(target.get(key), Tensor)]
-    if missing:
-        raise ValueError(f"The labels of {name} lack the tensor {missing[0]!r}; they hold {sorted(target)}.")
-    # .cpu() returns the same tensor where the labels are on the host, as a collator leaves them
-    labels, boxes = target["class_labels"].detach().cpu(), target["boxes"].detach().cpu()
-    if labels.ndim != 1 or boxes.shape != (len(labels), 4):
-        raise ValueError(
-            f"The labels of {name} do not fit together: class_labels has the shape {tuple(labels.shape)} and boxes "
-            f"{tuple(boxes.shape)}; they must be (T,) and (T, 4)."
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"class_labels of {name} have the dtype {labels.dtype}; give integer class indices.")
-    wrong = (labels < 0) | (labels >= num_labels)
-    if wrong.any():
-        raise ValueError(
-            f"{name} has the label {labels[wrong][0].item()}, outside the {num_labels} classes of the model (0 to "
-            f"{num_labels - 1}). Map category ids to labels first, or build the model with more classes (num_labels)."
-        )
-    # NaN fails both comparisons
-    fits = ((boxes >= -BOX_TOLERANCE) & (boxes <= 1 + BOX_TOLERANCE)).all(-1)
-    if not fits.all():
-        raise ValueError(
-            f"{name} has the box {boxes[~fits][0].tolist()}, which is not finite or not within [0, 1]. Boxes are "
-            "(center x, center y, width, height), normalised by the image; the image processor makes them from COCO's."
-        )
 
 
 def prepare_targets(labels: list[dict], batch_size: int, num_labels: int, device: torch.device) -> Targets:
@@ -100,9 +56,40 @@ def prepare_targets(labels: list[dict], batch_size: int, num_labels: int, device
         raise ValueError(f"labels must be a list with one dict for each image, not {type(labels).__name__}.")
     if len(labels) != batch_size:
         raise ValueError(f"There are {len(labels)} labels for {batch_size} images; give one dict for each image.")
-    names = [_image_name(index, target) for index, target in enumerate(labels)]
-    for name, target in zip(names, labels, strict=True):
-        _check_image(name, target, num_labels)
+    names = []
+    for index, target in enumerate(labels):
+        image_id = target.get("image_id")
+        if isinstance(image_id, Tensor):
+            image_id = image_id.flatten().tolist()
+            image_id = image_id[0] if len(image_id) == 1 else image_id
+        name = f"image {index} of the batch" + (f" (image_id {image_id})" if image_id is not None else "")
+        names.append(name)
+        missing = [key for key in ("class_labels", "boxes") if not isinstance(target.get(key), Tensor)]
+        if missing:
+            raise ValueError(f"The labels of {name} lack the tensor {missing[0]!r}; they hold {sorted(target)}.")
+        # .cpu() returns the same tensor where the labels are on the host, as a collator leaves them
+        classes, boxes = target["class_labels"].detach().cpu(), target["boxes"].detach().cpu()
+        if classes.ndim != 1 or boxes.shape != (len(classes), 4):
+            raise ValueError(
+                f"The labels of {name} do not fit together: class_labels has the shape {tuple(classes.shape)} and "
+                f"boxes {tuple(boxes.shape)}; they must be (T,) and (T, 4)."
+            )
+        if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+            raise ValueError(f"class_labels of {name} have the dtype {classes.dtype}; give integer class indices.")
+        wrong = (classes < 0) | (classes >= num_labels)
+        if wrong.any():
+            raise ValueError(
+                f"{name} has the label {classes[wrong][0].item()}, outside the {num_labels} classes of the model (0 "
+                f"to {num_labels - 1}). Map category ids to labels first, or build the model with more classes "
+                "(num_labels)."
+            )
+        fits = ((boxes >= -BOX_TOLERANCE) & (boxes <= 1 + BOX_TOLERANCE)).all(-1)  # NaN fails both comparisons
+        if not fits.all():
+            raise ValueError(
+                f"{name} has the box {boxes[~fits][0].tolist()}, which is not finite or not within [0, 1]. Boxes are "
+                "(center x, center y, width, height), normalised by the image; the image processor makes them from "
+                "COCO's."
+            )
     counts = [len(target["class_labels"]) for target in labels]
     most = max(counts, default=0)
     padded_labels = [nn.functional.pad(t["class_labels"].long(), (0, most - len(t["boxes"]))) for t in labels]
@@ -115,47 +102,27 @@ def prepare_targets(labels: list[dict], batch_size: int, num_labels: int, device
     )
 
 
-# Matching
+class Matches(NamedTuple):
+    """The N matched pairs of every layer; an image has as many in each layer."""
 
-
-@dataclass
-class Matches:
-    """The N matched pairs of every layer; an image has as many in each layer.
-
-    Attributes:
-        image: `(N,)` index of the image.
-        query: `(layers, N)` index of the query in its image.
-        target: `(layers, N)` index of the object in its image.
-    """
-
-    image: Tensor
-    query: Tensor
-    target: Tensor
-
-
-def focal_terms(logits: Tensor, alpha: float, gamma: float = 2.0, eps: float = 1e-8) -> Tensor:
-    """The focal cost of giving each class to each query: its positive minus its negative term, elementwise."""
-    probability = logits.sigmoid()
-    positive = alpha * (1 - probability) ** gamma * -(probability + eps).log()
-    negative = (1 - alpha) * probability**gamma * -(1 - probability + eps).log()
-    return positive - negative
+    image: Tensor  # (N,), index of the image
+    query: Tensor  # (layers, N), index of the query in its image
+    target: Tensor  # (layers, N), index of the object in its image
 
 
 @torch.no_grad()
 def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDetrConfig) -> Tensor:
-    """Cost of every query for every object of its own image (docs/model.md).
+    """Cost of every query for every object of its own image, `(B, layers, Q, T)`, arguments as in `match`.
 
-    Args:
-        logits: `(B, layers, Q, K)` float32.
-        boxes: `(B, layers, Q, 4)`, center x, center y, width, height, normalised.
-
-    Returns:
-        `(B, layers, Q, T)`; columns that pad an image mean nothing.
+    The class cost is the positive minus the negative term of the focal loss. Columns that pad an image mean nothing.
     """
     layers, queries = logits.shape[1:3]
     columns = targets.labels[:, None, None].expand(-1, layers, queries, -1)
     # the classes of the image's own objects first: nothing is computed for the others
-    cost = config.class_cost * focal_terms(logits.gather(-1, columns), config.focal_alpha)
+    probability, alpha, eps = logits.gather(-1, columns).sigmoid(), config.focal_alpha, 1e-8
+    positive = alpha * (1 - probability) ** 2.0 * -(probability + eps).log()
+    negative = (1 - alpha) * probability**2.0 * -(1 - probability + eps).log()
+    cost = config.class_cost * (positive - negative)
     objects = targets.boxes[:, None].to(boxes.dtype)  # (B, 1, T, 4)
     cost += config.bbox_cost * torch.cdist(boxes, objects, p=1)
     corners, object_corners = center_to_corners(boxes[..., None, :]), center_to_corners(objects[..., None, :, :])
@@ -199,9 +166,6 @@ def match(logits: Tensor, boxes: Tensor, targets: Targets, config: SamDetrConfig
     return Matches(image, query, target)
 
 
-# Loss
-
-
 def focal_loss(
     logits: Tensor, alpha: float, present: bool, gamma: float = 2.0, class_weights: Tensor | None = None
 ) -> Tensor:
@@ -209,8 +173,7 @@ def focal_loss(
 
     Args:
         logits: any shape.
-        alpha: weight of a class that is there; that of one that is not is 1 - alpha.
-        present: whether the classes of all these logits are there.
+        alpha: weight of classes that are there, as those of all these logits if `present`; else 1 - alpha counts.
         class_weights: of each logit's class, to multiply its loss by, a shape that broadcasts; None for 1.
     """
     logits, weight = (-logits, alpha) if present else (logits, 1 - alpha)
@@ -221,8 +184,7 @@ def focal_loss(
 def presence_correction(logits: Tensor, alpha: float, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """What to add to the focal loss of absent classes for each of these logits, whose classes `labels` are there.
 
-    Almost all of the logits belong to absent classes. This way none is told apart from the others, which would take
-    dense one-hot targets, a dozen passes over all logits and as much memory.
+    Almost all logits belong to absent classes: dense one-hot targets would take a dozen passes more over all of them.
     """
     correction = focal_loss(logits, alpha, present=True) - focal_loss(logits, alpha, present=False)
     return correction if class_weights is None else correction * class_weights[labels]
@@ -261,14 +223,10 @@ def matched_terms(
     found = logits[matches.image, layer, matches.query, labels]  # (layers, N)
     class_loss = focal_loss(logits, config.focal_alpha, present=False, class_weights=weights).sum((0, 2, 3))
     class_loss = class_loss + presence_correction(found, config.focal_alpha, labels, weights).sum(-1)
-    distance, overlap = box_losses(
-        boxes[matches.image, layer, matches.query], targets.boxes[matches.image, matches.target]
-    )  # (layers, N) each; sums over none are 0 and still carry a gradient
-    return {
-        "ce": class_loss / num_boxes,
-        "bbox": distance.sum(-1) / num_boxes,
-        "giou": overlap.sum(-1) / num_boxes,
-    }
+    objects = targets.boxes[matches.image, matches.target]
+    # (layers, N) each; sums over none are 0 and still carry a gradient
+    distance, overlap = box_losses(boxes[matches.image, layer, matches.query], objects)
+    return {name: x / num_boxes for name, x in zip(TERMS, (class_loss, distance.sum(-1), overlap.sum(-1)), strict=True)}
 
 
 def denoising_terms(
@@ -283,10 +241,8 @@ def denoising_terms(
     found = logits.gather(-1, labels).squeeze(-1)
     class_loss = class_loss + presence_correction(found, config.focal_alpha, labels.squeeze(-1), weights)
     distance, overlap = box_losses(boxes, targets.boxes.repeat(1, groups, 1)[:, None].expand_as(boxes))
-    return {
-        name: (loss * valid).sum((0, 2)) / (groups * num_boxes)
-        for name, loss in (("ce", class_loss), ("bbox", distance), ("giou", overlap))
-    }
+    losses = zip(TERMS, (class_loss, distance, overlap), strict=True)
+    return {name: (loss * valid).sum((0, 2)) / (groups * num_boxes) for name, loss in losses}
 
 
 def sam_detr_loss(
@@ -322,11 +278,8 @@ def sam_detr_loss(
             parts["dn_"] = denoising_terms(
                 denoising_logits.to(dtype), denoising_boxes.to(dtype), targets, num_boxes, config
             )
-        coefficients = {
-            "ce": config.class_loss_coefficient,
-            "bbox": config.bbox_loss_coefficient,
-            "giou": config.giou_loss_coefficient,
-        }
+        coefficients = (config.class_loss_coefficient, config.bbox_loss_coefficient, config.giou_loss_coefficient)
+        coefficients = dict(zip(TERMS, coefficients, strict=True))
         last = logits.shape[1] - 1
         loss, terms = 0.0, {}
         for prefix, part in parts.items():
@@ -340,36 +293,18 @@ def sam_detr_loss(
         return loss, terms
 
 
-# Denoising queries
-
-
 @dataclass
 class DenoisingQueries:
-    """P groups of T noised objects, which stand before the ordinary queries.
+    """P groups of T noised objects, which stand before the ordinary queries."""
 
-    Attributes:
-        labels: `(B, P·T)` int64, noised; group by group.
-        box_logits: `(B, P·T, 4)` float32, logits of the noised boxes (center x, center y, width, height).
-        allowed: `(B, 1, P·T + Q, P·T + Q)`, True where a query may attend another one.
-        num_groups: P.
-    """
-
-    labels: Tensor
-    box_logits: Tensor
-    allowed: Tensor
-    num_groups: int
+    labels: Tensor  # (B, P·T) int64, noised; group by group
+    box_logits: Tensor  # (B, P·T, 4) float32, logits of the noised boxes (center x, center y, width, height)
+    allowed: Tensor  # (B, 1, P·T + Q, P·T + Q), True where a query may attend another one
+    num_groups: int  # P
 
 
 def add_noise(labels: Tensor, boxes: Tensor, config: SamDetrConfig) -> tuple[Tensor, Tensor]:
-    """Labels flipped to a uniform random class, boxes shifted and scaled, each coordinate by itself.
-
-    Args:
-        labels: `(…)` int64.
-        boxes: `(…, 4)`, center x, center y, width, height, normalised.
-
-    Returns:
-        The same shapes; boxes clamped to [0, 1].
-    """
+    """`(…)` labels, some flipped to a uniform random class, and `(…, 4)` boxes, shifted, scaled, clamped to [0, 1]."""
     flip = torch.rand(labels.shape, device=labels.device) < config.denoising_label_noise
     noised_labels = torch.where(flip, torch.randint_like(labels, config.num_labels), labels)
     center, size = boxes.split(2, dim=-1)
@@ -381,16 +316,12 @@ def add_noise(labels: Tensor, boxes: Tensor, config: SamDetrConfig) -> tuple[Ten
 def attention_allowed(valid: Tensor, num_groups: int, num_queries: int) -> Tensor:
     """Who may attend whom: ordinary queries see only each other, a noised one its own group and the ordinary ones.
 
-    Slots that only pad an image with fewer objects are hidden from all but themselves.
-
-    Args:
-        valid: `(B, T)`, True where the image has an object.
+    Slots that only pad an image, False in the `(B, T)` `valid`, are hidden from all but themselves.
 
     Returns:
         `(B, 1, P·T + Q, P·T + Q)` bool, rows attend columns.
     """
-    batch_size, num_targets = valid.shape
-    device = valid.device
+    (batch_size, num_targets), device = valid.shape, valid.device
     num_noised = num_groups * num_targets
     ordinary = torch.full((num_queries,), num_groups, device=device)
     group = torch.cat([torch.arange(num_groups, device=device).repeat_interleave(num_targets), ordinary])
@@ -402,10 +333,7 @@ def attention_allowed(valid: Tensor, num_groups: int, num_queries: int) -> Tenso
 
 
 def make_denoising_queries(targets: Targets, config: SamDetrConfig) -> DenoisingQueries:
-    """Noised queries for a batch, also for images with different numbers of objects and with none.
-
-    The random numbers come from PyTorch's default generator of the targets' device.
-    """
+    """Noised queries for a batch, by random numbers of PyTorch's default generator of the targets' device."""
     groups = config.num_denoising_groups
     labels, boxes = add_noise(targets.labels.repeat(1, groups), targets.boxes.repeat(1, groups, 1), config)
     allowed = attention_allowed(targets.valid, groups, config.num_queries)

@@ -1,7 +1,6 @@
 """SAM-DETR and SAM-DETR++ as Transformers models: pixels → feature levels → encoder → decoder → heads → loss."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from .decoder import SamDetrDecoder
 from .encoder import SamDetrEncoder, split_levels
 from .geometry import inverse_sigmoid
 from .loss import DenoisingQueries, make_denoising_queries, prepare_targets, sam_detr_loss
+from .operations import at_least_float32
 from .pretrained_model import SamDetrModelOutput, SamDetrObjectDetectionOutput, SamDetrPreTrainedModel
 from .routes import ROUTED
 
@@ -37,22 +37,11 @@ class SamDetrClassHead(nn.Linear):
         init.constant_(self.bias, self.PRIOR_LOGIT)
 
 
-class SamDetrClassHeads(nn.Module):
+class SamDetrClassHeads(nn.Sequential):
     """One class head for each decoder layer; unlike an `nn.ModuleList`, PEFT's `modules_to_save` can take it whole."""
 
     def __init__(self, config: SamDetrConfig):
-        super().__init__()
-        for layer in range(config.decoder_layers):
-            self.add_module(str(layer), SamDetrClassHead(config))
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[SamDetrClassHead]:
-        return iter(self._modules.values())
-
-    def __getitem__(self, layer: int) -> SamDetrClassHead:
-        return list(self._modules.values())[layer]
+        super().__init__(*(SamDetrClassHead(config) for _ in range(config.decoder_layers)))
 
     def forward(self, states: Tensor) -> Tensor:
         """The outputs `(B, layers, Q, C)` of all decoder layers to logits `(B, layers, Q, K)`."""
@@ -113,8 +102,7 @@ class SamDetrModel(SamDetrPreTrainedModel):
         Raises:
             ValueError: a tensor of the backbone is missing or has another shape; the message lists them.
         """
-        if not isinstance(weights, dict):
-            weights = read_state_dict(weights)
+        weights = weights if isinstance(weights, dict) else read_state_dict(weights)
         load_into(self.backbone.feature_extractor, weights)
 
     def resize_num_queries(self, num_queries: int):
@@ -156,7 +144,7 @@ class SamDetrModel(SamDetrPreTrainedModel):
         config = self.config
         anchors = getattr(self, self._anchor_name).expand(batch_size, -1, -1)
         if self.query_reference_boxes is not None:
-            anchors = anchors.to(torch.promote_types(anchors.dtype, torch.float32))
+            anchors = at_least_float32(anchors)
         if self.label_embedding is None:
             return anchors.new_zeros(batch_size, config.num_queries, config.d_model, dtype=dtype), anchors, None
         no_class = self.label_embedding(torch.full((1, 1), config.num_labels, device=anchors.device))
@@ -191,18 +179,10 @@ class SamDetrModel(SamDetrPreTrainedModel):
             pixel_values.shape[0], levels[0].features.dtype, denoising_queries
         )
         decoded = self.decoder(queries, anchors, levels, mask, **kwargs)
+        recorded = ("hidden_states", "attentions")
         return SamDetrModelOutput(
-            last_hidden_state=decoded.last_hidden_state,
-            intermediate_hidden_states=decoded.intermediate_hidden_states,
-            intermediate_boxes=decoded.intermediate_boxes,
-            reference_boxes=decoded.reference_boxes,
-            salient_points=decoded.salient_points,
-            encoder_last_hidden_state=encoded.last_hidden_state,
-            decoder_hidden_states=decoded.hidden_states,
-            decoder_attentions=decoded.attentions,
-            cross_attentions=decoded.cross_attentions,
-            encoder_hidden_states=encoded.hidden_states,
-            encoder_attentions=encoded.attentions,
+            **{f"decoder_{name}" if name in recorded else name: value for name, value in decoded.items()},
+            **{f"encoder_{name}": value for name, value in encoded.items()},
         )
 
 
@@ -251,9 +231,8 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
         r"""
         labels (`list[dict]`, *optional*):
             For each image `class_labels` `(T,)`, class indices, and `boxes` `(T, 4)`, center x, center y, width,
-            height, normalised by the image, as the image processor makes them. An image may have no objects.
-            A label outside the classes, or a box that is not finite or outside [0, 1], raises a `ValueError` that
-            names the image before anything runs.
+            height, normalised by the image, as the image processor makes them; T may be 0. A label outside the classes,
+            or a box that is not finite or outside [0, 1], raises a `ValueError` that names the image.
 
         Example:
 
@@ -287,15 +266,12 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
             noised = (None, None) if denoising is None else (noised_logits, noised_boxes)
             loss, loss_dict = self.loss_function(logits, boxes, targets, config, *noised)
 
-        shared = {
-            name: value for name, value in outputs.items() if name in SamDetrObjectDetectionOutput.__dataclass_fields__
-        }
+        names = SamDetrObjectDetectionOutput.__dataclass_fields__
+        shared = {name: value for name, value in outputs.items() if name in names}
         shared["intermediate_boxes"] = boxes if config.auxiliary_loss else None
-        for name in ("last_hidden_state", "reference_boxes", "salient_points"):
+        for name, axis in (("last_hidden_state", -2), ("reference_boxes", -2), ("salient_points", -3)):
             if name in shared:
-                shared[name] = shared[name].narrow(
-                    -2 if name != "salient_points" else -3, num_noised, config.num_queries
-                )
+                shared[name] = shared[name].narrow(axis, num_noised, config.num_queries)
         return SamDetrObjectDetectionOutput(
             loss=loss,
             loss_dict=loss_dict,

@@ -2,10 +2,11 @@
 right on every device, in training and inference, under autocast and determinism, compiled and exported. `routes` sends
 calls to faster ways with the same results, but not within [`reference_operations`]."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import update_wrapper
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
@@ -17,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class Operation:
-    """A function with a `reference` and a `route`, which takes its arguments and returns a faster way for them or None."""
+    """A `reference` and a `route`, which takes the arguments of a call and returns a faster way for them, or None."""
 
     references_only = False
 
@@ -126,11 +127,8 @@ def region_align(feature_map: Tensor, corners: Tensor, size: int, valid_size: Te
         feature_map: `(B, H, W, C)`, float32 or float64.
         corners: `(B, Q, 4)` boxes x1, y1, x2, y2 in pixels of the map, of its dtype and without gradient. NaN boxes
             give NaN or 0, depending on the way.
-        size: height and width of the regions.
+        size: height and width of the regions, `(B, Q, size, size, C)`, rows before columns.
         valid_size: `(B, 2)`, width and height at which the map of each image ends; by default none ends early.
-
-    Returns:
-        `(B, Q, size, size, C)`, rows before columns.
     """
     height, width = feature_map.shape[1:3]
     valid_width, valid_height = (None, None) if valid_size is None else valid_size[..., None].unbind(1)  # (B, 1) each
@@ -151,16 +149,18 @@ def bilinear_weights(places: Tensor, length: int) -> Tensor:
     return torch.where(distance == 0, 1 - share, torch.where(distance == 1, share, 0.0))
 
 
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples `(N, P, C)` of `(N, C, H, W)` at `(N, P, 2)` points, -1 and 1 being the edges, 0 outside."""
+    grid = points[:, None].to(maps.dtype)  # (N, 1, P, 2)
+    sampled = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled[:, :, 0].transpose(1, 2)
+
+
 @Operation
 def sample_regions(regions: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of each region at its own points, 0 beyond its edges (equation 5).
+    """Bilinear samples `(B, Q, P, C)` of `(B, Q, size, size, C)` regions, 0 beyond their edges (equation 5).
 
-    Args:
-        regions: `(B, Q, size, size, C)`.
-        points: `(B, Q, P, 2)`, (x, y) with -1 and 1 at the outer edges of the region.
-
-    Returns:
-        `(B, Q, P, C)`.
+    Each region has its own points `(B, Q, P, 2)`, (x, y) with -1 and 1 at its outer edges.
     """
     x, y = bilinear_weights(points, regions.shape[2]).unbind(-2)  # (B, Q, P, size) each
     weights = (y[..., :, None] * x[..., None, :]).flatten(-2)  # (B, Q, P, size²)
@@ -210,17 +210,14 @@ def sample_levels(
 def shared_key_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, bias: Any = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Softmax attention whose heads have their own queries and values, and one set of keys (equation 1).
-
-    The M·Q queries of an image are one matrix product with the keys, which are never repeated.
+    """Softmax attention whose heads have their own queries and values, and share the keys (equation 1).
 
     Args:
         module: has `scaling`, `attention_dropout`, `training` and, for other ways, `config._attn_implementation`.
         query: `(B, M, Q, C)`.
         key: `(B, S, C)`.
         value: `(B, M, S, D)`.
-        mask: `(B, 1, 1, S)`, added to the logits.
-        bias: an `attention.AxisBias`, added to the logits as well.
+        mask, bias: `(B, 1, 1, S)`, and an `attention.AxisBias` or None; both are added to the logits.
 
     Returns:
         `(B, Q, M·D)`, the heads side by side, and the weights `(B, M, Q, S)`, or None where they are not kept.
@@ -268,6 +265,10 @@ class FrozenNorm2d(nn.Module):
         return self.act(self.drop(frozen_norm(self, x)))
 
 
+KEPT: MutableMapping[nn.Module, tuple] = WeakKeyDictionary()
+"""What `fast_operations.kept_fold` keeps of convolutions until `train()`, `eval()` or `to()`."""
+
+
 class FrozenConv2d(nn.Conv2d):
     """The convolution before a frozen batch norm, so that both may be computed as one."""
 
@@ -284,14 +285,23 @@ class FrozenConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return frozen_convolution(self, x)
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight `(C_out, C_in / groups, h, w)` and bias `(C_out,)` that stand for convolution and norm together."""
-        scale, shift = scale_and_shift(self.norm)
-        weight = self.weight * scale.view(-1, 1, 1, 1)
-        return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
+    def train(self, mode: bool = True):
+        KEPT.pop(self, None)
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        KEPT.pop(self, None)
+        return super()._apply(*args, **kwargs)
 
 
 @Operation
+def fold(conv: FrozenConv2d) -> tuple[Tensor, Tensor]:
+    """Weight `(C_out, C_in / groups, h, w)` and bias `(C_out,)` that stand for convolution and norm together."""
+    scale, shift = scale_and_shift(conv.norm)
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    return weight.to(conv.weight.dtype), shift.to(conv.weight.dtype)
+
+
 def scale_and_shift(norm: FrozenNorm2d) -> tuple[Tensor, Tensor]:
     """What a frozen norm multiplies with and adds, `(C,)` each."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

@@ -8,7 +8,8 @@
 | `shared_key_attention`, "sdpa" | pieces | fused kernel | fused kernel | fused kernel; on a CPU reference | likewise |
 | `sine_wavelengths` | reference | kept | kept | reference | reference |
 | `frozen_convolution`, `frozen_norm` | folded | folded | folded | folded | folded |
-| `extract_features` | channels last; at inference in strips | channels last | channels last | channels last | likewise |
+| `fold` | reference | kept at inference | kept at inference | reference | reference |
+| `extract_features` | channels last, at inference in strips | channels last | likewise | likewise | likewise |
 
 Gradients in evaluation mode are computed by references as far as the backbone goes: see `_is_folded`. A CPU's ways are
 deterministic. To remove a faster way, delete its line below; to remove a file of them, delete their lines.
@@ -26,24 +27,23 @@ from .fast_operations import (
     align_in_parts,
     attend_by_interface,
     attend_in_pieces,
+    kept_fold,
     kept_wavelengths,
-    prepared_scale_and_shift,
     sample_by_bags,
     sample_by_grid,
     sample_regions_by_grid,
-    with_norms_prepared,
 )
 from .fast_resnet import already_applied, features_channels_last, features_in_strips, folded_convolution
 from .operations import (
     FrozenConv2d,
     FrozenNorm2d,
     extract_features,
+    fold,
     frozen_convolution,
     frozen_norm,
     region_align,
     sample_levels,
     sample_regions,
-    scale_and_shift,
     shared_key_attention,
     sine_wavelengths,
 )
@@ -98,11 +98,15 @@ def _(module: nn.Module, query: Tensor, *others: Tensor) -> Way:
     return attend_by_interface
 
 
+def _may_keep(x: Tensor) -> bool:
+    """Whether numbers on the device of `x` may serve later passes, too. A fake tensor has none."""
+    is_plain = type(x) in (Tensor, nn.Parameter)
+    return is_plain and _is_eager(x.device, "cuda") and not torch.cuda.is_current_stream_capturing()
+
+
 @sine_wavelengths.routed
 def _(num_features: int, like: Tensor) -> Way:
-    if not _is_eager(like.device, "cuda") or type(like) is not Tensor:  # a fake tensor has no numbers to keep
-        return None
-    return None if torch.cuda.is_current_stream_capturing() else kept_wavelengths
+    return kept_wavelengths if _may_keep(like) else None
 
 
 def _is_folded(norm: nn.Module) -> bool:
@@ -124,9 +128,10 @@ def _(norm: FrozenNorm2d, x: Tensor) -> Way:
     return already_applied if _is_folded(norm) else None
 
 
-@scale_and_shift.routed
-def _(norm: FrozenNorm2d) -> Way:
-    return prepared_scale_and_shift if _is_eager(norm.weight.device, "cuda") else None
+@fold.routed
+def _(conv: FrozenConv2d) -> Way:
+    counts_changes = not any(x.is_inference() for x in (conv.weight, *conv.norm.buffers(recurse=False)))
+    return kept_fold if counts_changes and not torch.is_grad_enabled() and _may_keep(conv.weight) else None
 
 
 @extract_features.routed
@@ -146,7 +151,7 @@ ROUTED = (
     sine_wavelengths,
     frozen_convolution,
     frozen_norm,
-    scale_and_shift,
+    fold,
     extract_features,
 )
 """Every operation that has more than one way."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .attention import AxisBias, SamDetrMLP, gaussian_bias
 from .configuration_sam_detr import SamDetrConfig
 from .geometry import box_to_pixel_corners, embed_points, inverse_sigmoid
-from .operations import at_least_float32, region_align, sample_regions
+from .operations import at_least_float32, region_align, sample_points, sample_regions
 
 
 class AlignedQueries(NamedTuple):
@@ -33,8 +33,8 @@ class AlignerBase(nn.Module):
     """What all aligners share: boxes in pixels, one embedding a head, and reweighting by the previous queries.
 
     Args:
-        d_model: C, channels of queries and features.
-        num_heads: M, heads of the cross-attention; each gets an embedding of C channels.
+        d_model: C, channels of queries, of features, and of the embedding that each head gets.
+        num_heads: M, heads of the cross-attention.
         feature_reweighting: False leaves new queries as they are (paper Table 3).
         ends_at_valid: each image's features end where its valid part ends, as if there were no padding.
     """
@@ -96,7 +96,7 @@ class SemanticsAligner(AlignerBase):
     """Region features of each reference box → salient points → queries sampled there, reweighted by the previous ones.
 
     Args:
-        num_points: P, salient points of each query, a divisor of the heads; each serves M / P heads.
+        num_points: P, salient points of each query; each serves M / P heads.
         roi_size: height and width of the region features.
         smca: also predicts a Gaussian around each point, a prior for the cross-attention (paper section 4.5.1).
         others: see [`AlignerBase`].
@@ -126,8 +126,7 @@ class SemanticsAligner(AlignerBase):
             queries: `(B, Q, C)`, the previous queries, which reweight the new ones.
             reference_boxes: `(B, Q, 4)`, center x, center y, width, height, normalised by the valid image.
             feature_map: `(B, H, W, C)`, the encoded features that the new queries are to be matched with.
-            valid_size: `(B, 2)`, width and height of the part of each map that is not padding, in its pixels; by
-                default all of it.
+            valid_size: `(B, 2)`, width and height of what is not padding, in pixels of the map; by default all of it.
         """
         feature_map, corners, valid_size, crop_size = self.to_pixels(feature_map, reference_boxes, valid_size)
         regions = region_align(feature_map, corners, self.roi_size, crop_size)  # equation 2
@@ -164,21 +163,6 @@ class SemanticsAligner(AlignerBase):
         return sample_regions(regions, offsets)
 
 
-def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples, 0 outside the map.
-
-    Args:
-        maps: `(N, C, H, W)`.
-        points: `(N, P, 2)`, (x, y) with -1 and 1 at the outer pixel edges.
-
-    Returns:
-        `(N, P, C)`.
-    """
-    grid = points[:, None].to(maps.dtype)  # (N, 1, P, 2)
-    sampled = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return sampled[:, :, 0].transpose(1, 2)
-
-
 class ImageSearchAligner(SemanticsAligner):
     """Salient points anywhere in the image instead of within their boxes (paper Table 4)."""
 
@@ -187,13 +171,13 @@ class ImageSearchAligner(SemanticsAligner):
         return offsets
 
     def place(self, offsets: Tensor, boxes: Tensor) -> Tensor:
-        """Salient points `(B, Q, P, 2)`, moved from the centers of their boxes in logit space."""
+        """Salient points, moved from the centers of their boxes in logit space."""
         return (inverse_sigmoid(boxes[:, :, None, :2]) + offsets).sigmoid()
 
     def sample(
         self, regions: Tensor, offsets: Tensor, feature_map: Tensor, points: Tensor, valid_size: Tensor
     ) -> Tensor:
-        """Features at the salient points, `(B, Q, P, C)`: those of the map, since a region covers its box alone."""
+        """Those of the map, since a region covers its box alone."""
         height, width = feature_map.shape[1:3]
         if self.ends_at_valid:
             is_valid = torch.arange(height, device=points.device)[:, None] < valid_size[:, None, None, 1]
@@ -206,13 +190,7 @@ class ImageSearchAligner(SemanticsAligner):
 
 
 class PooledAligner(AlignerBase):
-    """One pooled vector of each region serves all heads, at the center of its box (paper Table 3).
-
-    Args:
-        pooling: `"average"` or `"max"`.
-        roi_size: height and width of the region features.
-        others: see [`AlignerBase`].
-    """
+    """One vector of each region, its `pooling` "average" or "max", serves all heads, at the box center (Table 3)."""
 
     def __init__(self, d_model: int, num_heads: int, pooling: str, roi_size: int = 7, **others):
         super().__init__(d_model, num_heads, **others)

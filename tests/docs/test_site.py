@@ -13,8 +13,7 @@ import torch
 
 from transformers_samdetr.attention import gaussian_bias
 from transformers_samdetr.geometry import box_to_pixel_corners, center_to_corners, embed_points
-from transformers_samdetr.operations import region_align
-from transformers_samdetr.semantics_aligner import sample_points
+from transformers_samdetr.operations import region_align, sample_points
 
 ROOT = Path(__file__).parents[2]
 DIAGRAMS = ROOT / "docs" / "diagrams"

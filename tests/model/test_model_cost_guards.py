@@ -85,7 +85,7 @@ def test_no_map_of_the_backbone_is_larger_than_a_strip():
     """At 256 x 256 the map at stride 4 has 256 · 64 · 64 numbers; the one at stride 8, which is kept, half of that."""
     model, pixels = SamDetrBackbone(SamDetrConfig.from_preset("sam-detr-r50")).eval(), torch.randn(1, 3, 256, 256)
     with torch.no_grad(), Operations() as given:
-        features_in_strips(model.feature_extractor, pixels, numbers_a_strip=200_000, add_in_place=True)
+        features_in_strips(model.feature_extractor, pixels, numbers_a_strip=200_000)
     maps = [one.numel for one in given.made if len(one.shape) == 4 and one.shape[0] == 1]  # weights have more outputs
     assert max(maps) == 512 * 32 * 32
 

@@ -1,7 +1,6 @@
 """Every way of an operation against its reference, outputs and gradients, and the references against PyTorch's own."""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 
@@ -16,7 +15,7 @@ from transformers import AutoBackbone, TimmBackboneConfig
 from transformers_samdetr import SamDetrConfig, fast_operations, fast_resnet, operations, reference_operations, routes
 from transformers_samdetr.attention import AxisBias, SamDetrSharedKeyAttention, additive_mask, gaussian_bias
 from transformers_samdetr.geometry import box_to_pixel_corners
-from transformers_samdetr.routes import ROUTED, STRIP_ON_CPU
+from transformers_samdetr.routes import ROUTED, STRIP
 
 from ..models import MULTI_SCALE, TINY, VARIANTS, targets, tiny_model
 
@@ -37,11 +36,6 @@ def regions_case(shape: tuple[int, int], size: int, ends: bool = False) -> tuple
     feature_map = torch.randn(2, height, width, 6, dtype=torch.float64, requires_grad=True)
     valid_size = torch.tensor([[width, height], [max(width - 2, 1), max(height - 1, 1)]], dtype=torch.float64)
     return feature_map, box_to_pixel_corners(random_boxes(2, 50), valid_size), size, valid_size if ends else None
-
-
-def reduced_case(case) -> tuple:
-    feature_map, *others = case()
-    return feature_map, torch.randn(3, 6, dtype=torch.float64, requires_grad=True), *others
 
 
 def levels_case(sizes=SIZES, batch_size: int = 2, spread: float = 1.6, num_queries: int = 6) -> tuple:
@@ -84,7 +78,6 @@ REGIONS = {
     for ends in (False, True)
 }
 WHOLE_REGIONS = {name: case for name, case in REGIONS.items() if name.endswith("False")}
-REDUCED = {name: partial(reduced_case, case) for name, case in REGIONS.items()}
 LEVELS = {"small": levels_case, "large": partial(levels_case, LARGE, num_queries=500)}
 ATTENTION = {
     f"{num_queries} queries, biased {biased}": partial(attention_case, num_queries, *size, biased)
@@ -95,7 +88,6 @@ WAYS = [
     (operations.region_align, fast_operations.align_by_bags, REGIONS),
     (operations.region_align, fast_operations.align_by_kernel, WHOLE_REGIONS),
     (operations.region_align, fast_operations.align_in_parts, REGIONS),
-    (operations.align_and_reduce, fast_operations.align_reduced_by_bags, REDUCED),
     (operations.sample_regions, fast_operations.sample_regions_by_grid, {"": points_case}),
     (operations.sample_levels, fast_operations.sample_by_bags, LEVELS),
     (operations.sample_levels, fast_operations.sample_by_grid, LEVELS),
@@ -122,7 +114,7 @@ def test_way_equals_reference(operation, way, case):
     for function in (operation.reference, way):
         output = function(*arguments)
         if isinstance(output, tuple):
-            output = torch.cat([part.flatten() for part in output[: 1 + (operation is operations.align_and_reduce)]])
+            output = output[0]
         torch.manual_seed(1)
         direction = torch.randn(output.shape, dtype=output.dtype)
         results.append([output, *torch.autograd.grad(output, leaves, direction)])
@@ -329,33 +321,6 @@ def test_gradients_in_evaluation_mode_are_the_authors_to_the_last_bit():
             assert torch.equal(frozen(pixels)[0], results[0][0])
 
 
-def test_all_norms_at_once_are_what_each_is_alone():
-    _, frozen = plain_and_frozen("resnet26d")
-    norms = [module for module in frozen.modules() if isinstance(module, operations.FrozenNorm2d)]
-    together = fast_operations.scales_and_shifts(norms)
-    assert len(together) == len(norms) > 20
-    for norm in norms:
-        expected = operations.scale_and_shift.reference(norm)
-        assert all(torch.equal(*pair) for pair in zip(together[norm], expected, strict=True))
-
-
-def test_prepared_norms_are_kept_for_one_pass_and_thread_alone():
-    """The same tensors within; others after it, of another norm, in another thread."""
-    extractor = plain_and_frozen("resnet18")[1]
-    norm = next(module for module in extractor.modules() if isinstance(module, operations.FrozenNorm2d))
-    look_up, other = fast_operations.prepared_scale_and_shift, operations.FrozenNorm2d(norm)
-
-    def check(extractor, pixels):
-        assert look_up(norm)[0] is look_up(norm)[0]
-        assert look_up(other)[0] is not look_up(other)[0]
-        with ThreadPoolExecutor(1) as thread:
-            assert thread.submit(look_up, norm).result()[0] is not look_up(norm)[0]
-        return "maps"
-
-    assert fast_operations.with_norms_prepared(check, extractor, None) == "maps"
-    assert look_up(norm)[0] is not look_up(norm)[0]
-
-
 def features(name: str, **options) -> torch.nn.Module:
     """A Transformers backbone in double precision, with outputs of about 1."""
     torch.manual_seed(0)
@@ -371,10 +336,9 @@ def test_strips_change_nothing(options, size):
     assert fast_resnet.has_plain_start(model._backbone)
     with torch.no_grad():
         expected = operations.extract_features.reference(model, pixels)
-        for strip in (1, 30_000, STRIP_ON_CPU):
-            for in_place in (False, True):
-                found = fast_resnet.features_in_strips(model, pixels, strip, in_place)
-                torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-9)
+        for strip in (1, 30_000, STRIP):
+            found = fast_resnet.features_in_strips(model, pixels, strip)
+            torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-9)
     assert torch.equal(pixels, given)
 
 
@@ -387,7 +351,7 @@ def test_a_strip_has_as_many_rows_as_it_may():
         for rows, expected in ((2, 4), (8, 1)):
             stems.clear()
             pixels = torch.zeros(1, 3, 64, 64, dtype=torch.float64, device="meta")
-            (found,) = fast_resnet.features_in_strips(model, pixels, rows * 64 * 4 * 32, False)
+            (found,) = fast_resnet.features_in_strips(model, pixels, rows * 64 * 4 * 32)
             assert len(stems) == expected and found.shape == (1, 2048, 2, 2)
 
 
@@ -414,10 +378,78 @@ def test_other_networks_keep_their_way(name, options):
     model, pixels = features(name, **options), torch.randn(1, 3, 65, 95, dtype=torch.float64)
     with torch.no_grad():
         expected = operations.extract_features.reference(model, pixels)
-        found = fast_resnet.features_in_strips(model, pixels, 30_000, True)
+        found = fast_resnet.features_in_strips(model, pixels, 30_000)
     torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-9)
     if options.get("output_stride") != 8:
         assert not fast_resnet.has_plain_start(model._backbone)
+
+
+# What is kept
+
+
+@pytest.fixture
+def keeping(monkeypatch) -> torch.nn.Module:
+    """A frozen network in evaluation mode that keeps its folded weights, as on a GPU."""
+    monkeypatch.setattr(routes, "_may_keep", lambda x: True)
+    return plain_and_frozen("resnet18")[1]
+
+
+def first_conv(model: torch.nn.Module) -> operations.FrozenConv2d:
+    return next(module for module in model.modules() if isinstance(module, operations.FrozenConv2d))
+
+
+CHANGES = {
+    "in place": lambda conv: conv.weight.mul_(2),
+    "a norm in place": lambda conv: conv.norm.running_mean.add_(1),
+    "another parameter": lambda conv: setattr(conv, "weight", torch.nn.Parameter(conv.weight * 2)),
+    "other data": lambda conv: setattr(conv.weight, "data", conv.weight * 2),
+    "load_state_dict": lambda conv: conv.load_state_dict({"weight": conv.weight * 2}),
+    "load_state_dict, assigned": lambda conv: conv.load_state_dict({"weight": conv.weight * 2}, assign=True),
+    "optimizer": lambda conv: step(conv),
+    "float": lambda conv: (conv.float(), conv.norm.float()),
+    "through .data, then eval": lambda conv: (conv.weight.data.mul_(2), conv.eval()),
+    "through .data, then to": lambda conv: (conv.weight.data.mul_(2), conv.to("cpu")),
+}
+
+
+def step(conv: torch.nn.Module):
+    conv.weight.grad = torch.ones_like(conv.weight)
+    torch.optim.SGD([conv.weight], lr=0.1).step()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@torch.no_grad()
+def test_no_stale_weights_are_kept(keeping, name):
+    conv = first_conv(keeping)
+    kept = operations.fold(conv)
+    assert operations.fold(conv)[0] is kept[0]
+    CHANGES[name](conv)
+    found, expected = operations.fold(conv), operations.fold.reference(conv)
+    assert not torch.equal(found[0], kept[0]) or not torch.equal(found[1], kept[1]) or found[0].dtype != kept[0].dtype
+    assert all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in zip(found, expected, strict=True))
+
+
+def test_what_is_kept_serves_inference_alone(keeping):
+    """A forward with gradients folds anew; a copy keeps its own; what inference mode made serves later passes."""
+    conv = first_conv(keeping)
+    with torch.inference_mode():
+        kept = operations.fold(conv)
+    assert not kept[0].is_inference() and not kept[0].requires_grad
+    assert operations.fold(conv)[0].requires_grad
+    twin = copy.deepcopy(conv)
+    with torch.no_grad():
+        assert operations.fold(conv)[0] is kept[0] and operations.fold(twin)[0] is not kept[0]
+    with torch.inference_mode():
+        made_there = copy.deepcopy(conv).double()
+        made_there.weight = torch.nn.Parameter(made_there.weight.clone())
+        assert operations.fold(made_there)[0] is not operations.fold(made_there)[0]  # its changes are not counted
+    pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        first, again = keeping(pixels)[0], keeping(pixels)[0]
+        with reference_operations():
+            plain = keeping(pixels)[0]
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first, plain, rtol=1e-9, atol=1e-9)
 
 
 # Routes
@@ -473,12 +505,6 @@ def test_the_whole_model_by_references(fields):
         results.append({"loss": outputs.loss, "boxes": outputs.pred_boxes, **gradients})
     largest = max(x.abs().max().item() for x in results[0].values())
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9 * largest)
-
-
-def test_a_map_is_reduced_first_where_regions_have_twice_its_pixels():
-    weight, corners = torch.zeros(3, 6), torch.zeros(1, 2, 4)
-    for width, way in ((7, fast_operations.align_reduced_by_bags), (8, None)):
-        assert operations.align_and_reduce.route(torch.zeros(1, 7, width, 6), weight, corners, 7) is way
 
 
 def test_ways_of_a_cpu_and_of_compiled_code(monkeypatch):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..operations import FrozenConv2d, resize_mask, sine_wavelengths
+from ..operations import FrozenConv2d, fold, resize_mask, sine_wavelengths
 from ..padding_masks import is_resnet_d_pooling
 from ..post_processing import best_detections
 
@@ -91,7 +91,7 @@ def prepare(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if type(module) is FrozenConv2d:
-            weight, bias = module.folded()
+            weight, bias = fold(module)
             module.__class__ = nn.Conv2d  # with the hooks that it has, which mask_padding needs
             module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
             del module._norm
