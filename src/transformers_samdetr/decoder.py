@@ -75,18 +75,15 @@ class SamDetrDecoderLayer(GradientCheckpointingLayer):
         self_attention_mask: Tensor | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """
+        """The new queries `(B, Q, C)` and the salient points `(B, Q, P, 2)`, None without keypoints.
+
         Args:
             queries: `(B, Q, C)`.
             anchors: `(B, Q, 4)` reference boxes, or without the aligner `(B, Q, C)` query positions.
-            features, feature_positions: `(B, H·W, C)`, of the encoded feature level to read. They are passed beside
-                `level` because reentrant gradient checkpointing gives gradients only to tensors that are arguments.
+            features, feature_positions: `(B, H·W, C)`, of the encoded feature level to read, beside `level` because
+                reentrant gradient checkpointing gives gradients only to tensors that are arguments.
             level: that level, for its geometry.
-            attention_mask: `(B, 1, 1, H·W)`, additive, of its valid positions.
-            self_attention_mask: `(B, 1, Q, Q)`, additive.
-
-        Returns:
-            The new queries `(B, Q, C)` and the salient points `(B, Q, P, 2)`, None without keypoints.
+            attention_mask, self_attention_mask: additive, `(B, 1, 1, H·W)` and `(B, 1, Q, Q)`.
         """
         if self.has_aligner:
             positions = embed_points(anchors[..., :2], self.d_model).to(queries.dtype)

@@ -59,10 +59,7 @@ class MultiScaleDeformableAttention(nn.Module):
 
 
 class SamplingOffsets(nn.Linear):
-    """Offsets of all heads, levels and points, (x, y) in pixels of the level.
-
-    Head m starts looking along the m-th of M rays, point p at distance p + 1, wherever the query is.
-    """
+    """Offsets, (x, y) in pixels of the level; at first head m looks along the m-th of M rays, point p at p + 1."""
 
     def __init__(self, config: SamDetrConfig):
         self.shape = (config.encoder_attention_heads, config.num_feature_levels, config.encoder_n_points, 2)
@@ -96,16 +93,12 @@ class SamDetrDeformableAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, positions: Tensor, reference_points: Tensor, mask: Tensor, levels: LevelGeometry
     ) -> tuple[Tensor, Tensor]:
-        """
+        """`(B, S, C)` of all levels one after another, and the attention weights `(B, S, M, L, P)`.
+
         Args:
-            hidden_states: `(B, S, C)`, all levels one after another.
-            positions: `(B, S, C)`, added to the queries alone.
+            hidden_states, positions: `(B, S, C)`; positions are added to the queries alone.
             reference_points: `(B, S, L, 2)`, (x, y) of each position on every level, 0 and 1 at the outer pixel edges.
             mask: `(B, S)`, True on valid positions; the others have value 0.
-            levels: of the same S positions.
-
-        Returns:
-            `(B, S, C)` and the attention weights `(B, S, M, L, P)`.
         """
         value = self.value_proj(hidden_states).masked_fill(~mask[..., None], 0).unflatten(-1, (self.num_heads, -1))
         queries = hidden_states + positions

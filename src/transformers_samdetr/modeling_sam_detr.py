@@ -48,8 +48,67 @@ class SamDetrClassHeads(nn.Sequential):
         return torch.stack([head(states[:, layer]) for layer, head in enumerate(self)], dim=1)
 
 
+class SamDetrAdjustableModel(SamDetrPreTrainedModel):
+    """What can be changed of a model, with or without class heads, after it was made."""
+
+    def freeze_backbone(self):
+        """Stops training of the feature extractor; the input projections go on."""
+        self.base_model.backbone.freeze()
+
+    def unfreeze_backbone(self):
+        """Trains the feature extractor again, but for its batch norms and a ResNet's stem and first stage."""
+        self.base_model.backbone.unfreeze()
+
+    def load_backbone_weights(self, weights: str | Path | dict[str, Tensor]):
+        """Loads weights of the bare backbone, named as timm or the backbone's own library names them.
+
+        Args:
+            weights: a state dict, or a file with one (`.pth` or `.safetensors`).
+
+        Raises:
+            ValueError: a tensor of the backbone is missing or has another shape; the message lists them.
+        """
+        weights = weights if isinstance(weights, dict) else read_state_dict(weights)
+        load_into(self.base_model.backbone.feature_extractor, weights)
+
+    def resize_num_queries(self, num_queries: int):
+        """Keeps the first `num_queries` queries, or adds new ones with random reference boxes.
+
+        Raises:
+            ValueError: fewer than one query.
+        """
+        if num_queries < 1:
+            raise ValueError(f"num_queries={num_queries} is not possible: it must be at least 1.")
+        model = self.base_model
+        old = getattr(model, model.anchor_name)
+        new = torch.cat([old.data, torch.randn_like(old[:1].expand(max(num_queries - len(old), 0), -1))])
+        new = nn.Parameter(new[:num_queries].clone(), requires_grad=old.requires_grad)
+        setattr(model, model.anchor_name, new)
+        self.config.num_queries = num_queries
+
+    @torch.no_grad()
+    def set_reference_boxes(self, boxes: Tensor):
+        """Gives every query the box it starts from, as learned elsewhere or as the objects of a set lie (Table 5).
+
+        Args:
+            boxes: `(num_queries, 4)`, center x, center y, width, height, normalised.
+
+        Raises:
+            ValueError: the boxes do not fit, or the model has none (`query_resampling="none"`).
+        """
+        own = self.base_model.query_reference_boxes
+        if own is None:
+            raise ValueError("This model has no reference boxes: query_resampling='none'.")
+        if boxes.shape != own.shape or not ((boxes >= 0) & (boxes <= 1)).all():
+            raise ValueError(
+                f"boxes of the shape {tuple(boxes.shape)} do not fit: give {tuple(own.shape)}, center x, center y, "
+                "width, height, within [0, 1]."
+            )
+        own.copy_(inverse_sigmoid(boxes))
+
+
 @auto_docstring(custom_intro="SAM-DETR without its class heads: from pixels to refined queries and boxes.")
-class SamDetrModel(SamDetrPreTrainedModel):
+class SamDetrModel(SamDetrAdjustableModel):
     def __init__(self, config: SamDetrConfig):
         config.validate()  # fields may have been set since it was made
         super().__init__(config)
@@ -82,67 +141,16 @@ class SamDetrModel(SamDetrPreTrainedModel):
         return ["query_reference_boxes"] if self.config.reference_boxes == "fixed" else []
 
     @property
-    def _anchor_name(self) -> str:
+    def anchor_name(self) -> str:
+        """The parameter with what tells queries apart: their boxes or, without aligner, their positions."""
         return "query_positions" if self.query_reference_boxes is None else "query_reference_boxes"
-
-    def freeze_backbone(self):
-        """Stops training of the feature extractor; the input projections go on."""
-        self.backbone.freeze()
-
-    def unfreeze_backbone(self):
-        """Trains the feature extractor again, but for its batch norms and a ResNet's stem and first stage."""
-        self.backbone.unfreeze()
-
-    def load_backbone_weights(self, weights: str | Path | dict[str, Tensor]):
-        """Loads weights of the bare backbone, named as timm or the backbone's own library names them.
-
-        Args:
-            weights: a state dict, or a file with one (`.pth` or `.safetensors`).
-
-        Raises:
-            ValueError: a tensor of the backbone is missing or has another shape; the message lists them.
-        """
-        weights = weights if isinstance(weights, dict) else read_state_dict(weights)
-        load_into(self.backbone.feature_extractor, weights)
-
-    def resize_num_queries(self, num_queries: int):
-        """Keeps the first `num_queries` queries, or adds new ones with random reference boxes.
-
-        Raises:
-            ValueError: fewer than one query.
-        """
-        if num_queries < 1:
-            raise ValueError(f"num_queries={num_queries} is not possible: it must be at least 1.")
-        old = getattr(self, self._anchor_name)
-        new = torch.cat([old.data, torch.randn_like(old[:1].expand(max(num_queries - len(old), 0), -1))])
-        setattr(self, self._anchor_name, nn.Parameter(new[:num_queries].clone(), requires_grad=old.requires_grad))
-        self.config.num_queries = num_queries
-
-    @torch.no_grad()
-    def set_reference_boxes(self, boxes: Tensor):
-        """Gives every query the box it starts from, as learned elsewhere or as the objects of a set lie (Table 5).
-
-        Args:
-            boxes: `(num_queries, 4)`, center x, center y, width, height, normalised.
-
-        Raises:
-            ValueError: the boxes do not fit, or the model has none (`query_resampling="none"`).
-        """
-        if self.query_reference_boxes is None:
-            raise ValueError("This model has no reference boxes: query_resampling='none'.")
-        if boxes.shape != self.query_reference_boxes.shape or not ((boxes >= 0) & (boxes <= 1)).all():
-            raise ValueError(
-                f"boxes of the shape {tuple(boxes.shape)} do not fit: give {tuple(self.query_reference_boxes.shape)}, "
-                "center x, center y, width, height, within [0, 1]."
-            )
-        self.query_reference_boxes.copy_(inverse_sigmoid(boxes))
 
     def _prepare_queries(
         self, batch_size: int, dtype: torch.dtype, denoising: DenoisingQueries | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Content `(B, Q, C)`, anchors (see `SamDetrDecoder`) and self-attention mask; denoising queries first."""
         config = self.config
-        anchors = getattr(self, self._anchor_name).expand(batch_size, -1, -1)
+        anchors = getattr(self, self.anchor_name).expand(batch_size, -1, -1)
         if self.query_reference_boxes is not None:
             anchors = at_least_float32(anchors)
         if self.label_embedding is None:
@@ -187,7 +195,7 @@ class SamDetrModel(SamDetrPreTrainedModel):
 
 
 @auto_docstring(custom_intro="SAM-DETR with its class heads, for object detection.")
-class SamDetrForObjectDetection(SamDetrPreTrainedModel):
+class SamDetrForObjectDetection(SamDetrAdjustableModel):
     def __init__(self, config: SamDetrConfig):
         super().__init__(config)
         self.model = SamDetrModel(config)
@@ -198,26 +206,6 @@ class SamDetrForObjectDetection(SamDetrPreTrainedModel):
     def loss_function(self):
         """[`sam_detr_loss`]; Transformers would pick a softmax loss by this class's name."""
         return sam_detr_loss
-
-    def freeze_backbone(self):
-        """See [`SamDetrModel.freeze_backbone`]."""
-        self.model.freeze_backbone()
-
-    def unfreeze_backbone(self):
-        """See [`SamDetrModel.unfreeze_backbone`]."""
-        self.model.unfreeze_backbone()
-
-    def load_backbone_weights(self, weights: str | Path | dict[str, Tensor]):
-        """See [`SamDetrModel.load_backbone_weights`]."""
-        self.model.load_backbone_weights(weights)
-
-    def resize_num_queries(self, num_queries: int):
-        """See [`SamDetrModel.resize_num_queries`]."""
-        self.model.resize_num_queries(num_queries)
-
-    def set_reference_boxes(self, boxes: Tensor):
-        """See [`SamDetrModel.set_reference_boxes`]."""
-        self.model.set_reference_boxes(boxes)
 
     @can_return_tuple
     @auto_docstring

@@ -21,6 +21,7 @@ class Operation:
     """A `reference` and a `route`, which takes the arguments of a call and returns a faster way for them, or None."""
 
     references_only = False
+    routed_ones: list["Operation"] = []
 
     def __init__(self, reference: Callable):
         update_wrapper(self, reference)
@@ -34,6 +35,7 @@ class Operation:
     def routed(self, route: Callable[..., Callable | None]) -> Callable[..., Callable | None]:
         """Decorator: `route` decides from now on."""
         self.route = route
+        Operation.routed_ones.append(self)
         return route
 
     @contextmanager
@@ -321,14 +323,8 @@ def frozen_norm(norm: FrozenNorm2d, x: Tensor) -> Tensor:
     return x * scale + shift
 
 
-CONVOLUTIONS = {
-    FeatureListNet: ("conv1",),  # the stem of an unwrapped ResNet
-    BasicBlock: ("conv1", "conv2"),
-    Bottleneck: ("conv1", "conv2", "conv3"),
-    DepthwiseSeparableConv: ("conv_dw", "conv_pw"),
-    InvertedResidual: ("conv_pw", "conv_dw", "conv_pwl"),
-}
-"""Blocks that hand the output of the n-th of these to the norm `bn<n>` and to nothing else."""
+IN_ORDER = (nn.Sequential, FeatureListNet, BasicBlock, Bottleneck, DepthwiseSeparableConv, InvertedResidual)
+"""Modules that hand the output of a convolution to the norm that is their next child, and to nothing else."""
 
 
 def freeze_batch_norms(module: nn.Module) -> nn.Module:
@@ -338,13 +334,9 @@ def freeze_batch_norms(module: nn.Module) -> nn.Module:
             # accelerate's init_empty_weights: parameters are on meta, buffers are not, and these become buffers
             norm._parameters.update({name: nn.Parameter(torch.ones(norm.num_features)) for name in norm._parameters})
     module = freeze_batch_norm_2d(module)
-    for block in list(module.modules()):
-        pairs = tuple((name, f"bn{n}") for n, name in enumerate(CONVOLUTIONS.get(type(block), ()), start=1))
-        if isinstance(block, nn.Sequential):
-            children = list(dict(block.named_children()))
-            pairs = tuple(zip(children, children[1:], strict=False))
-        for conv_name, norm_name in pairs:
-            conv, norm = getattr(block, conv_name, None), getattr(block, norm_name, None)
+    for block in [part for part in module.modules() if type(part) in IN_ORDER]:
+        children = list(block.named_children())
+        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
             is_plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
             if is_plain and isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
                 frozen = FrozenNorm2d(norm)

@@ -37,6 +37,7 @@ from .fast_resnet import already_applied, features_channels_last, features_in_st
 from .operations import (
     FrozenConv2d,
     FrozenNorm2d,
+    Operation,
     extract_features,
     fold,
     frozen_convolution,
@@ -143,15 +144,5 @@ def _(extractor: nn.Module, pixel_values: Tensor) -> Way:
     return partial(features_in_strips, numbers_a_strip=STRIP)
 
 
-ROUTED = (
-    region_align,
-    sample_regions,
-    sample_levels,
-    shared_key_attention,
-    sine_wavelengths,
-    frozen_convolution,
-    frozen_norm,
-    fold,
-    extract_features,
-)
+ROUTED = tuple(Operation.routed_ones)
 """Every operation that has more than one way."""

@@ -79,19 +79,6 @@ class AlignerBase(nn.Module):
         return feature_map, corners, valid_size, crop_size
 
 
-class RegionReduction(nn.Conv2d):
-    """A 1x1 convolution to a quarter of the channels, and ReLU."""
-
-    def __init__(self, d_model: int):
-        super().__init__(d_model, d_model // 4, kernel_size=1)
-
-    def forward(self, regions: Tensor) -> Tensor:
-        """`(B, Q, size, size, C)` to `(B, Q, C/4, size²)`, the order that the keypoint head reads."""
-        reduced = nn.functional.linear(regions.to(self.weight.dtype), self.weight.flatten(1))
-        reduced = reduced.flatten(2, 3).transpose(2, 3).contiguous()
-        return (reduced + self.bias[:, None]).relu()
-
-
 class SemanticsAligner(AlignerBase):
     """Region features of each reference box → salient points → queries sampled there, reweighted by the previous ones.
 
@@ -113,7 +100,7 @@ class SemanticsAligner(AlignerBase):
     ):
         super().__init__(d_model, num_heads, **others)
         self.num_points, self.roi_size, self.smca = num_points, roi_size, smca
-        self.region_reduction = RegionReduction(d_model)
+        self.region_reduction = nn.Conv2d(d_model, d_model // 4, kernel_size=1)
         outputs = num_points * (4 if smca else 2)
         # a zero last weight, as box heads have, would keep SMCA's scales at 0 for ever: they enter squared
         self.keypoint_head = SamDetrMLP([d_model // 4 * roi_size**2, d_model, 2 * d_model, 2 * d_model, outputs])
@@ -143,7 +130,8 @@ class SemanticsAligner(AlignerBase):
 
     def search(self, regions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4)."""
-        reduced = self.region_reduction(regions).to(dtype).flatten(2)
+        maps = regions.to(dtype).flatten(0, 1).permute(0, 3, 1, 2)  # (B·Q, C, roi, roi)
+        reduced = self.region_reduction(maps).relu().flatten(1).unflatten(0, regions.shape[:2])  # channel by channel
         outputs = at_least_float32(self.keypoint_head(reduced).unflatten(-1, (-1, self.num_points, 2)))
         return self.bound(outputs[:, :, 0]), outputs[:, :, 1] if self.smca else None
 
