@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, fast_operations, routes
 
 NEEDS_GPU = (
     pytest.mark.accelerator,
@@ -129,9 +130,19 @@ class Operations(TorchDispatchMode):
 
 @contextlib.contextmanager
 def fake_gpu() -> Iterator[None]:
-    """All tensors are on a GPU that need not be there, and have shapes but no numbers."""
-    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+    """All tensors are on a GPU that need not be there, and have shapes but no numbers. They are kept as numbers are."""
+    caches = [way for way in vars(fast_operations).values() if hasattr(way, "cache_clear")]
+    for cache in caches:
+        cache.cache_clear()
+    with (
+        FakeTensorMode(),
+        torch.device("cuda"),
+        torch.no_grad(),
+        mock.patch.object(routes, "_may_keep", lambda x: True),
+    ):
         yield
+    for cache in caches:
+        cache.cache_clear()
 
 
 def tiny_model(seed: int = 0, **fields) -> SamDetrForObjectDetection:

@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_sam_detr import SamDetrConfig
-from .operations import shared_key_attention
+from .operations import pixel_centers, shared_key_attention
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -48,10 +48,8 @@ def gaussian_bias(centers: Tensor, scales: Tensor, height: int, width: int) -> A
         At most 0: -(s_x² (x - j - ½)² + s_y² (y - i - ½)²) / 8 at pixel (i, j).
     """
     centers, scales = centers.transpose(1, 2), scales.transpose(1, 2)  # (B, M, Q, 2)
-    columns = torch.arange(width, device=centers.device, dtype=centers.dtype) + 0.5
-    rows = torch.arange(height, device=centers.device, dtype=centers.dtype) + 0.5
-    along_x = (scales[..., :1] * (centers[..., :1] - columns)).square()  # (B, M, Q, W)
-    along_y = (scales[..., 1:] * (centers[..., 1:] - rows)).square()  # (B, M, Q, H)
+    along_x = (scales[..., :1] * (centers[..., :1] - pixel_centers(width, centers))).square()  # (B, M, Q, W)
+    along_y = (scales[..., 1:] * (centers[..., 1:] - pixel_centers(height, centers))).square()  # (B, M, Q, H)
     return AxisBias(along_x / -8, along_y / -8)
 
 

@@ -37,7 +37,8 @@ class FeatureLevel:
 def valid_ratio(mask: Tensor) -> Tensor:
     """`(B, 2)` float32: the share of valid pixels in the first row (x) and first column (y) of `(B, H, W)` masks."""
     height, width = mask.shape[1:]
-    return torch.stack([mask[:, 0].float().sum(-1) / width, mask[:, :, 0].float().sum(-1) / height], dim=-1)
+    lengths = mask[:, 0].sum(-1, dtype=torch.float32), mask[:, :, 0].sum(-1, dtype=torch.float32)
+    return torch.stack([lengths[0] / width, lengths[1] / height], dim=-1)
 
 
 def valid_size(ratio: Tensor, size: tuple[int, int]) -> Tensor:

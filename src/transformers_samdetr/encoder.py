@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +15,8 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import SamDetrAttention, SamDetrFeedForward, ZeroLinear, additive_mask
 from .backbone import FeatureLevel
 from .configuration_sam_detr import SamDetrConfig
-from .operations import sample_levels
+from .operations import LevelGeometry, level_geometry, pixel_centers, sample_levels
 from .pretrained_model import SamDetrPreTrainedModel
-
-
-class LevelGeometry(NamedTuple):
-    """Sizes of L feature levels that lie one after another, on the host and on the device, for all layers alike."""
-
-    sizes: list[tuple[int, int]]  # height and width of each
-    shapes: Tensor  # (L, 2) int64, the same
-    starts: Tensor  # (L,) int64, where each begins
-    widths_and_heights: Tensor  # (L, 2) float32
-
-    @classmethod
-    def of(cls, sizes: list[tuple[int, int]], device: torch.device) -> "LevelGeometry":
-        """Numbers are filled in on the device, so that nothing waits for a copy."""
-        numbers = [torch.full((), n, dtype=torch.int64, device=device) for size in sizes for n in size]
-        shapes = torch.stack(numbers).view(-1, 2)
-        lengths = shapes.prod(-1)
-        return cls(sizes, shapes, lengths.cumsum(0) - lengths, shapes.flip(-1).float())
 
 
 @use_kernel_forward_from_hub("MultiScaleDeformableAttention")
@@ -91,16 +73,16 @@ class SamDetrDeformableAttention(nn.Module):
         self.sampling = MultiScaleDeformableAttention()
 
     def forward(
-        self, hidden_states: Tensor, positions: Tensor, reference_points: Tensor, mask: Tensor, levels: LevelGeometry
+        self, hidden_states: Tensor, positions: Tensor, reference_points: Tensor, padding: Tensor, levels: LevelGeometry
     ) -> tuple[Tensor, Tensor]:
         """`(B, S, C)` of all levels one after another, and the attention weights `(B, S, M, L, P)`.
 
         Args:
             hidden_states, positions: `(B, S, C)`; positions are added to the queries alone.
             reference_points: `(B, S, L, 2)`, (x, y) of each position on every level, 0 and 1 at the outer pixel edges.
-            mask: `(B, S)`, True on valid positions; the others have value 0.
+            padding: `(B, S, 1)`, True where the value is to be 0.
         """
-        value = self.value_proj(hidden_states).masked_fill(~mask[..., None], 0).unflatten(-1, (self.num_heads, -1))
+        value = self.value_proj(hidden_states).masked_fill(padding, 0).unflatten(-1, (self.num_heads, -1))
         queries = hidden_states + positions
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
         weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(-1)
@@ -162,8 +144,8 @@ class SamDetrEncoder(SamDetrPreTrainedModel):
         positions = torch.cat([level.positions for level in levels], dim=1)
         mask = torch.cat([level.mask.flatten(1) for level in levels], dim=1)
         if self.config.num_feature_levels > 1:
-            geometry = LevelGeometry.of([level.size for level in levels], mask.device)
-            attention_inputs = (_reference_points(levels), mask, geometry)
+            geometry = level_geometry(tuple(level.size for level in levels), mask)
+            attention_inputs = (_reference_points(levels), ~mask[..., None], geometry)
         else:
             attention_inputs = (additive_mask(mask[:, None, None], hidden_states.dtype),)
         for layer in self.layers:
@@ -176,10 +158,8 @@ def _reference_points(levels: list[FeatureLevel]) -> Tensor:
     centers = []
     for level in levels:
         height, width = level.size
-        rows = torch.arange(height, dtype=torch.float32, device=level.mask.device) + 0.5
-        columns = torch.arange(width, dtype=torch.float32, device=level.mask.device) + 0.5
-        x = columns / level.valid_size[:, :1]  # (B, W)
-        y = rows / level.valid_size[:, 1:]  # (B, H)
+        x = pixel_centers(width, level.valid_size) / level.valid_size[:, :1]  # (B, W)
+        y = pixel_centers(height, level.valid_size) / level.valid_size[:, 1:]  # (B, H)
         grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
         centers.append(grid.flatten(1, 2))  # (B, H·W, 2)
     ratios = torch.stack([level.valid_ratio for level in levels], dim=1)  # (B, L, 2)

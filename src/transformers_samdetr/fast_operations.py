@@ -18,7 +18,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .operations import (
     KEPT,
     FrozenConv2d,
+    LevelGeometry,
     fold,
+    level_geometry,
+    pixel_centers,
     region_align,
     sample_places,
     sample_points,
@@ -257,10 +260,11 @@ def attend_in_pieces(
 def align_by_kernel(feature_map: Tensor, corners: Tensor, size: int, valid_size: None = None) -> Tensor:
     """`operations.region_align` by torchvision's kernel, which knows one end for all maps. NaN boxes give 0."""
     batch_size, num_queries = corners.shape[:2]
-    images = torch.arange(batch_size, dtype=corners.dtype, device=corners.device)[:, None, None]
-    boxes = torch.cat([images.expand(-1, num_queries, -1), corners], dim=-1).flatten(0, 1)
+    boxes = nn.functional.pad(corners, (1, 0))  # (B, Q, 5), the image before the box
+    if batch_size > 1:
+        boxes[..., 0] += torch.arange(batch_size, device=corners.device)[:, None]
     with without_autocast(corners):
-        regions = roi_align(feature_map.permute(0, 3, 1, 2), boxes, size, sampling_ratio=-1, aligned=True)
+        regions = roi_align(feature_map.permute(0, 3, 1, 2), boxes.flatten(0, 1), size, sampling_ratio=-1, aligned=True)
     return regions.permute(0, 2, 3, 1).unflatten(0, (batch_size, num_queries))
 
 
@@ -311,14 +315,50 @@ def attend_by_interface(
 
 
 @lru_cache(maxsize=16)
-def _wavelengths(num_features: int, device: torch.device) -> Tensor:
+def _waves(num_features: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Wavelengths, frequencies and phases `(num_features,)`: cosines are sines that start a quarter of a wave later."""
     with torch.inference_mode(False):  # they serve training, too
-        return sine_wavelengths.reference(num_features, torch.empty(0, device=device))
+        wavelengths = sine_wavelengths.reference(num_features, torch.empty(0, device=device))
+        phases = torch.arange(num_features, device=device) % 2 * (math.pi / 2)
+        return wavelengths, 2 * math.pi / wavelengths, phases
 
 
 def kept_wavelengths(num_features: int, like: Tensor) -> Tensor:
     """`operations.sine_wavelengths`, computed once a device."""
-    return _wavelengths(num_features, like.device)
+    return _waves(num_features, like.device)[0]
+
+
+def embed_points_by_waves(points: Tensor, d_model: int) -> Tensor:
+    """`geometry.embed_points` by three kernels instead of six, within 1e-6."""
+    _, frequencies, phases = _waves(d_model // 2, points.device)
+    return torch.addcmul(phases, points.float().flip(-1)[..., None], frequencies).sin().flatten(-2)
+
+
+@lru_cache(maxsize=256)
+def _pixel_centers(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return pixel_centers.reference(count, torch.empty(0, dtype=dtype, device=device))
+
+
+def kept_pixel_centers(count: int, like: Tensor) -> Tensor:
+    """`operations.pixel_centers`, computed once a length."""
+    return _pixel_centers(count, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _level_geometry(sizes: tuple[tuple[int, int], ...], device: torch.device) -> LevelGeometry:
+    with torch.inference_mode(False):
+        return level_geometry.reference(sizes, torch.empty(0, device=device))
+
+
+def kept_level_geometry(sizes: tuple[tuple[int, int], ...], like: Tensor) -> LevelGeometry:
+    """`operations.level_geometry`, computed once for pictures of one size."""
+    return _level_geometry(sizes, like.device)
+
+
+def logits_by_kernel(x: Tensor) -> Tensor:
+    """`geometry.inverse_sigmoid` by one kernel; logits of numbers that are clamped differ by 1e-5."""
+    return torch.logit(x, eps=1e-5)
 
 
 def kept_fold(conv: FrozenConv2d) -> tuple[Tensor, Tensor]:

@@ -5,20 +5,21 @@ import math
 import torch
 from torch import Tensor
 
-from .operations import sine_wavelengths, without_autocast
+from .operations import Operation, sine_wavelengths, without_autocast
 
 BOX_EPSILON = 1e-5
 """How far from 0 and 1 a coordinate is kept before its logit is taken."""
 
 
-def inverse_sigmoid(x: Tensor, eps: float = BOX_EPSILON) -> Tensor:
-    """The logit of `x`, with `x` and `1 - x` kept at least `eps`.
+@Operation
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """The logit of `x`, with `x` and `1 - x` kept at least `BOX_EPSILON`.
 
     >>> inverse_sigmoid(torch.tensor([0.5, 0.0])).round(decimals=3)
     tensor([  0.0000, -11.5130])
     """
     x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    return torch.log(x.clamp(min=BOX_EPSILON) / (1 - x).clamp(min=BOX_EPSILON))
 
 
 def center_to_corners(boxes: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def center_to_corners(boxes: Tensor) -> Tensor:
     tensor([0.2500, 0.0000, 0.7500, 1.0000])
     """
     center, size = boxes.split(2, dim=-1)
-    return torch.cat([center - size / 2, center + size / 2], dim=-1)
+    return torch.cat([center.sub(size, alpha=0.5), center.add(size, alpha=0.5)], dim=-1)
 
 
 def box_to_pixel_corners(boxes: Tensor, valid_size: Tensor) -> Tensor:
@@ -36,8 +37,7 @@ def box_to_pixel_corners(boxes: Tensor, valid_size: Tensor) -> Tensor:
 
     `valid_size` is `(B, 2)`, width and height of each valid image, in pixels of the map.
     """
-    scale = valid_size.repeat(1, 2)[:, None]  # (B, 1, 4): W H W H
-    return center_to_corners(boxes * scale)
+    return center_to_corners((boxes.unflatten(-1, (2, 2)) * valid_size[:, None, None]).flatten(-2))
 
 
 def generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -85,6 +85,7 @@ def embed_map(mask: Tensor, d_model: int) -> Tensor:
         return torch.cat(halves, dim=-1)
 
 
+@Operation
 @torch.no_grad()
 def embed_points(points: Tensor, d_model: int) -> Tensor:
     """`(..., d_model)` sine embedding of `(..., 2)` points (equation 6), (x, y) normalised by the valid image.

@@ -5,7 +5,7 @@ calls to faster ways with the same results, but not within [`reference_operation
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import update_wrapper
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -238,6 +238,30 @@ def sine_wavelengths(num_features: int, like: Tensor) -> Tensor:
     """`(num_features,)` float32 on the device of `like`, each twice, growing from 1 to nearly 10000."""
     pair = torch.arange(num_features, dtype=torch.float32, device=like.device) // 2
     return TEMPERATURE ** (2 * pair / num_features)
+
+
+@Operation
+def pixel_centers(count: int, like: Tensor) -> Tensor:
+    """Where the centers of so many pixels in a row lie, `(count,)`: ½, 1½ and so on; dtype and device of `like`."""
+    return torch.arange(count, dtype=like.dtype, device=like.device) + 0.5
+
+
+class LevelGeometry(NamedTuple):
+    """Sizes of L feature levels that lie one after another, on the host and on the device, for all layers alike."""
+
+    sizes: tuple[tuple[int, int], ...]  # height and width of each
+    shapes: Tensor  # (L, 2) int64, the same
+    starts: Tensor  # (L,) int64, where each begins
+    widths_and_heights: Tensor  # (L, 2) float32
+
+
+@Operation
+def level_geometry(sizes: tuple[tuple[int, int], ...], like: Tensor) -> LevelGeometry:
+    """On the device of `like`, where numbers are filled in, so that nothing waits for a copy."""
+    numbers = [torch.full((), n, dtype=torch.int64, device=like.device) for size in sizes for n in size]
+    shapes = torch.stack(numbers).view(-1, 2)
+    lengths = shapes.prod(-1)
+    return LevelGeometry(sizes, shapes, lengths.cumsum(0) - lengths, shapes.flip(-1).float())
 
 
 @Operation

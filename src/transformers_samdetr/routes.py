@@ -6,7 +6,8 @@
 | `sample_regions` | reference | grid | reference | reference | reference |
 | `sample_levels` | bags | grid | reference | grid | reference |
 | `shared_key_attention`, "sdpa" | pieces | fused kernel | fused kernel | fused kernel; on a CPU reference | likewise |
-| `sine_wavelengths` | reference | kept | kept | reference | reference |
+| `sine_wavelengths`, `pixel_centers`, `level_geometry` | reference | kept | kept | reference | reference |
+| `embed_points`, `inverse_sigmoid` at inference | reference | fewer kernels | fewer kernels | reference | reference |
 | `frozen_convolution`, `frozen_norm` | folded | folded | folded | folded | folded |
 | `fold` | reference | kept at inference | kept at inference | reference | reference |
 | `extract_features` | channels last, at inference in strips | channels last | likewise | likewise | likewise |
@@ -27,13 +28,18 @@ from .fast_operations import (
     align_in_parts,
     attend_by_interface,
     attend_in_pieces,
+    embed_points_by_waves,
     kept_fold,
+    kept_level_geometry,
+    kept_pixel_centers,
     kept_wavelengths,
+    logits_by_kernel,
     sample_by_bags,
     sample_by_grid,
     sample_regions_by_grid,
 )
 from .fast_resnet import already_applied, features_channels_last, features_in_strips, folded_convolution
+from .geometry import embed_points, inverse_sigmoid
 from .operations import (
     FrozenConv2d,
     FrozenNorm2d,
@@ -42,6 +48,8 @@ from .operations import (
     fold,
     frozen_convolution,
     frozen_norm,
+    level_geometry,
+    pixel_centers,
     region_align,
     sample_levels,
     sample_regions,
@@ -127,6 +135,26 @@ def _(conv: FrozenConv2d, x: Tensor) -> Way:
 @frozen_norm.routed
 def _(norm: FrozenNorm2d, x: Tensor) -> Way:
     return already_applied if _is_folded(norm) else None
+
+
+@pixel_centers.routed
+def _(count: int, like: Tensor) -> Way:
+    return kept_pixel_centers if _may_keep(like) else None
+
+
+@level_geometry.routed
+def _(sizes: tuple[tuple[int, int], ...], like: Tensor) -> Way:
+    return kept_level_geometry if _may_keep(like) else None
+
+
+@embed_points.routed
+def _(points: Tensor, d_model: int) -> Way:
+    return embed_points_by_waves if not torch.is_grad_enabled() and _may_keep(points) else None
+
+
+@inverse_sigmoid.routed
+def _(x: Tensor) -> Way:
+    return logits_by_kernel if not torch.is_grad_enabled() and _is_eager(x.device, "cuda") else None
 
 
 @fold.routed

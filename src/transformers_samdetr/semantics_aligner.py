@@ -53,8 +53,8 @@ class AlignerBase(nn.Module):
         if self.content_reweighting is None:
             return content, positions
         heads = (self.num_heads, self.d_model)
-        content = content * self.content_reweighting(queries).sigmoid().unflatten(-1, heads)  # equation 7
-        positions = positions * self.position_reweighting(queries).sigmoid().unflatten(-1, heads)  # equation 8
+        content = self.content_reweighting(queries).sigmoid().unflatten(-1, heads) * content  # equation 7
+        positions = self.position_reweighting(queries).sigmoid().unflatten(-1, heads) * positions  # equation 8
         return content, positions
 
     def for_heads(self, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class SemanticsAligner(AlignerBase):
     def place(self, offsets: Tensor, boxes: Tensor) -> Tensor:
         """Salient points `(B, Q, P, 2)` in the valid image, within their boxes."""
         center, size = boxes[:, :, None].split(2, dim=-1)
-        return center + size / 2 * offsets
+        return torch.addcmul(center, size, offsets, value=0.5)
 
     def sample(
         self, regions: Tensor, offsets: Tensor, feature_map: Tensor, points: Tensor, valid_size: Tensor

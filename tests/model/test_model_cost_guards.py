@@ -95,13 +95,20 @@ FREE = {*VIEWS.split(), "split", "split_with_sizes", "unbind", "device", "empty"
 """Operations for which a GPU gets nothing to do."""
 
 
-@pytest.mark.parametrize(("preset", "bound"), [("sam-detr-r50", 1060), ("sam-detr-pp-r50-smca", 1325)])
-def test_a_gpu_is_given_few_operations(preset, bound):
-    """A picture at a time its host is what takes long: by this count there were 2215 and 2563 of them."""
+@pytest.mark.parametrize(
+    ("preset", "kernels", "entries"), [("sam-detr-r50", 800, 2000), ("sam-detr-pp-r50-smca", 990, 2400)]
+)
+def test_a_gpu_is_given_few_operations(preset, kernels, entries):
+    """A picture at a time its host is what takes long: by this count there were 2215 and 2563 kernels of them.
+
+    Entries of the dispatcher are kernels and views; reading `.device` is one of tensors without numbers alone. What is
+    kept from picture to picture is not counted.
+    """
     with fake_gpu():
         model = SamDetrForObjectDetection(SamDetrConfig.from_preset(preset)).eval()
         pixels, mask = torch.randn(1, 3, 800, 1066), torch.ones(1, 800, 1066, dtype=torch.int64)
+        model(pixels, mask)
         with Operations() as given:
             model(pixels, mask)
-    count = sum(name not in FREE for name in given.names)
-    assert count <= bound, count
+    found = sum(name not in FREE for name in given.names), sum(name != "device" for name in given.names)
+    assert found[0] <= kernels and found[1] <= entries, found

@@ -12,7 +12,15 @@ from torch.autograd import gradcheck
 from torchvision.ops import roi_align
 from transformers import AutoBackbone, TimmBackboneConfig
 
-from transformers_samdetr import SamDetrConfig, fast_operations, fast_resnet, operations, reference_operations, routes
+from transformers_samdetr import (
+    SamDetrConfig,
+    fast_operations,
+    fast_resnet,
+    geometry,
+    operations,
+    reference_operations,
+    routes,
+)
 from transformers_samdetr.attention import AxisBias, SamDetrSharedKeyAttention, additive_mask, gaussian_bias
 from transformers_samdetr.geometry import box_to_pixel_corners
 from transformers_samdetr.routes import ROUTED, STRIP
@@ -450,6 +458,33 @@ def test_what_is_kept_serves_inference_alone(keeping):
             plain = keeping(pixels)[0]
     assert torch.equal(first, again)
     torch.testing.assert_close(first, plain, rtol=1e-9, atol=1e-9)
+
+
+CASES = [torch.tensor([0.0, 1e-7, 1e-5, 0.3, 0.5, 1 - 1e-6, 1.0, -0.5, 2.0]), torch.rand(2, 3, 4, 2)]
+
+
+@torch.no_grad()
+def test_ways_of_a_gpu_at_inference_are_within_rounding():
+    torch.manual_seed(0)
+    numbers, points = torch.cat([CASES[0], torch.rand(50)]), CASES[1]
+    found, expected = fast_operations.logits_by_kernel(numbers), geometry.inverse_sigmoid.reference(numbers)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1.1e-5)
+    torch.testing.assert_close(found.sigmoid(), expected.sigmoid(), rtol=0, atol=1e-7)
+    assert fast_operations.logits_by_kernel(torch.tensor([torch.nan])).isnan().all()
+    found, expected = fast_operations.embed_points_by_waves(points, 32), geometry.embed_points.reference(points, 32)
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_what_is_kept_is_the_references():
+    like, sizes = torch.empty(0), ((7, 5), (4, 9))
+    assert torch.equal(fast_operations.kept_pixel_centers(7, like), operations.pixel_centers.reference(7, like))
+    found, expected = fast_operations.kept_level_geometry(sizes, like), operations.level_geometry.reference(sizes, like)
+    assert found.sizes == expected.sizes and all(
+        torch.equal(*pair) for pair in zip(found[1:], expected[1:], strict=True)
+    )
+    assert fast_operations.kept_level_geometry(sizes, like) is found
+    assert fast_operations.kept_pixel_centers(7, like.double()).dtype == torch.float64
 
 
 # Routes
