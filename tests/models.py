@@ -132,17 +132,14 @@ class Operations(TorchDispatchMode):
 def fake_gpu() -> Iterator[None]:
     """All tensors are on a GPU that need not be there, and have shapes but no numbers. They are kept as numbers are."""
     caches = [way for way in vars(fast_operations).values() if hasattr(way, "cache_clear")]
-    for cache in caches:
-        cache.cache_clear()
-    with (
-        FakeTensorMode(),
-        torch.device("cuda"),
-        torch.no_grad(),
-        mock.patch.object(routes, "_may_keep", lambda x: True),
-    ):
+    with contextlib.ExitStack() as stack:
+        for cache in caches:
+            cache.cache_clear()
+            stack.callback(cache.cache_clear)
+        stack.enter_context(mock.patch.object(routes, "_may_keep", lambda x: True))
+        for context in (FakeTensorMode(), torch.device("cuda"), torch.no_grad()):
+            stack.enter_context(context)
         yield
-    for cache in caches:
-        cache.cache_clear()
 
 
 def tiny_model(seed: int = 0, **fields) -> SamDetrForObjectDetection:

@@ -18,10 +18,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .operations import (
     KEPT,
     FrozenConv2d,
-    LevelGeometry,
+    Operation,
     fold,
-    level_geometry,
-    pixel_centers,
     region_align,
     sample_places,
     sample_points,
@@ -314,46 +312,30 @@ def attend_by_interface(
     return output.flatten(2), weights
 
 
-@lru_cache(maxsize=16)
-def _waves(num_features: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Wavelengths, frequencies and phases `(num_features,)`: cosines are sines that start a quarter of a wave later."""
+@lru_cache(maxsize=256)
+def _kept(operation: Operation, arguments: tuple, dtype: torch.dtype, device: torch.device) -> Any:
     with torch.inference_mode(False):  # they serve training, too
+        return operation.reference(*arguments, torch.empty(0, dtype=dtype, device=device))
+
+
+def kept(operation: Operation, *arguments: Any) -> Any:
+    """An operation on plain numbers and a tensor whose dtype and device it takes, computed once for each of these."""
+    *numbers, like = arguments
+    return _kept(operation, tuple(numbers), like.dtype, like.device)
+
+
+@lru_cache(maxsize=16)
+def _waves(num_features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Frequencies and phases `(num_features,)`: cosines are sines that start a quarter of a wave later."""
+    with torch.inference_mode(False):
         wavelengths = sine_wavelengths.reference(num_features, torch.empty(0, device=device))
-        phases = torch.arange(num_features, device=device) % 2 * (math.pi / 2)
-        return wavelengths, 2 * math.pi / wavelengths, phases
-
-
-def kept_wavelengths(num_features: int, like: Tensor) -> Tensor:
-    """`operations.sine_wavelengths`, computed once a device."""
-    return _waves(num_features, like.device)[0]
+        return 2 * math.pi / wavelengths, torch.arange(num_features, device=device) % 2 * (math.pi / 2)
 
 
 def embed_points_by_waves(points: Tensor, d_model: int) -> Tensor:
     """`geometry.embed_points` by three kernels instead of six, within 1e-6."""
-    _, frequencies, phases = _waves(d_model // 2, points.device)
+    frequencies, phases = _waves(d_model // 2, points.device)
     return torch.addcmul(phases, points.float().flip(-1)[..., None], frequencies).sin().flatten(-2)
-
-
-@lru_cache(maxsize=256)
-def _pixel_centers(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return pixel_centers.reference(count, torch.empty(0, dtype=dtype, device=device))
-
-
-def kept_pixel_centers(count: int, like: Tensor) -> Tensor:
-    """`operations.pixel_centers`, computed once a length."""
-    return _pixel_centers(count, like.dtype, like.device)
-
-
-@lru_cache(maxsize=64)
-def _level_geometry(sizes: tuple[tuple[int, int], ...], device: torch.device) -> LevelGeometry:
-    with torch.inference_mode(False):
-        return level_geometry.reference(sizes, torch.empty(0, device=device))
-
-
-def kept_level_geometry(sizes: tuple[tuple[int, int], ...], like: Tensor) -> LevelGeometry:
-    """`operations.level_geometry`, computed once for pictures of one size."""
-    return _level_geometry(sizes, like.device)
 
 
 def logits_by_kernel(x: Tensor) -> Tensor:

@@ -29,10 +29,8 @@ from .fast_operations import (
     attend_by_interface,
     attend_in_pieces,
     embed_points_by_waves,
+    kept,
     kept_fold,
-    kept_level_geometry,
-    kept_pixel_centers,
-    kept_wavelengths,
     logits_by_kernel,
     sample_by_bags,
     sample_by_grid,
@@ -115,7 +113,7 @@ def _may_keep(x: Tensor) -> bool:
 
 @sine_wavelengths.routed
 def _(num_features: int, like: Tensor) -> Way:
-    return kept_wavelengths if _may_keep(like) else None
+    return partial(kept, sine_wavelengths) if _may_keep(like) else None
 
 
 def _is_folded(norm: nn.Module) -> bool:
@@ -139,12 +137,12 @@ def _(norm: FrozenNorm2d, x: Tensor) -> Way:
 
 @pixel_centers.routed
 def _(count: int, like: Tensor) -> Way:
-    return kept_pixel_centers if _may_keep(like) else None
+    return partial(kept, pixel_centers) if _may_keep(like) else None
 
 
 @level_geometry.routed
 def _(sizes: tuple[tuple[int, int], ...], like: Tensor) -> Way:
-    return kept_level_geometry if _may_keep(like) else None
+    return partial(kept, level_geometry) if _may_keep(like) else None
 
 
 @embed_points.routed

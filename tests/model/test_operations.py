@@ -476,24 +476,20 @@ def test_ways_of_a_gpu_at_inference_are_within_rounding():
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
-def test_what_is_kept_is_the_references():
-    like, sizes = torch.empty(0), ((7, 5), (4, 9))
-    assert torch.equal(fast_operations.kept_pixel_centers(7, like), operations.pixel_centers.reference(7, like))
-    found, expected = fast_operations.kept_level_geometry(sizes, like), operations.level_geometry.reference(sizes, like)
-    assert found.sizes == expected.sizes and all(
-        torch.equal(*pair) for pair in zip(found[1:], expected[1:], strict=True)
-    )
-    assert fast_operations.kept_level_geometry(sizes, like) is found
-    assert fast_operations.kept_pixel_centers(7, like.double()).dtype == torch.float64
+@pytest.mark.parametrize(
+    ("operation", "number"),
+    [(operations.pixel_centers, 7), (operations.sine_wavelengths, 16), (operations.level_geometry, ((7, 5), (4, 9)))],
+    ids=["centers", "wavelengths", "levels"],
+)
+def test_what_is_kept_is_the_references(operation, number):
+    like = torch.empty(0)
+    found = fast_operations.kept(operation, number, like)
+    assert fast_operations.kept(operation, number, like) is found
+    assert str(found) == str(operation.reference(number, like))
+    assert fast_operations.kept(operation, number, like.double()) is not found
 
 
 # Routes
-
-
-def test_kept_wavelengths_are_the_references():
-    like = torch.empty(0)
-    assert torch.equal(fast_operations.kept_wavelengths(16, like), operations.sine_wavelengths.reference(16, like))
-    assert fast_operations.kept_wavelengths(16, like) is fast_operations.kept_wavelengths(16, like)
 
 
 def test_references_alone_run_within_reference_operations(monkeypatch):
