@@ -1,6 +1,7 @@
 """Every way of an operation against its reference, outputs and gradients, and the references against PyTorch's own."""
 
 import copy
+import math
 from contextlib import ExitStack
 from functools import partial
 
@@ -470,6 +471,7 @@ def test_ways_of_a_gpu_at_inference_are_within_rounding():
     found, expected = fast_operations.logits_by_kernel(numbers), geometry.inverse_sigmoid.reference(numbers)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1.1e-5)
     torch.testing.assert_close(found.sigmoid(), expected.sigmoid(), rtol=0, atol=1e-7)
+    assert math.log(1 / geometry.BOX_EPSILON) == pytest.approx(fast_operations.MOST_LOGIT)
     assert fast_operations.logits_by_kernel(torch.tensor([torch.nan])).isnan().all()
     found, expected = fast_operations.embed_points_by_waves(points, 32), geometry.embed_points.reference(points, 32)
     assert found.shape == expected.shape and found.dtype == torch.float32
