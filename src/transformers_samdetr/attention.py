@@ -215,9 +215,10 @@ class SamDetrMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths[:-1], widths[1:], strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
         for layer in self.layers[:-1]:
-            x = layer(x).relu()
-        return self.layers[-1](x)
+            rows = layer(rows).relu()
+        return self.layers[-1](rows).unflatten(0, x.shape[:-1])
 
 
 class SamDetrFeedForward(nn.Module):
@@ -232,4 +233,5 @@ class SamDetrFeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(self.activation(self.fc1(x)))))
+        rows = self.activation_dropout(self.activation(self.fc1(x.flatten(0, -2))))
+        return self.dropout(self.fc2(rows)).view(x.shape)

@@ -37,7 +37,8 @@ def box_to_pixel_corners(boxes: Tensor, valid_size: Tensor) -> Tensor:
 
     `valid_size` is `(B, 2)`, width and height of each valid image, in pixels of the map.
     """
-    return center_to_corners((boxes.unflatten(-1, (2, 2)) * valid_size[:, None, None]).flatten(-2))
+    boxes = boxes.unflatten(-1, (2, 2)) * valid_size[:, None, None]
+    return center_to_corners(boxes.flatten(-2))
 
 
 def generalized_iou(boxes: Tensor, others: Tensor) -> Tensor:

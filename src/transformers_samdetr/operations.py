@@ -296,13 +296,10 @@ KEPT: MutableMapping[nn.Module, tuple] = WeakKeyDictionary()
 
 
 class FrozenConv2d(nn.Conv2d):
-    """The convolution before a frozen batch norm, so that both may be computed as one."""
+    """The convolution before a frozen batch norm, so that both may be computed as one.
 
-    def __init__(self, conv: nn.Conv2d, norm: FrozenNorm2d):
-        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        super().__init__(*shape, conv.groups, bias=False, device="meta")
-        self.weight = conv.weight
-        self._norm = (norm,)  # in a tuple: the block owns it, and its state stays under its own name
+    Its block owns the norm, whose state stays under its own name; so it is in a tuple here.
+    """
 
     @property
     def norm(self) -> FrozenNorm2d:
@@ -360,12 +357,12 @@ def freeze_batch_norms(module: nn.Module) -> nn.Module:
     module = freeze_batch_norm_2d(module)
     for block in [part for part in module.modules() if type(part) in IN_ORDER]:
         children = list(block.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (_, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
             is_plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
             if is_plain and isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
                 frozen = FrozenNorm2d(norm)
-                setattr(block, conv_name, FrozenConv2d(conv, frozen))
                 setattr(block, norm_name, frozen)
+                conv.__class__, conv._norm = FrozenConv2d, (frozen,)
     return module
 
 

@@ -52,9 +52,8 @@ class AlignerBase(nn.Module):
         content, positions = (self.for_heads(x).to(queries.dtype) for x in (content, positions))
         if self.content_reweighting is None:
             return content, positions
-        heads = (self.num_heads, self.d_model)
-        content = self.content_reweighting(queries).sigmoid().unflatten(-1, heads) * content  # equation 7
-        positions = self.position_reweighting(queries).sigmoid().unflatten(-1, heads) * positions  # equation 8
+        content = self.content_reweighting(queries).sigmoid().view(content.shape) * content  # equation 7
+        positions = self.position_reweighting(queries).sigmoid().view(content.shape) * positions  # equation 8
         return content, positions
 
     def for_heads(self, x: Tensor) -> Tensor:
@@ -131,8 +130,8 @@ class SemanticsAligner(AlignerBase):
     def search(self, regions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4)."""
         maps = regions.to(dtype).flatten(0, 1).permute(0, 3, 1, 2)  # (B·Q, C, roi, roi)
-        reduced = self.region_reduction(maps).relu().flatten(1).unflatten(0, regions.shape[:2])  # channel by channel
-        outputs = at_least_float32(self.keypoint_head(reduced).unflatten(-1, (-1, self.num_points, 2)))
+        reduced = self.region_reduction(maps).relu().flatten(1)  # channel by channel
+        outputs = at_least_float32(self.keypoint_head(reduced)).view(*regions.shape[:2], -1, self.num_points, 2)
         return self.bound(outputs[:, :, 0]), outputs[:, :, 1] if self.smca else None
 
     def bound(self, offsets: Tensor) -> Tensor:
