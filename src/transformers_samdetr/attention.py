@@ -1,7 +1,4 @@
-"""Dense attention: DETR's own, the decoder's self-attention, and cross-attention with shared keys; and small layers.
-
-Attention masks are additive, `(B or 1, 1 or M, 1 or Q, S)`: 0 where a key may be attended. See docs/model.md.
-"""
+"""Dense attention and small layers. Masks `(B or 1, 1 or M, 1 or Q, S)` are added to logits: 0 for keys to attend."""
 
 from dataclasses import dataclass
 
@@ -40,12 +37,8 @@ class AxisBias:
 def gaussian_bias(centers: Tensor, scales: Tensor, height: int, width: int) -> AxisBias:
     """SMCA's spatial prior (paper section 4.5.1): a Gaussian around each head's salient point, as logits.
 
-    Args:
-        centers: `(B, Q, M, 2)`, (x, y) in pixels of the feature map.
-        scales: `(B, Q, M, 2)`, learned inverse widths in x and y; they enter squared.
-
-    Returns:
-        At most 0: -(s_x² (x - j - ½)² + s_y² (y - i - ½)²) / 8 at pixel (i, j).
+    Centers (x, y) in pixels of the map and learned inverse widths s are `(B, Q, M, 2)`. At pixel (i, j) it is
+    -(s_x² (x - j - ½)² + s_y² (y - i - ½)²) / 8.
     """
     centers, scales = centers.transpose(1, 2), scales.transpose(1, 2)  # (B, M, Q, 2)
     along_x = (scales[..., :1] * (centers[..., :1] - pixel_centers(width, centers))).square()  # (B, M, Q, W)
@@ -109,10 +102,7 @@ class PackedLinear(nn.Linear):
 
 
 class SamDetrAttention(nn.Module):
-    """DETR's multi-head attention: positions are added to queries and keys, not to values.
-
-    The encoder's self-attention, and both attentions of the decoder where there is no aligner.
-    """
+    """DETR's multi-head attention, in the encoder, and in the decoder where there is no aligner."""
 
     is_causal = False
 

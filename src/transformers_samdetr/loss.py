@@ -47,7 +47,6 @@ def prepare_targets(labels: list[dict], batch_size: int, num_labels: int, device
             normalised; other keys are ignored, but `image_id` names the image in errors.
         batch_size: number of images.
         num_labels: number of classes.
-        device: where the targets are needed.
 
     Raises:
         ValueError: something does not fit; the message names the image, the value and the remedy.

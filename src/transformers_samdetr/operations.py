@@ -142,6 +142,16 @@ def region_align(feature_map: Tensor, corners: Tensor, size: int, valid_size: Te
         return x_weights[:, :, None] @ rows
 
 
+@Operation
+def align_and_reduce(
+    reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`region_align`, and its regions after a 1x1 convolution, `(B·Q, C', size, size)`; both are linear."""
+    regions = region_align(feature_map, corners, size, valid_size)
+    maps = regions.to(reduction.weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+    return regions, nn.Conv2d.forward(reduction, maps)
+
+
 def bilinear_weights(places: Tensor, length: int) -> Tensor:
     """How much each of `length` pixels counts at `(…)` places, -1 and 1 being the outer pixel edges: `(…, length)`."""
     places = ((places + 1) * length - 1) / 2

@@ -3,6 +3,7 @@
 | operation | eager on a CPU | eager on a GPU | deterministic on a GPU | compiled | exported |
 |---|---|---|---|---|---|
 | `region_align` | bags | torchvision's kernel | reference, in parts | reference | reference |
+| `align_and_reduce` of a small map | map reduced | reference | reference | reference | reference |
 | `sample_regions` | reference | grid | reference | reference | reference |
 | `sample_levels` | bags | grid | reference | grid | reference |
 | `shared_key_attention`, "sdpa" | pieces | fused kernel | fused kernel | fused kernel; on a CPU reference | likewise |
@@ -18,6 +19,7 @@ deterministic. To remove a faster way, delete its line below; to remove a file o
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from .fast_operations import (
     align_by_bags,
     align_by_kernel,
     align_in_parts,
+    align_reduced_by_bags,
     attend_by_interface,
     attend_in_pieces,
     embed_points_by_waves,
@@ -42,6 +45,7 @@ from .operations import (
     FrozenConv2d,
     FrozenNorm2d,
     Operation,
+    align_and_reduce,
     extract_features,
     fold,
     frozen_convolution,
@@ -57,6 +61,8 @@ from .operations import (
 
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has no such function
 
+FEWER_PIXELS = 2
+"""The map is reduced before RoIAlign if all regions together have at least so many times its number of pixels."""
 STRIP = 5 * 2**20
 """Elements of the largest feature map in one strip."""
 Way = Callable | None
@@ -79,6 +85,13 @@ def _(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None
     if _suits_gpu_kernels(corners) and valid_size is None:
         return align_by_kernel
     return None if torch.compiler.is_compiling() else align_in_parts
+
+
+@align_and_reduce.routed
+def _(reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Way:
+    height, width = feature_map.shape[1:3]
+    is_small = FEWER_PIXELS * height * width <= corners.shape[1] * size**2
+    return align_reduced_by_bags if is_small and _is_eager(corners.device, "cpu") else None
 
 
 @sample_regions.routed
@@ -111,9 +124,11 @@ def _may_keep(x: Tensor) -> bool:
     return is_plain and _is_eager(x.device, "cuda") and not torch.cuda.is_current_stream_capturing()
 
 
-@sine_wavelengths.routed
-def _(num_features: int, like: Tensor) -> Way:
-    return partial(kept, sine_wavelengths) if _may_keep(like) else None
+for made_of_numbers in (sine_wavelengths, pixel_centers, level_geometry):
+
+    @made_of_numbers.routed
+    def _(*arguments: Any, operation: Operation = made_of_numbers) -> Way:
+        return partial(kept, operation) if _may_keep(arguments[-1]) else None
 
 
 def _is_folded(norm: nn.Module) -> bool:
@@ -133,16 +148,6 @@ def _(conv: FrozenConv2d, x: Tensor) -> Way:
 @frozen_norm.routed
 def _(norm: FrozenNorm2d, x: Tensor) -> Way:
     return already_applied if _is_folded(norm) else None
-
-
-@pixel_centers.routed
-def _(count: int, like: Tensor) -> Way:
-    return partial(kept, pixel_centers) if _may_keep(like) else None
-
-
-@level_geometry.routed
-def _(sizes: tuple[tuple[int, int], ...], like: Tensor) -> Way:
-    return partial(kept, level_geometry) if _may_keep(like) else None
 
 
 @embed_points.routed

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .attention import AxisBias, SamDetrMLP, gaussian_bias
 from .configuration_sam_detr import SamDetrConfig
 from .geometry import box_to_pixel_corners, embed_points, inverse_sigmoid
-from .operations import at_least_float32, region_align, sample_points, sample_regions
+from .operations import align_and_reduce, at_least_float32, region_align, sample_points, sample_regions
 
 
 class AlignedQueries(NamedTuple):
@@ -78,6 +78,18 @@ class AlignerBase(nn.Module):
         return feature_map, corners, valid_size, crop_size
 
 
+class RegionReduction(nn.Conv2d):
+    """Region features (equation 2), and these again after a 1x1 convolution to a quarter of the channels and a ReLU."""
+
+    def __init__(self, d_model: int):
+        super().__init__(d_model, d_model // 4, kernel_size=1)
+
+    def forward(self, feature_map: Tensor, corners: Tensor, size: int, crop: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Arguments as in [`operations.region_align`]; `(B, Q, size, size, C)` and `(B·Q, C/4, size, size)`."""
+        regions, reduced = align_and_reduce(self, feature_map, corners, size, crop)
+        return regions, reduced.relu()
+
+
 class SemanticsAligner(AlignerBase):
     """Region features of each reference box → salient points → queries sampled there, reweighted by the previous ones.
 
@@ -99,7 +111,7 @@ class SemanticsAligner(AlignerBase):
     ):
         super().__init__(d_model, num_heads, **others)
         self.num_points, self.roi_size, self.smca = num_points, roi_size, smca
-        self.region_reduction = nn.Conv2d(d_model, d_model // 4, kernel_size=1)
+        self.region_reduction = RegionReduction(d_model)
         outputs = num_points * (4 if smca else 2)
         # a zero last weight, as box heads have, would keep SMCA's scales at 0 for ever: they enter squared
         self.keypoint_head = SamDetrMLP([d_model // 4 * roi_size**2, d_model, 2 * d_model, 2 * d_model, outputs])
@@ -115,8 +127,10 @@ class SemanticsAligner(AlignerBase):
             valid_size: `(B, 2)`, width and height of what is not padding, in pixels of the map; by default all of it.
         """
         feature_map, corners, valid_size, crop_size = self.to_pixels(feature_map, reference_boxes, valid_size)
-        regions = region_align(feature_map, corners, self.roi_size, crop_size)  # equation 2
-        offsets, scales = self.search(regions, queries.dtype)  # equation 4
+        regions, reduced = self.region_reduction(feature_map, corners, self.roi_size, crop_size)  # equation 2
+        offsets, scales = self.search(
+            reduced.flatten(1).unflatten(0, queries.shape[:2]).to(queries.dtype)
+        )  # equation 4
         points = self.place(offsets, reference_boxes)
         content = self.sample(regions, offsets, feature_map, points, valid_size)  # equations 3 and 5
         positions = embed_points(points, self.d_model)  # equation 6
@@ -127,11 +141,9 @@ class SemanticsAligner(AlignerBase):
             bias = gaussian_bias(centers, self.for_heads(scales), *feature_map.shape[1:3])
         return AlignedQueries(content, positions, points, bias)
 
-    def search(self, regions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Offsets of the salient points and, with SMCA, their two scales, `(B, Q, P, 2)` float32 each (equation 4)."""
-        maps = regions.to(dtype).flatten(0, 1).permute(0, 3, 1, 2)  # (B·Q, C, roi, roi)
-        reduced = self.region_reduction(maps).relu().flatten(1)  # channel by channel
-        outputs = at_least_float32(self.keypoint_head(reduced)).view(*regions.shape[:2], -1, self.num_points, 2)
+    def search(self, reduced: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offsets of salient points and, with SMCA, their scales, `(B, Q, P, 2)` float32 each (equation 4)."""
+        outputs = at_least_float32(self.keypoint_head(reduced)).view(*reduced.shape[:2], -1, self.num_points, 2)
         return self.bound(outputs[:, :, 0]), outputs[:, :, 1] if self.smca else None
 
     def bound(self, offsets: Tensor) -> Tensor:

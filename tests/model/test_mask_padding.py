@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrModel
 from transformers_samdetr.geometry import box_to_pixel_corners
-from transformers_samdetr.operations import region_align
+from transformers_samdetr.operations import align_and_reduce, region_align
 from transformers_samdetr.padding_masks import extract_masked_features, group_norm, hook_masks
 from transformers_samdetr.presets import PRESETS
 
@@ -110,7 +110,7 @@ def test_batch_equals_alone(name, weights):
         ("padding_masks._align_same_padding", lambda x, mask, has_room: x, small_preset("sam-detr-tiny")),
         ("padding_masks._repeat_edge", lambda x, mask: x, SINGLE),
         ("backbone.group_norm", lambda x, mask, norm: norm(x), SINGLE),
-        ("semantics_aligner.region_align", lambda *arguments: region_align(*arguments[:3]), MULTI),
+        ("semantics_aligner.align_and_reduce", lambda *arguments: align_and_reduce(*arguments[:4]), MULTI),
     ],
     ids=["SAME padding", "mean pooling", "group norm", "regions"],
 )

@@ -47,6 +47,11 @@ def regions_case(shape: tuple[int, int], size: int, ends: bool = False) -> tuple
     return feature_map, box_to_pixel_corners(random_boxes(2, 50), valid_size), size, valid_size if ends else None
 
 
+def reduced_case(case) -> tuple:
+    reduction = torch.nn.Conv2d(6, 3, 1).double()
+    return reduction, *case()
+
+
 def levels_case(sizes=SIZES, batch_size: int = 2, spread: float = 1.6, num_queries: int = 6) -> tuple:
     """With the spread of 1.6 a third of the samples lie off the maps."""
     positions = sum(height * width for height, width in sizes)
@@ -87,6 +92,7 @@ REGIONS = {
     for ends in (False, True)
 }
 WHOLE_REGIONS = {name: case for name, case in REGIONS.items() if name.endswith("False")}
+REDUCED = {name: partial(reduced_case, case) for name, case in REGIONS.items()}
 LEVELS = {"small": levels_case, "large": partial(levels_case, LARGE, num_queries=500)}
 ATTENTION = {
     f"{num_queries} queries, biased {biased}": partial(attention_case, num_queries, *size, biased)
@@ -97,6 +103,7 @@ WAYS = [
     (operations.region_align, fast_operations.align_by_bags, REGIONS),
     (operations.region_align, fast_operations.align_by_kernel, WHOLE_REGIONS),
     (operations.region_align, fast_operations.align_in_parts, REGIONS),
+    (operations.align_and_reduce, fast_operations.align_reduced_by_bags, REDUCED),
     (operations.sample_regions, fast_operations.sample_regions_by_grid, {"": points_case}),
     (operations.sample_levels, fast_operations.sample_by_bags, LEVELS),
     (operations.sample_levels, fast_operations.sample_by_grid, LEVELS),
@@ -118,12 +125,13 @@ def test_way_equals_reference(operation, way, case):
     torch.manual_seed(0)
     arguments = case()
     tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+    tensors += [x for module in arguments if isinstance(module, torch.nn.Conv2d) for x in module.parameters()]
     tensors += [x for bias in arguments if isinstance(bias, AxisBias) for x in (bias.along_x, bias.along_y)]
     leaves, results = [x for x in tensors if x.requires_grad], []
     for function in (operation.reference, way):
         output = function(*arguments)
         if isinstance(output, tuple):
-            output = output[0]
+            output = torch.cat([part.flatten() for part in output[: 1 + (operation is operations.align_and_reduce)]])
         torch.manual_seed(1)
         direction = torch.randn(output.shape, dtype=output.dtype)
         results.append([output, *torch.autograd.grad(output, leaves, direction)])
@@ -538,6 +546,12 @@ def test_the_whole_model_by_references(fields):
         results.append({"loss": outputs.loss, "boxes": outputs.pred_boxes, **gradients})
     largest = max(x.abs().max().item() for x in results[0].values())
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9 * largest)
+
+
+def test_a_map_is_reduced_first_where_regions_have_twice_its_pixels():
+    for width, way in ((7, fast_operations.align_reduced_by_bags), (8, None)):
+        arguments = torch.nn.Conv2d(6, 3, 1), torch.zeros(1, 7, width, 6), torch.zeros(1, 2, 4), 7
+        assert operations.align_and_reduce.route(*arguments) is way
 
 
 def test_ways_of_a_cpu_and_of_compiled_code(monkeypatch):
