@@ -85,9 +85,9 @@ class RegionReduction(nn.Conv2d):
         super().__init__(d_model, d_model // 4, kernel_size=1)
 
     def forward(self, feature_map: Tensor, corners: Tensor, size: int, crop: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Arguments as in [`operations.region_align`]; `(B, Q, size, size, C)` and `(B·Q, C/4, size, size)`."""
+        """Arguments as in [`operations.region_align`]; `(B, Q, size, size, C)` and `(B, Q, C/4·size²)`."""
         regions, reduced = align_and_reduce(self, feature_map, corners, size, crop)
-        return regions, reduced.relu()
+        return regions, reduced.relu().flatten(1).unflatten(0, corners.shape[:2])
 
 
 class SemanticsAligner(AlignerBase):
@@ -128,9 +128,7 @@ class SemanticsAligner(AlignerBase):
         """
         feature_map, corners, valid_size, crop_size = self.to_pixels(feature_map, reference_boxes, valid_size)
         regions, reduced = self.region_reduction(feature_map, corners, self.roi_size, crop_size)  # equation 2
-        offsets, scales = self.search(
-            reduced.flatten(1).unflatten(0, queries.shape[:2]).to(queries.dtype)
-        )  # equation 4
+        offsets, scales = self.search(reduced.to(queries.dtype))  # equation 4
         points = self.place(offsets, reference_boxes)
         content = self.sample(regions, offsets, feature_map, points, valid_size)  # equations 3 and 5
         positions = embed_points(points, self.d_model)  # equation 6
