@@ -350,7 +350,7 @@ def features(name: str, **options) -> torch.nn.Module:
 def test_strips_change_nothing(options, size):
     model, pixels = features("resnet26", **options), torch.randn(2, 3, *size, dtype=torch.float64)
     given = pixels.clone()
-    assert fast_resnet.has_plain_start(model._backbone)
+    assert fast_resnet.has_plain_start(model)
     with torch.no_grad():
         expected = operations.extract_features.reference(model, pixels)
         for strip in (1, 30_000, STRIP):
@@ -398,7 +398,7 @@ def test_other_networks_keep_their_way(name, options):
         found = fast_resnet.features_in_strips(model, pixels, 30_000)
     torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-9)
     if options.get("output_stride") != 8:
-        assert not fast_resnet.has_plain_start(model._backbone)
+        assert not fast_resnet.has_plain_start(model)
 
 
 # What is kept
