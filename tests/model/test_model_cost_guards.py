@@ -16,8 +16,8 @@ from ..models import MULTI_SCALE, TINY, Operations, fake_gpu, tiny_model
 
 
 def is_map(shape: tuple[int, ...]) -> bool:
-    """Whether it is that of feature maps of three images; no weight has 3 outputs."""
-    return len(shape) == 4 and shape[0] == 3 and shape[2] == shape[3] > 1
+    """Whether it is that of feature maps of three images; no weight has 3 outputs, and boxes are 2 x 2."""
+    return len(shape) == 4 and shape[0] == 3 and shape[2] == shape[3] > 2
 
 
 def most_stored(given: Operations) -> int:
