@@ -30,10 +30,10 @@ OTHER_FORMATS = {
 KNOWN_KEY = re.compile(rf'"({"|".join([*KEYS, *OTHER_FORMATS])})"\s*:')
 
 
-def find_coco(files: SetFiles, passed_over: list[str]) -> dict[str, str]:
+def find_coco(files: SetFiles) -> dict[str, str]:
     """COCO files of a folder by the split in their own or their folder's name, `""` for one without.
 
-    `passed_over` gets a line for each JSON file that is not taken. Raises a ValueError where two could be one split.
+    Raises a ValueError where two could be the same split.
     """
 
     def rank(path: str) -> float:  # files of any other name are behind `instances_*`
@@ -45,18 +45,18 @@ def find_coco(files: SetFiles, passed_over: list[str]) -> dict[str, str]:
         split = split_in(stem(path)) or split_in(os.path.basename(folder)) or split_in(folder)
         reason = _why_not_coco(Path(files.path(path)))
         if reason:
-            passed_over.append(f"{path} {reason}")
+            files.passed_over.append(f"{path} {reason}")
         elif split not in found:
             found[split] = path
         elif rank(found[split]) < rank(path):
-            passed_over.append(f"{path}: {found[split]} is read for this split")
+            files.passed_over.append(f"{path}: {found[split]} is read for this split")
         else:
             raise ValueError(
                 f"{files.path(path)} and {files.path(found[split])} could both be the split "
                 f"{split or 'of all pictures'!r}: name the files train and val, or give one of them as --data."
             )
     if len(found) > 1 and "" in found:
-        passed_over.append(f"{found.pop('')}: other files have a split in their names")
+        files.passed_over.append(f"{found.pop('')}: other files have a split in their names")
     return found
 
 
@@ -209,13 +209,15 @@ def _pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: 
     """The pictures in the order of the file, each with its objects in the order of the file."""
     rows = {image_id: row for row, image_id in enumerate(content.images)}
     row_of = np.array([rows.get(image_id, -1) for image_id in content.image_ids], dtype=np.int64)
-    for place in np.flatnonzero(row_of < 0)[:1].tolist():
+    if (row_of < 0).any():
+        place = int(np.argmax(row_of < 0))
         image_id, hint = content.image_ids[place], ""
         if isinstance(image_id, str) and not any(isinstance(listed, str) for listed in rows):
             hint = f": {shown(image_id, repr)}, which is text, is not in {shown(list(rows)[:3])}"
         raise ValueError(f"{content.where(place)}: the file lists no such image{hint}.")
     known = {identity for identity, *_ in content.categories}
-    for unknown in dict.fromkeys(identity for identity in content.category_ids if identity not in known):
+    unknown = next((identity for identity in content.category_ids if identity not in known), None)
+    if unknown is not None:
         listed = shown(sorted(known, key=lambda identity: (str(type(identity)), identity)))
         where = content.where(content.category_ids.index(unknown))
         raise ValueError(f"{where} has category_id {shown(unknown, repr)}, which is none of the file's {listed}.")

@@ -195,7 +195,8 @@ def read_picture(example: Mapping[str, Any], columns: Mapping[str, str]) -> Anno
             value["bbox"] = list(map(list, zip(*sides, strict=True)))
         else:
             wrong.append("bbox")
-    for key in wrong[:1]:
+    if wrong:
+        key = wrong[0]
         where = f"image {shown(value.get('image_id'))} has for {columns[key]} {shown(value[key], repr)}"
         raise ValueError(f"{where}: give a list, one for each object.")
     image, ids = value.get("image"), value.get("id")

@@ -153,10 +153,8 @@ def load_detection_data(
             raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
         else:
             sets = _open(name, options)
-    for split, data in list(sets.items()) if streaming else ():
-        if isinstance(data, Dataset) and len(data):  # in 64 pieces, which are shuffled as files are
-            pieces = data.to_iterable_dataset(num_shards=min(len(data), 64))
-            sets = {**sets, split: with_length(pieces, len(data))}
+    if streaming:
+        sets = {split: _stream(data) for split, data in sets.items()}
     return from_sets(name, sets, options)
 
 
@@ -164,7 +162,6 @@ def _read_folder(path: Path) -> FolderContent | Mapping[str, Dataset] | None:
     """The content of a folder of annotation files or of one of these; sets of tables; None for sets of `datasets`."""
     if path.suffix in BUILDERS or any((path / name).exists() for name in SAVED):
         return None
-    passed_over: list[str] = []
     if path.is_dir():
         files, given = SetFiles(path), None
     else:
@@ -174,29 +171,28 @@ def _read_folder(path: Path) -> FolderContent | Mapping[str, Dataset] | None:
             return read_coco(files, {split_in(path.stem): given})
         if path.suffix not in (".yaml", ".yml", ".data", *TABLES):
             raise ValueError(f"{path} is no COCO JSON, YOLO YAML, CSV, parquet or arrow file: give one, or its folder.")
-    layout = find_yolo(files, passed_over, given) if given is None or path.suffix not in TABLES else None
+    layout = find_yolo(files, given) if given is None or path.suffix not in TABLES else None
     if layout is not None:
         return read_yolo(files, layout)
-    for find, read in ((find_coco, read_coco), (find_voc, read_voc)) if given is None else ():
-        if found := find(files, passed_over):
-            return read(files, found)
-    names = {os.path.basename(name) for name in files.files}
-    if given is None and any(name.endswith(tuple(BUILDERS)) or name in METADATA for name in names):
-        return None
-    tables = read_tables(files, [given] if given else files.with_suffix(*TABLES), passed_over)
+    if given is None:
+        for find, read in ((find_coco, read_coco), (find_voc, read_voc)):
+            if found := find(files):
+                return read(files, found)
+        if any(name.endswith(tuple(BUILDERS)) or os.path.basename(name) in METADATA for name in files.files):
+            return None
+    tables = read_tables(files, [given] if given else files.with_suffix(*TABLES))
     if tables:
         return tables
-    passed_over += [
-        f"{name} is {OTHER_FILES[os.path.splitext(name)[1].lower()]}" for name in files.with_suffix(*OTHER_FILES)
-    ]
+    others = files.with_suffix(*OTHER_FILES)
+    reasons = files.passed_over + [f"{name} is {OTHER_FILES[os.path.splitext(name)[1].lower()]}" for name in others]
     held = given or ", ".join(sorted({name.split("/")[0] for name in files.files})[:10]) or "nothing"
-    reasons = f" Passed over: {'; '.join(passed_over[:8])}" if passed_over else ""
-    more = f"; and {len(passed_over) - 8} more files" if len(passed_over) > 8 else ""
+    if len(reasons) > 8:
+        reasons[8:] = [f"and {len(reasons) - 8} more files"]
+    passed_over = f" Passed over: {'; '.join(reasons)}." if reasons else ""
     raise ValueError(
         f"{path} holds {held}: none of the layouts that are read, which are COCO's JSON files, YOLO's data.yaml with "
         "images and labels, VOC's XML files, CSV files with an object a row, parquet or arrow files, metadata.jsonl "
-        f"beside pictures, or a folder of save_to_disk.{reasons}{more}{'.' * bool(passed_over)} "
-        "Export the set as COCO, YOLO or PASCAL VOC."
+        f"beside pictures, or a folder of save_to_disk.{passed_over} Export the set as COCO, YOLO or PASCAL VOC."
     )
 
 
@@ -237,6 +233,13 @@ def _open(source: str, options: LoadOptions, files: dict[str, list[str]] | None 
         rows = rows_of_parquet((builder.config.data_files or {}).get(split, [""]))
         streams[split] = with_length(stream, rows) if rows and known_length(stream) is None else stream
     return streams
+
+
+def _stream(data: AnySet) -> AnySet:
+    """A stream of a set in 64 pieces, which are shuffled as the files of other streams are."""
+    if isinstance(data, IterableDataset) or not len(data):
+        return data
+    return with_length(data.to_iterable_dataset(num_shards=min(len(data), 64)), len(data))
 
 
 def from_folder(source: str, content: FolderContent, options: LoadOptions) -> DetectionData:

@@ -139,10 +139,12 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
                 if not isinstance(key, str):
                     refuse("Expecting a key in quotes")
                 next_character(":")
-                is_array = next_character() == "["
-                yield key, -1, [] if is_array else value()
-                for index, _ in enumerate(members("[", "]") if is_array else ()):
-                    yield key, index, value()
+                if next_character() == "[":
+                    yield key, -1, []
+                    for index, _ in enumerate(members("[", "]")):
+                        yield key, index, value()
+                else:
+                    yield key, -1, value()
         if next_character():
             refuse("Extra data")
 
@@ -205,6 +207,7 @@ class SetFiles:
 
     def __init__(self, root: Path, deepest: int = DEEPEST):
         self.root = root
+        self.passed_over: list[str] = []  # a line for each file that could have been annotations, and why it is not
         self.files: dict[str, None] = {}
         self.folders: set[str] = {""}
         self._list("", {os.path.realpath(root)}, deepest)

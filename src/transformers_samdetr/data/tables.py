@@ -16,11 +16,11 @@ from .source_files import SetFiles, folded, is_picture, read_text, split_in, ste
 NAME_COLUMNS = ("filename", *PICTURE_ALIASES["image"], "image_id")
 
 
-def read_tables(files: SetFiles, names: Iterable[str], passed_over: list[str]) -> dict[str, Dataset]:
+def read_tables(files: SetFiles, names: Iterable[str]) -> dict[str, Dataset]:
     """Sets with a row for each picture, by the split in the name of their table or its folder, `""` for one without.
 
-    `passed_over` gets a line for each table that is not one of objects. Raises a ValueError that names table and line
-    where two tables are of one split, a picture is missing, or a box has no numbers.
+    Raises a ValueError that names table and line where two tables are of one split, a picture is missing, or a box has
+    no numbers.
     """
     found: dict[str, Dataset] = {}
     for name in names:
@@ -30,7 +30,7 @@ def read_tables(files: SetFiles, names: Iterable[str], passed_over: list[str]) -
             raise ValueError(f"{files.path(name)} is not a valid table: {error}.") from error
         split = split_in(stem(name)) or split_in(os.path.dirname(name))
         if not pictures:
-            passed_over.append(f"{name} is a table without rows of a file name and xmin, ymin, xmax, ymax")
+            files.passed_over.append(f"{name} is a table without rows of a file name and xmin, ymin, xmax, ymax")
         elif split in found:
             raise ValueError(f"{files.path(name)} is another table of the split {split!r}: give one of them as --data.")
         else:

@@ -12,11 +12,11 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
 
 
-def find_voc(files: SetFiles, passed_over: list[str]) -> dict[str, list[str]]:
+def find_voc(files: SetFiles) -> dict[str, list[str]]:
     """XML files of each split, `""` for a set without splits; empty for other layouts.
 
-    The splits are those of `ImageSets/Main`, or of folders called train, val, test and so on. `passed_over` gets a line
-    for XML files that are no annotations. Raises a ValueError where a list names a file that is not there.
+    The splits are those of `ImageSets/Main`, or of folders called train, val, test and so on. Raises a ValueError where
+    a list names a file that is not there.
     """
     paths = files.with_suffix(".xml")
     while paths:  # all of a folder are of one kind, so that one of them tells
@@ -28,7 +28,7 @@ def find_voc(files: SetFiles, passed_over: list[str]) -> dict[str, list[str]]:
         if kind == "annotation":
             break
         tool = "CVAT's own XML" if kind == "annotations" else f"no annotation of VOC, but <{kind}>"
-        passed_over.append(f"{paths[0]} is {tool}; export the set as COCO, YOLO or PASCAL VOC")
+        files.passed_over.append(f"{paths[0]} is {tool}; export the set as COCO, YOLO or PASCAL VOC")
         paths = [path for path in paths if os.path.dirname(path) != folder]
     else:
         return {}
@@ -80,9 +80,10 @@ def read_voc(files: SetFiles, chosen: dict[str, list[str]]) -> FolderContent:
             splits[split].add(_read(path, files, disagree))
     corners = [corner for pictures in splits.values() for i in (0, 1) for corner in pictures.boxes[i::4]]
     from_one = bool(corners) and all(not corner < 1 for corner in corners)  # NaN tells nothing
-    for pictures in splits.values() if from_one else ():
-        for i in (0, 1):
-            pictures.boxes[i::4] = array("d", [corner - 1 for corner in pictures.boxes[i::4]])
+    if from_one:
+        for pictures in splits.values():
+            for i in (0, 1):
+                pictures.boxes[i::4] = array("d", [corner - 1 for corner in pictures.boxes[i::4]])
     names = sorted({name for pictures in splits.values() for name in pictures.categories})
     if not names:
         raise ValueError(f"The XML files of {files.root} hold no objects.")
@@ -139,7 +140,8 @@ def _read(path: str, files: SetFiles, disagree: list[str]) -> AnnotatedPicture:
             f"{file} belongs to {shown(wanted)}, and no picture in {files.root} has this name, or that of the XML "
             f"file{files.hint(wanted)}."
         )
-    disagree += [path] * (named is not None and folded(stem(named)) != folded(stem(own)))
+    if named is not None and folded(stem(named)) != folded(stem(own)):
+        disagree.append(path)
     width, height = (side_of(root.findtext(f"size/{side}") or 0, side, file) for side in ("width", "height"))
     size = (width, height) if width and height else picture_size(files.path(own))
     return AnnotatedPicture(files.path(own), None, *size, boxes, names)

@@ -46,11 +46,8 @@ class YoloLayout:
     keypoints: tuple[int, ...] | None = None  # `kpt_shape`; () for polygons, None where nothing is said
 
 
-def find_yolo(files: SetFiles, passed_over: list[str], given: str | None = None) -> YoloLayout | None:
-    """The description of a YOLO set, of the `given` file or of the first that is one; None for other layouts.
-
-    `passed_over` gets a line for each file that could have been one. Raises a ValueError where one is damaged.
-    """
+def find_yolo(files: SetFiles, given: str | None = None) -> YoloLayout | None:
+    """The description of a YOLO set, of the `given` file or of the first that is one; None for other layouts."""
     described = [path for path in files.with_suffix(".yaml", ".yml", ".data") if path.count("/") < 2]
     for path in [given] if given else sorted(described, key=lambda path: (path.count("/"), path)):
         try:
@@ -58,11 +55,11 @@ def find_yolo(files: SetFiles, passed_over: list[str], given: str | None = None)
         except ValueError as error:
             if given or "/" not in path:
                 raise
-            passed_over.append(str(error))
+            files.passed_over.append(str(error))
             continue
         if layout is not None:
             return layout
-        passed_over.append(f"{path} has no `names` (that are there) with `train` or `val`")
+        files.passed_over.append(f"{path} has no `names` (that are there) with `train` or `val`")
     texts = files.with_suffix(".txt")
     named = [path for path in texts + files.with_suffix(".names", ".labels") if os.path.basename(path) in NAME_FILES]
     labels = [path for path in texts if "labels" in path.split("/")[:-1]]
@@ -72,14 +69,14 @@ def find_yolo(files: SetFiles, passed_over: list[str], given: str | None = None)
         names = min(named, key=lambda path: (path.count("/"), NAME_FILES.index(os.path.basename(path))))
         return YoloLayout(files.root, _names(names, names, files), {})
     if labels and re.match(r"[A-Za-z]+[ \t]", read_text(files.path(labels[0]))):
-        passed_over.append(f"{labels[0]} begins with a word, as KITTI's label files do")
+        files.passed_over.append(f"{labels[0]} begins with a word, as KITTI's label files do")
     elif labels:
-        passed_over.append(
+        files.passed_over.append(
             f"{labels[0]} is a label file, but the set does not name the classes: add a data.yaml with `train: images` "
             "and `names: [...]`, or a classes.txt with a name a line"
         )
     elif texts:
-        passed_over.append(f"{texts[0]} has not the name of a picture, and lies in no folder `labels`")
+        files.passed_over.append(f"{texts[0]} has not the name of a picture, and lies in no folder `labels`")
     return None
 
 
