@@ -22,10 +22,8 @@ from .pictures import UnreadablePictureError, opened_picture, picture_to_array
 from .prediction import NMS_THRESHOLD, Detector, choose_threshold
 from .visualization.explain import explanation_figure, figure_to_picture, find_best, observe
 
-SHORTEST_SIDE = 480
-"""Pixels that a smaller picture is enlarged to before its boxes are drawn."""
-MAX_CANDIDATES, EXPLAINED = 300, 3
-"""Detections of a picture that the sliders choose from, and that are explained."""
+SHORTEST_SIDE, MAX_CANDIDATES, EXPLAINED = 480, 300, 3
+"""Pixels that a smaller picture is enlarged to; detections that the sliders choose from, and that are explained."""
 KEPT_SECONDS = 3600
 """After an hour what was uploaded or drawn is deleted from the disk."""
 HEADERS = ["class", "score", "x", "y", "width", "height"]
@@ -36,20 +34,13 @@ class Demo:
 
     Args:
         model: folder or Hub repository of a SAM-DETR.
-        device: as in `Detector`.
         max_megabytes, max_megapixels: of an uploaded picture; pixels are read from its header, before it is decoded.
 
     Raises:
         ValueError: a limit is not a finite number above 0, or it is another kind of model.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike,
-        device: str | torch.device | None = None,
-        max_megabytes: float = 25,
-        max_megapixels: float = 50,
-    ):
+    def __init__(self, model: str | os.PathLike, device=None, max_megabytes: float = 25, max_megapixels: float = 50):
         for name, value in (("max_megabytes", max_megabytes), ("max_megapixels", max_megapixels)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name}={value} must be a finite number above 0.")
@@ -59,11 +50,7 @@ class Demo:
             raise ValueError(f"{model} is a {type(self.detector.model).__name__}: the demo shows SAM-DETRs.")
 
     def read(self, path: str | os.PathLike) -> Image.Image:
-        """The upright RGB picture of a file.
-
-        Raises:
-            UnreadablePictureError: it is too large, empty, or not a whole picture; the message names the file alone.
-        """
+        """The upright RGB picture of a file, or an `UnreadablePictureError` of one line that names the file alone."""
         path = Path(path)
         try:
             if not path.stat().st_size:
@@ -160,11 +147,9 @@ def serve(
     max_waiting: int = 32,
     wait: bool = True,
 ) -> tuple[str, gr.Blocks]:
-    """Serves the page, and returns its address and the page, whose `close()` ends it.
+    """Serves the page, with examples to click on, and returns its address and the page, whose `close()` ends it.
 
     Args:
-        demo: the model and its limits.
-        examples: pictures to click on.
         host: address to listen on; `"0.0.0.0"` is for all of a network, and there is no password.
         port: or None for a free one from 7860 on.
         max_waiting: requests in the queue.

@@ -14,6 +14,7 @@ import torch
 from .. import SamDetrForObjectDetection, SamDetrImageProcessor, __version__
 from . import formats
 from .exported_detector import CHECKED_SHAPES, Difference, ExportedDetector, compare
+from .formats import DEFAULT_OPSET, OPSETS
 from .program import ExportableDetector, capture
 
 PRECISIONS = {
@@ -52,7 +53,7 @@ def export_detector(
     precision: str = "float32",
     postprocess: bool = False,
     top_k: int = 100,
-    opset: int = formats.DEFAULT_OPSET,
+    opset: int = DEFAULT_OPSET,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Export:
@@ -79,8 +80,21 @@ def export_detector(
         FileExistsError: `output` exists.
         ImportError: a package that the format needs is missing.
     """
-    output = Path(output)
-    _check_settings(output, format, precision, top_k, opset)
+    output, is_onnx = Path(output), format in ("onnx", "openvino")
+    precisions, suffix = PRECISIONS.get(format, ()), SUFFIXES.get(format, "")
+    for is_right, message in (
+        (format in FORMATS, f"format={format!r} must be one of {', '.join(FORMATS)}."),
+        (precision in precisions, f"precision={precision!r} must be one of {', '.join(precisions)} for {format!r}."),
+        (output.name.endswith(suffix), f"output={str(output)!r} must end in {suffix} for format={format!r}."),
+        (top_k >= 1, f"top_k={top_k} must be at least 1."),
+        (opset in OPSETS or not is_onnx, f"opset={opset} must be from {OPSETS[0]} to {OPSETS[-1]}."),
+    ):
+        if not is_right:
+            raise ExportError(message)
+    if is_onnx:
+        formats.require("onnx", "onnxscript", "onnxruntime", *(["openvino"] if format == "openvino" else []))
+    elif format == "aot":
+        formats.require_compiler()
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists: choose another output, or overwrite it.")
     progress("loading the model")
@@ -127,25 +141,6 @@ def export_detector(
     text = json.dumps({name: json.loads(value) for name, value in metadata.items()}, indent=1, ensure_ascii=False)
     output.with_name(f"{output.name}.json").write_text(text + "\n", encoding="utf-8")
     return Export(output, difference)
-
-
-def _check_settings(output: Path, format: str, precision: str, top_k: int, opset: int) -> None:
-    if format not in FORMATS:
-        raise ExportError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
-    if precision not in PRECISIONS[format]:
-        raise ExportError(f"precision={precision!r} must be one of {', '.join(PRECISIONS[format])} for {format!r}.")
-    if not output.name.endswith(SUFFIXES[format]):
-        raise ExportError(f"output={str(output)!r} must end in {SUFFIXES[format]} for format={format!r}.")
-    if top_k < 1:
-        raise ExportError(f"top_k={top_k} must be at least 1.")
-    if format in ("onnx", "openvino"):
-        if opset not in formats.OPSETS:
-            raise ExportError(f"opset={opset} must be from {formats.OPSETS[0]} to {formats.OPSETS[-1]}.")
-        formats.require("onnx", "onnxscript", "onnxruntime")
-    if format == "openvino":
-        formats.require("openvino")
-    if format == "aot":
-        formats.require_compiler()
 
 
 def describe(

@@ -131,21 +131,13 @@ class ExportedDetector(nn.Module):
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a file is from its model, over all compared boxes.
+    """How far a file is from its model, over all compared boxes."""
 
-    Attributes:
-        largest, mean: of the coordinates' differences, normalised by the picture.
-        scores: the largest difference of a score.
-        off: number of boxes with a coordinate that differs by more than `BOX_TOLERANCE`.
-        labels: number of boxes with another label; detections with tied scores are left out.
-        count: number of boxes.
-    """
-
-    largest: float
+    largest: float  # of the coordinates' differences, normalised by the picture
     mean: float
-    scores: float
-    off: int
-    labels: int
+    scores: float  # the largest difference of a score
+    off: int  # boxes with a coordinate that differs by more than `BOX_TOLERANCE`
+    labels: int  # boxes with another label; detections with tied scores are left out
     count: int
 
     def __str__(self) -> str:

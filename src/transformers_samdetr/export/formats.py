@@ -29,12 +29,9 @@ def require(*packages: str) -> None:
 
 
 def write_onnx(program: ExportedProgram, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
-    """Writes weights and graph to one file; inputs, outputs and open dimensions have the program's names.
+    """Writes the weights and graph of `program.capture` to one file, with metadata, at an opset of `OPSETS`.
 
-    Args:
-        program: of `program.capture`.
-        opset: one of `OPSETS`.
-        metadata: strings that the file carries along.
+    Inputs, outputs and open dimensions have the program's names.
     """
     import onnx
     import onnxscript.optimizer

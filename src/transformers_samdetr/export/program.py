@@ -19,11 +19,9 @@ SMALLEST_SIDE = 33
 
 
 class ExportableDetector(nn.Module):
-    """What an exported file computes. It is a copy: the model it is made of stays as it is.
+    """What an exported file computes, from a copy of a detector of any floating type.
 
-    Args:
-        model: a detector, of any floating type.
-        top_k: so many detections of each picture, found inside; None leaves post-processing to whoever runs it.
+    `top_k` detections of each picture are found inside; None leaves post-processing to whoever runs it.
     """
 
     def __init__(self, model: SamDetrForObjectDetection, top_k: int | None = None):

@@ -1,11 +1,10 @@
 """Detections for files, folders and videos, on large pictures, and for other libraries."""
 
-from .converters import to_fiftyone, to_supervision
+from .converters import ObjectTracker, to_fiftyone, to_supervision
 from .detector import NMS_THRESHOLD, Detector, Threshold, about_duplicates, choose_threshold
 from .predict import EXPLAINED, KINDS, Prediction, predict_files
 from .prediction_page import plural
 from .tiles import SlicedDetector
-from .tracking import ObjectTracker
 from .writers import FORMATS
 
 __all__ = [

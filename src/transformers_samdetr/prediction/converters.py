@@ -1,16 +1,21 @@
-"""Detections for the users of `supervision` and of FiftyOne, where these packages are installed."""
+"""Detections for `supervision`, for FiftyOne and for ByteTrack of the package `trackers`, where these are installed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
 if TYPE_CHECKING:
     import fiftyone
     import supervision
+
+LOW_SCORE = 0.5
+"""Share of the threshold down to which detections can continue a track, but not begin one."""
 
 
 def to_supervision(detections: Mapping[str, Tensor], id2label: Mapping[int, str]) -> supervision.Detections:
@@ -56,10 +61,45 @@ def to_fiftyone(
 def relative_boxes(boxes: Tensor, size: tuple[int, int]) -> list[list[float]]:
     """`(D, 4)` boxes x1 y1 x2 y2 in pixels as lists of x, y, width, height, shares of a picture, within [0, 1].
 
-    >>> import torch
     >>> relative_boxes(torch.tensor([[-5.0, 10, 50, 20]]), (40, 100))
     [[0.0, 0.25, 0.5, 0.25]]
     """
     scale = boxes.new_tensor([*size[::-1]] * 2).double().cpu()
     corners = box_convert((boxes.detach().double().cpu() / scale).clamp(0, 1), "xyxy", "xywh")
     return corners.tolist()
+
+
+class ObjectTracker:
+    """Gives the detections of successive frames of one video ids that stay with their objects.
+
+    Args:
+        threshold: score above which a detection begins a track; give `update` those above `LOW_SCORE` times that.
+        lost_frames: frames after which an object that is not detected is given up.
+
+    Raises:
+        ImportError: `trackers` or `supervision` is not installed.
+    """
+
+    def __init__(self, threshold: float, lost_frames: int = 30):
+        try:
+            from trackers import ByteTrackTracker
+        except ImportError as error:
+            raise ImportError("tracking needs `pip install 'transformers-samdetr[track]'`") from error
+        self.threshold = threshold
+        scores = {"track_activation_threshold": threshold, "high_conf_det_threshold": threshold}
+        self._tracker = ByteTrackTracker(lost_track_buffer=lost_frames, minimum_consecutive_frames=1, **scores)
+
+    def update(self, detections: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The detections of a frame that are above the threshold or continue a track, with their `track_ids`.
+
+        Given are `scores` `(D,)`, descending, `labels` `(D,)` and `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels. An object
+        has the id -1 in the frame in which it is seen first: a track begins when it is seen again.
+        """
+        found = to_supervision(detections, dict.fromkeys(detections["labels"].tolist(), ""))
+        found.data["index"] = np.arange(len(found))
+        tracked = self._tracker.update(found)
+        ids = torch.full((len(found),), -1)
+        if len(tracked):
+            ids[torch.from_numpy(tracked.data["index"])] = torch.from_numpy(tracked.tracker_id)
+        kept = (ids >= 0) | (detections["scores"] > self.threshold)
+        return {name: values[kept] for name, values in {**detections, "track_ids": ids}.items()}

@@ -50,7 +50,8 @@ class Detector:
         else:
             self.processor = AutoImageProcessor.from_pretrained(model)
             self.model = AutoModelForObjectDetection.from_pretrained(model, **options)
-            self.model.to(device or default_device()).eval()
+            mps = "mps" if torch.backends.mps.is_available() else "cpu"
+            self.model.to(device or ("cuda" if torch.cuda.is_available() else mps)).eval()
         self.names = [self.model.config.id2label[label] for label in range(self.model.config.num_labels)]
         self.colors = class_colors(self.names)
         self.category_ids = own_category_ids(self.model.config)
@@ -69,22 +70,18 @@ class Detector:
         Options are those of `post_process_object_detection`; duplicates are dropped unless `nms_threshold` is None.
         """
         inputs = self.processor(list(images), return_tensors="pt").to(self.model.device)
-        results = self.processor.post_process_object_detection(
-            self.model(**inputs),
-            threshold=threshold,
-            target_sizes=[(image.height, image.width) for image in images],
-            top_k=top_k,
-            nms_threshold=nms_threshold,
-            one_label_per_query=one_label_per_query,
-        )
-        return [{name: values.cpu() for name, values in result.items()} for result in results]
+        options = {"top_k": top_k, "nms_threshold": nms_threshold, "one_label_per_query": one_label_per_query}
+        sizes = [(image.height, image.width) for image in images]
+        found = self.processor.post_process_object_detection(self.model(**inputs), threshold, sizes, **options)
+        return [{name: values.cpu() for name, values in result.items()} for result in found]
 
     def draw(self, image: Image.Image, detections: dict[str, Tensor], shortest_side: int = 1) -> Image.Image:
         """A copy of an upright RGB picture with its detections, as `detect` returns them.
 
-        Where it is small, it is enlarged by an integer, see `enlargement`, so that names can be read.
+        Where it is small, it is enlarged by an integer for its shorter side to have about `shortest_side` pixels, so
+        that names can be read; the longer one then has at most `LONGEST_SIDE`.
         """
-        times = enlargement(image, shortest_side)
+        times = max(1, min(round(shortest_side / min(image.size)), LONGEST_SIDE // max(image.size)))
         image = image.resize((times * image.width, times * image.height), Image.Resampling.LANCZOS)
         labels = [self.names[label] for label in detections["labels"].tolist()]
         boxes, ids = times * detections["boxes"], detections.get("track_ids")
@@ -98,16 +95,10 @@ class Detector:
         """
         boxes = box_convert(detections["boxes"].double(), "xyxy", "xywh").tolist()
         columns = detections["labels"].tolist(), boxes, detections["scores"].tolist()
+        names = ("image_id", "file_name", "category_id", "category_name", "bbox", "score")
         rows = [
-            {
-                "image_id": image_id,
-                "file_name": file_name,
-                "category_id": self.category_ids[label],
-                "category_name": self.names[label],
-                "bbox": bbox,
-                "score": score,
-            }
-            for label, bbox, score in zip(*columns, strict=True)
+            dict(zip(names, (image_id, file_name, self.category_ids[label], self.names[label], *rest), strict=True))
+            for label, *rest in zip(*columns, strict=True)
         ]
         for row, track_id in zip(rows, detections.get("track_ids", torch.zeros(0)).tolist(), strict=False):
             row["track_id"] = track_id if track_id >= 0 else None
@@ -153,27 +144,11 @@ def about_duplicates(nms_threshold: float | None) -> str:
     """How two boxes on one object are handled, in words for the user."""
     if nms_threshold is None:
         return "Duplicates: all boxes are shown."
-    return (
-        f"Duplicates: of two boxes of a class with an IoU above {nms_threshold:g} only the higher score is shown "
-        "(--nms_threshold none shows both)."
-    )
-
-
-def enlargement(image: Image.Image, shortest_side: int) -> int:
-    """The integer by which a picture is enlarged for its shorter side to have about `shortest_side` pixels.
-
-    Less where its longer side would come to more than `LONGEST_SIDE`.
-    """
-    return max(1, min(round(shortest_side / min(image.size)), LONGEST_SIDE // max(image.size)))
+    shown = f"of two boxes of a class with an IoU above {nms_threshold:g} only the higher score is shown"
+    return f"Duplicates: {shown} (--nms_threshold none shows both)."
 
 
 def own_category_ids(config: PreTrainedConfig) -> list[int]:
     """For each label the category id in the set that the model was trained on, or the label where none is known."""
     category_ids = getattr(config, "category_ids", None) or []
     return list(category_ids) if len(category_ids) == config.num_labels else list(range(config.num_labels))
-
-
-def default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

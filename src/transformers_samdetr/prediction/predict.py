@@ -16,11 +16,11 @@ from tqdm import tqdm
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..pictures import UnreadablePictureError
 from ..visualization import numbered_names
+from .converters import LOW_SCORE, ObjectTracker
 from .detector import NMS_THRESHOLD, Detector, Threshold, about_duplicates, choose_threshold
 from .prediction_page import SHORTEST_SIDE, PredictionPage
 from .sources import Source, SourcePicture, find_sources, read_pictures
-from .tracking import LOW_SCORE, ObjectTracker
-from .writers import FORMATS, LABELS_FOLDER, OutputFolder
+from .writers import FORMATS, LABELS_FOLDER, PREDICTIONS_FILE, OutputFolder
 
 EXPLAINED = "explained"
 """Folder of the figures, below that of the drawn pictures."""
@@ -36,8 +36,7 @@ class Prediction:
         threshold: the score above which detections are drawn and listed.
         legend: the classes that pictures show by number, in words; empty where fonts have all names.
         detections: rows of `predictions.json`.
-        pictures: paths of the drawn pictures.
-        explanations: paths of the figures.
+        pictures, explanations: paths of the drawn pictures and of the figures.
         unreadable: reason by input.
     """
 
@@ -160,16 +159,10 @@ def predict_files(
             name = picture.name if is_kept else f"{source.name}/latest.jpg"
             file_name = output.write_picture(drawn, name, replace=not is_kept)
             rows = detector.coco_rows(image_id, file_name, detections)
-            line = {
-                "image_id": image_id,
-                "source": str(source.path),
-                "frame": picture.frame,
-                "seconds": picture.seconds,
-            }
-            line |= {"file_name": file_name, "width": image.width, "height": image.height}
-            line["detections"] = [
-                {key: row[key] for key in row if key not in ("image_id", "file_name")} for row in rows
-            ]
+            line = {"image_id": image_id, "source": str(source.path), "frame": picture.frame}
+            line |= {"seconds": picture.seconds, "file_name": file_name, "width": image.width, "height": image.height}
+            left_out = "image_id", "file_name"
+            line["detections"] = [{key: row[key] for key in row if key not in left_out} for row in rows]
             if on_picture is not None:
                 on_picture(line)
             if writes_lines:
@@ -184,15 +177,13 @@ def predict_files(
                 output.write_crops(file_name, image, detections, detector.names)
             figures = {} if explainer is None else dict(explainer.figures(image, detections))
             for kind, figure in figures.items():
-                path = output.write_picture(
-                    figure, f"{EXPLAINED}/{PurePosixPath(file_name).with_suffix('')}-{kind}.png"
-                )
-                result.explanations.append(output.folder / path)
+                name = f"{EXPLAINED}/{PurePosixPath(file_name).with_suffix('')}-{kind}.png"
+                result.explanations.append(output.folder / output.write_picture(figure, name))
             if page is not None:
                 classes = [detector.names[label] for label in detections["labels"].tolist()]
                 page.add(picture.name, detector.draw(image, detections, SHORTEST_SIDE), classes, list(figures.values()))
     if "coco" in formats:
-        output.write_coco(result.detections)
+        output.write_text(PREDICTIONS_FILE, json.dumps(result.detections, indent=1, ensure_ascii=False) + "\n")
     if "csv" in formats:
         output.write_csv(result.detections)
     if "yolo" in formats:
@@ -232,8 +223,11 @@ class Explainer:
         draw, shown = self.draw, self.detectors if "heads" in self.kinds else self.detectors[:1]
         observations = [draw.observe(one.model, one.processor, image) for one in shown]
         found = draw.find_best(observations[0], detections, self.count)
-        figures = {"overview": draw.explanation_figure, "boxes": draw.box_path_figure}
-        figures["alignment"] = draw.alignment_figure
+        figures = {
+            "overview": draw.explanation_figure,
+            "boxes": draw.box_path_figure,
+            "alignment": draw.alignment_figure,
+        }
         for kind in (kind for kind in KINDS if kind in self.kinds):
             if kind != "heads":
                 yield kind, draw.figure_to_picture(figures[kind](observations[0], found))

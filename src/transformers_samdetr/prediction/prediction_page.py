@@ -23,41 +23,28 @@ QUALITY = 85
 
 @dataclass
 class PredictionPage:
-    """Collects pictures, then writes the page.
-
-    Attributes:
-        path: of the page; its folder is made if need be.
-        model: name of the model.
-        pictures: what the page's template shows of each; the URL is None beyond `MAX_PICTURES`.
-    """
+    """Collects pictures, then writes the page, whose folder is made if need be."""
 
     path: Path
-    model: str
-    pictures: list[dict] = field(default_factory=list)
+    model: str  # its name
+    pictures: list[dict] = field(default_factory=list)  # what the template shows of each
 
     def add(
         self, file_name: str, drawn: Image.Image, names: Sequence[str], figures: Sequence[Image.Image] = ()
     ) -> None:
         """Adds a drawn picture, with the class of each detection, and figures that explain it."""
         shown = len(self.pictures) < MAX_PICTURES
-        self.pictures.append(
-            {
-                "file_name": file_name,
-                "url": picture_url(drawn, QUALITY, LONGEST_SIDE) if shown else None,
-                "counts": Counter(names).most_common(),
-                "figures": [picture_url(figure, QUALITY, 2 * LONGEST_SIDE) for figure in figures if shown],
-            }
-        )
+        picture = {"file_name": file_name, "counts": Counter(names).most_common()}
+        picture["url"] = picture_url(drawn, QUALITY, LONGEST_SIDE) if shown else None
+        picture["figures"] = [picture_url(figure, QUALITY, 2 * LONGEST_SIDE) for figure in figures if shown]
+        self.pictures.append(picture)
 
     def write(
         self, statements: Sequence[str], unreadable: dict[str, str], numbered: dict[int, str] | None = None
     ) -> None:
-        """Writes the page.
+        """Writes the page: statements, such as the threshold, and why files are unreadable.
 
-        Args:
-            statements: what a reader has to know, such as the threshold.
-            unreadable: reason by file.
-            numbered: classes by label that pictures show by number, see `numbered_names`.
+        `numbered` are classes by label that pictures show by number, see `numbered_names`.
         """
         classes = sum((Counter(dict(picture["counts"])) for picture in self.pictures), Counter())
         empty = sum(not picture["counts"] for picture in self.pictures)

@@ -28,17 +28,11 @@ DOWNLOAD_SECONDS, READ_SECONDS, MAX_REDIRECTS = 120.0, 15.0, 5
 
 @dataclass(frozen=True)
 class Source:
-    """One input.
+    """One input."""
 
-    Attributes:
-        path: of a file; or a URL, a camera's number as text, or `-` for standard input.
-        name: of what is written for it, below the output folder, as a POSIX path.
-        kind: `file`, `url`, `stream` (RTSP), `camera` or `stdin`.
-    """
-
-    path: Path | str
-    name: str
-    kind: str = "file"
+    path: Path | str  # of a file; or a URL, a camera's number, or "-" for standard input
+    name: str  # of what is written for it, below the output folder, as a POSIX path
+    kind: str = "file"  # "file", "url", "stream" (RTSP), "camera" or "stdin"
 
     @property
     def is_live(self) -> bool:
@@ -53,19 +47,12 @@ class Source:
 
 @dataclass(frozen=True)
 class SourcePicture:
-    """An upright RGB picture, or a frame of a video.
+    """An upright RGB picture, or a frame of a video."""
 
-    Attributes:
-        name: such as `photo.jpg` or `clip.mp4/frame_000030.jpg`.
-        image: the picture.
-        frame: index of the frame, from 0; None for a picture.
-        seconds: time of the frame, from the start of the video; None where it is unknown.
-    """
-
-    name: str
+    name: str  # such as "photo.jpg" or "clip.mp4/frame_000030.jpg"
     image: Image.Image
-    frame: int | None = None
-    seconds: float | None = None
+    frame: int | None = None  # from 0; None for a picture
+    seconds: float | None = None  # from the start of the video; None where it is unknown
 
 
 def find_sources(inputs: Sequence[str | os.PathLike], leave_out: Path | None = None) -> list[Source]:

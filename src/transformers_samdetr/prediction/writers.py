@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -62,10 +61,6 @@ class OutputFolder:
             path.unlink(missing_ok=True)  # a link that stands there is not followed
             self._lines = path.open("x", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._lines.write(text + "\n")
-
-    def write_coco(self, rows: list[dict]) -> None:
-        """The rows of `Detector.coco_rows` as `predictions.json`."""
-        self.write_text(PREDICTIONS_FILE, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
     def write_csv(self, rows: list[dict]) -> None:
         """The rows of `Detector.coco_rows` as `predictions.csv`, boxes in pixels."""

@@ -18,10 +18,8 @@ LINE_WIDTH, FONT_SIZE, SMALLEST_FONT = 0.004, 0.024, 9
 """The first two as a share of the geometric mean of the picture's width and height; the last in pixels."""
 LONGEST_NAME = 32
 """Characters of a class name on a plate."""
-PLATE_SHARE, ALWAYS_NAMED = 0.15, 3
-"""Names cover at most this share of the picture, except those of the first few boxes."""
-PLATE_GAP = 1
-"""Pixels left free between two plates."""
+PLATE_SHARE, ALWAYS_NAMED, PLATE_GAP = 0.15, 3, 1
+"""Names cover at most this share of the picture, except those of the first few boxes, and are so many pixels apart."""
 DARK_EDGE, LIGHT_EDGE = (0, 0, 0, 200), (255, 255, 255, 200)
 """Beside every box line, so that it shows on any background."""
 SHEET_GAP = 6
@@ -82,8 +80,7 @@ def draw_detections(
         An RGB picture of the size of the upright `image`.
 
     Raises:
-        ValueError: the lengths of boxes, labels and scores differ, a box is not finite or has a negative size, or
-            `colors` lacks a name.
+        ValueError: lengths differ, a box is not finite or has a negative size, or `colors` lacks a name.
     """
     boxes, scores = _checked(boxes, labels, scores)
     numbers = _numbers if colors is None else {name: index for index, name in enumerate(colors)}
@@ -99,8 +96,15 @@ def draw_detections(
     corners = np.concatenate([low, np.maximum(high, low + 1)], axis=1).astype(int)  # (T, 4), half open
     inside = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < image.size).all(1)
     by_area = np.argsort(-(corners[:, 2:] - corners[:, :2]).prod(1), kind="stable")  # small boxes on top of large ones
-    for index in by_area[inside[by_area]]:
-        _draw_box(draw, corners[index].tolist(), colors[labels[index]], line)
+    edge = max(1, line // 3)
+    for index in by_area[
+        inside[by_area]
+    ]:  # a coloured line between a thin dark one outside and a thin light one inside
+        x1, y1, x2, y2 = corners[index].tolist()
+        draw.rectangle((x1 - edge, y1 - edge, x2 - 1 + edge, y2 - 1 + edge), outline=DARK_EDGE, width=edge)
+        if min(x2 - x1, y2 - y1) > 2 * line:
+            draw.rectangle((x1 + line, y1 + line, x2 - 1 - line, y2 - 1 - line), outline=LIGHT_EDGE, width=edge)
+        draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colors[labels[index]], width=line)
 
     layout, plates = LabelPlates(*image.size), []
     order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
@@ -116,12 +120,10 @@ def draw_detections(
         if plate is None:
             continue
         plates.append((plate, caption, color))
-        if (
-            plate[2] < box[0] or plate[0] > box[2] or plate[3] < box[1] or plate[1] > box[3]
-        ):  # it does not touch the box
-            center = ((plate[0] + plate[2]) // 2, (plate[1] + plate[3]) // 2)
-            nearest = (min(max(center[0], box[0]), box[2] - 1), min(max(center[1], box[1]), box[3] - 1))
-            draw.line((center, nearest), fill=color, width=max(1, line // 2))
+        x, y = (plate[0] + plate[2]) // 2, (plate[1] + plate[3]) // 2
+        nearest = min(max(x, box[0]), box[2] - 1), min(max(y, box[1]), box[3] - 1)
+        if plate[2] < box[0] or plate[0] > box[2] or plate[3] < box[1] or plate[1] > box[3]:  # they do not touch
+            draw.line(((x, y), nearest), fill=color, width=max(1, line // 2))
     for plate, caption, color in plates:
         draw.rectangle((plate[0], plate[1], plate[2] - 1, plate[3] - 1), fill=color)
         caption.draw(draw, plate, readable_on(color))
@@ -155,30 +157,21 @@ class Caption:
 
 
 def fit_caption(label: str, ending: str, numbers: dict[str, int], font_size: int, width: int) -> Caption | None:
-    """Name and ending, the name cut to `LONGEST_NAME` and to the picture's width; None where nothing fits.
+    """Name and ending, the name cut to `LONGEST_NAME` and to the picture's width in pixels; None where nothing fits.
 
-    Args:
-        label: class name.
-        ending: follows the name, in ASCII, such as ": 0.50".
-        numbers: by class name, for names that no font can draw; a name that is missing there gets the next number.
-        font_size, width: in pixels; the width is the picture's.
+    `ending` is in ASCII, such as ": 0.50". `numbers`, by class name, are for names that no font can draw; a name that
+    is missing there gets the next number.
     """
     name = shorten(label, LONGEST_NAME)
     path = font_path(name + "…" if len(name) > 1 else name)
     if path is None:
         number = numbers.setdefault(label, len(numbers))
-        warnings.warn(
-            f"No font on this system has the letters of {name!r}: the class is drawn as #{number}. Install one, such "
-            "as Noto Sans (CJK).",
-            stacklevel=3,
-        )
+        why = f"No font on this system has the letters of {name!r}: the class is drawn as #{number}."
+        warnings.warn(f"{why} Install one, such as Noto Sans (CJK).", stacklevel=3)
         name, path = f"#{number}", ""
     name_font, ending_font = load_font(path, font_size), ImageFont.load_default(font_size)
-    texts = [
-        (name, ending),
-        *((shorten(name, length), ending) for length in range(len(name) - 1, 1, -1)),
-        (name[:1], ""),
-    ]
+    shorter = [(shorten(name, length), ending) for length in range(len(name) - 1, 1, -1)]
+    texts = [(name, ending), *shorter, (name[:1], "")]
     captions = (Caption(text, name_font, end, ending_font) for text, end in texts if text or end)
     return next((caption for caption in captions if caption.size[0] <= width), None)
 
@@ -213,45 +206,35 @@ class LabelPlates:
             x1, y1, x2, y2 of the plate, half open: touching the box where there is room, else as near as there is; None
             where nothing is free.
         """
-        if size[0] > self.width or size[1] > self.height:
+        (x1, y1, x2, y2), (width, height) = box, size
+        if width > self.width or height > self.height:
             return None
-        for corners in (self._touching(box, size), self._anywhere(box, size)):  # (N, 2) each, best first
+        inside_top, below = [(x1, y1), (x2 - width, y1)], [(x1, y2), (x2 - width, y2)]
+        # steps downwards, for boxes that share their corner
+        lower = [(x1, y1 + step * (height + PLATE_GAP)) for step in range(1, 4) if y1 + (step + 1) * height < y2]
+        slide = range(x1, x2 - width, max(1, height // 2))
+        touching = [(x1, y1 - height)]
+        if (x2 - x1) * (y2 - y1) > 6 * width * height:  # the plate hides little of the object
+            touching += inside_top[:1]
+        touching += [(x2 - width, y1 - height), *below, (x2, y1), (x1 - width, y1)]
+        touching += [(x, y1 - height) for x in slide] + [(x, y2) for x in slide]
+        touching += inside_top + lower + [(x1, y2 - height), (x2 - width, y2 - height)]
+        touching = np.array(touching)  # (N, 2) top left corners, best first
+        touching[:, 0] = touching[:, 0].clip(0, self.width - width)
+        step = max(1, height // 2)
+        grid = np.mgrid[0 : self.width - width + 1 : step, 0 : self.height - height + 1 : step]
+        anywhere = grid.reshape(2, -1, order="F").T  # row by row
+        distance = np.abs(anywhere + (0, height) - (x1, y1)).sum(1)
+        for corners in (touching, anywhere[distance.argsort(kind="stable")]):
             plates = np.concatenate([corners, corners + size], axis=1)  # (N, 4)
             inside = (corners >= 0).all(1) & (plates[:, 2:] <= (self.width, self.height)).all(1)
             a, b = plates[:, None], self.placed[None]  # (N, 1, 4), (1, T, 4)
             apart = (a[..., :2] >= b[..., 2:] + PLATE_GAP) | (b[..., :2] >= a[..., 2:] + PLATE_GAP)  # in x, in y
             free = np.flatnonzero(inside & apart.any(-1).all(-1))
             if len(free):
-                plate = plates[free[0]]
-                self.placed = np.concatenate([self.placed, plate[None]])
-                return tuple(plate.tolist())
+                self.placed = np.concatenate([self.placed, plates[free[:1]]])
+                return tuple(self.placed[-1].tolist())
         return None
-
-    def _touching(self, box: Box, size: tuple[int, int]) -> np.ndarray:
-        """`(N, 2)` top left corners of plates that touch the box from outside or lie in one of its corners."""
-        (x1, y1, x2, y2), (width, height) = box, size
-        has_room = (x2 - x1) * (y2 - y1) > 6 * width * height  # the plate hides little of the object
-        inside_top = [(x1, y1), (x2 - width, y1)]
-        # steps downwards, for boxes that share their corner
-        lower = [(x1, y1 + step * (height + PLATE_GAP)) for step in range(1, 4) if y1 + (step + 1) * height < y2]
-        corners = [(x1, y1 - height)]
-        corners += inside_top[:1] if has_room else []
-        corners += [(x2 - width, y1 - height), (x1, y2), (x2 - width, y2), (x2, y1), (x1 - width, y1)]
-        slide = range(x1, x2 - width, max(1, height // 2))
-        corners += [(x, y1 - height) for x in slide] + [(x, y2) for x in slide]
-        corners += inside_top + lower + [(x1, y2 - height), (x2 - width, y2 - height)]
-        corners = np.array(corners)
-        corners[:, 0] = corners[:, 0].clip(0, self.width - width)
-        return corners
-
-    def _anywhere(self, box: Box, size: tuple[int, int]) -> np.ndarray:
-        """`(N, 2)` top left corners all over the picture, the nearest to the box's top left first."""
-        width, height = size
-        step = max(1, height // 2)
-        x, y = np.meshgrid(np.arange(0, self.width - width + 1, step), np.arange(0, self.height - height + 1, step))
-        corners = np.stack([x.ravel(), y.ravel()], axis=1)
-        distance = np.abs(corners + (0, height) - np.array(box[:2])).sum(1)
-        return corners[distance.argsort(kind="stable")]
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, width: int = 320) -> Image.Image:
@@ -297,14 +280,3 @@ def _checked(boxes, labels: Sequence[str], scores) -> tuple[np.ndarray, np.ndarr
         if not np.isfinite(box).all() or (box[2:] < box[:2]).any():
             raise ValueError(f"Box {box.tolist()} of {label!r} must be finite x1 <= x2 and y1 <= y2, in pixels.")
     return boxes, scores
-
-
-def _draw_box(draw: ImageDraw.ImageDraw, box: Box, color: Color, line: int) -> None:
-    """A coloured line between a thin dark one outside and a thin light one inside."""
-    x1, y1, x2, y2 = box
-    edge = max(1, line // 3)
-    draw.rectangle((x1 - edge, y1 - edge, x2 - 1 + edge, y2 - 1 + edge), outline=DARK_EDGE, width=edge)
-    inside = (x1 + line, y1 + line, x2 - 1 - line, y2 - 1 - line)
-    if inside[0] <= inside[2] and inside[1] <= inside[3]:
-        draw.rectangle(inside, outline=LIGHT_EDGE, width=edge)
-    draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=line)

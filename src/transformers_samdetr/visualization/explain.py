@@ -63,7 +63,7 @@ def explanation_figure(observation: Observation, found: Sequence[ExplainedDetect
         if aligned:
             draw_region(row[0], observation, one.query, -1, one.title)
             draw_similarities(row[3:], observation, one.query, -1)
-        draw_attention(attention, observation, one.query, -1, "" if aligned else f"{one.title}, ")
+        show_heat(attention, observation, one.query, -1, title=("" if aligned else f"{one.title}, ") + "all heads")
         draw_box_path(path, observation, one.query)
     draw_layer_legend(figure, observation)
     draw_point_legend(figure, observation)
@@ -99,10 +99,10 @@ def attention_figure(
         panels = part.subplots(count, HEADS_COLUMNS, squeeze=False).flatten()
         what = "salient points" if one.has_points else "reference box" if one.has_reference else "predicted box"
         draw_region(panels[0], one, query, layer, what)
-        draw_attention(panels[1], one, query, layer)
-        weights = one.attention(query, layer)
-        for head, (axes, of_head) in enumerate(zip(panels[2:], weights, strict=False)):
-            show_heat(axes, one, query, of_head, f"head {head + 1}: ")
+        show_heat(panels[1], one, query, layer, title="all heads")
+        heads = one.config.decoder_attention_heads
+        for head, axes in enumerate(panels[2 : 2 + heads]):
+            show_heat(axes, one, query, layer, head, f"head {head + 1}")
             if one.has_points:
                 point = one.point_of_head(head)
                 axes.set_title("     " + axes.get_title(loc="left"), **TITLE_STYLE)  # beside the mark
@@ -110,7 +110,7 @@ def attention_figure(
                 place = axes.transAxes + ScaledTranslation(5 / 72, 7 / 72, axes.figure.dpi_scale_trans)
                 axes.plot([0], [1], transform=place, marker=shape, color=color, clip_on=False, **MARK_STYLE)
                 draw_points(axes, one.points(query, layer), [point], size=22)
-        for axes in panels[2 + len(weights) :]:
+        for axes in panels[2 + heads :]:
             axes.set_axis_off()
     return figure
 
@@ -190,11 +190,6 @@ def draw_region(axes: Axes, one: Observation, query: int, layer: int, title: str
     draw_points(axes, points)
 
 
-def draw_attention(axes: Axes, one: Observation, query: int, layer: int, title: str = "") -> None:
-    """The attention of a query, mean of all heads."""
-    show_heat(axes, one, query, one.attention(query, layer).mean(0), f"{title}all heads: ")
-
-
 def draw_box_path(axes: Axes, observation: Observation, query: int, title: str = "boxes, layer by layer") -> None:
     """The boxes of a query on the picture: later layers are lighter and wider."""
     boxes = observation.boxes()[:, query]  # (layers + 1, 4)
@@ -252,11 +247,7 @@ def draw_point_legend(figure: Figure, observation: Observation) -> None:
 def picture_grid(image: Image.Image, rows: int, columns: int, foot: float = 0.1, side: float = 0.1) -> Figure:
     """A figure whose panels, `figure.subplots(rows, columns)`, have the picture's shape, within `PANEL_SHAPES`.
 
-    Args:
-        foot, side: inches for what is below and beside the panels.
-
-    Raises:
-        ValueError: there is no row.
+    `foot` and `side` are inches for what is below and beside the panels. Without a row it raises a ValueError.
     """
     if not rows:
         raise ValueError("There is no detection to explain: lower the threshold.")
@@ -270,18 +261,15 @@ def panel_shape(width: float, height: float) -> float:
 
 
 def show_picture(
-    axes: Axes,
-    image: Image.Image,
-    window: Sequence[float] | None = None,
-    title: str = "",
-    pixels: np.ndarray | None = None,
+    axes: Axes, image: Image.Image, window=None, title: str = "", pixels: np.ndarray | None = None
 ) -> None:
     """Shows a picture, or pixels in its place, in a panel whose coordinates become the picture's pixels.
 
-    Args:
-        window: x1, y1, x2, y2 of the part to show, or None for all of it.
+    `window` is x1, y1, x2, y2 of the part to show, or None for all of it.
     """
-    pixels = np.asarray(_small_copy(image)) if pixels is None else pixels
+    small = image.copy()
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    pixels = np.asarray(small) if pixels is None else pixels
     axes.imshow(pixels, extent=(0, image.width, image.height, 0), interpolation="antialiased", aspect="equal")
     x1, y1, x2, y2 = (0, 0, *image.size) if window is None else window
     shape = panel_shape(x2 - x1, y2 - y1)
@@ -291,15 +279,18 @@ def show_picture(
     axes.set_title(title, family=font_families(title), **TITLE_STYLE)
 
 
-def show_heat(axes: Axes, one: Observation, query: int, weights: np.ndarray, title: str) -> None:
-    """The picture in dark grey, on it, glowing, a query's attention `(H, W)`, and its last box."""
-    small = _small_copy(one.image)
+def show_heat(axes: Axes, one: Observation, query: int, layer: int, head: int | None = None, title: str = "") -> None:
+    """The picture in dark grey, on it, glowing, the attention of a query's head or all, and its last box."""
+    weights = one.attention(query, layer)
+    weights = weights.mean(0) if head is None else weights[head]
+    small = one.image.copy()
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     share = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32), mode="F")
     share = np.asarray(share.resize(small.size, Image.Resampling.BICUBIC)).clip(0, 1)
     grey = np.asarray(small.convert("L"), dtype=np.float32)[..., None] / 255 * 0.55
     opacity = share[..., None] ** 0.6
     glow = colormaps[ATTENTION_COLORS](0.25 + 0.75 * share)[..., :3]
-    title = f"{title}over {spread(weights):.0f} of {weights.size} cells"
+    title = f"{title}: over {spread(weights):.0f} of {weights.size} cells"
     show_picture(axes, one.image, title=title, pixels=grey * (1 - opacity) + glow * opacity)
     draw_box(axes, one.boxes()[-1][query], width=0.9)
 
@@ -323,13 +314,9 @@ def draw_points(axes: Axes, points: np.ndarray, chosen: Sequence[int] | None = N
 
 
 def window_around(boxes: np.ndarray, size: tuple[int, int], margin: float = 0.35, least: float = 0.3) -> np.ndarray:
-    """x1, y1, x2, y2 of a part of the picture, in the picture's shape, that shows all boxes with a margin.
+    """x1, y1, x2, y2 of a part of a picture, in its shape, that shows all boxes `(N, 4)`, x1, y1, x2, y2 in pixels.
 
-    Args:
-        boxes: `(N, 4)`, x1, y1, x2, y2 in pixels.
-        size: width and height of the picture.
-        margin: on each side, as a share of the boxes' extent.
-        least: smallest width and height of the part, as a share of the picture's.
+    On each side there is a margin, a share of the boxes' extent; `least` is the part's smallest share of the picture.
 
     >>> window_around(np.array([[0.0, 0, 10, 10]]), (100, 50), margin=0.5).round().tolist()
     [0.0, 0.0, 40.0, 20.0]
@@ -360,12 +347,6 @@ def font_families(text: str) -> list[str]:
     if family not in font_manager.get_font_names():
         font_manager.fontManager.addfont(path)
     return [*rcParams["font.family"], family]
-
-
-def _small_copy(image: Image.Image) -> Image.Image:
-    scale = min(1.0, LONGEST_SIDE / max(image.size))
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 __all__ = ["ExplainedDetection", "Observation", "alignment_figure", "attention_figure", "box_path_figure"]

@@ -166,13 +166,7 @@ def observe(model: SamDetrForObjectDetection, processor: BaseImageProcessor, ima
 
 @dataclass(frozen=True)
 class ExplainedDetection:
-    """A detection of one picture, with the query that it came from.
-
-    Attributes:
-        query: index of the query.
-        label, name, score: of the class.
-        box: x1, y1, x2, y2 in pixels of the picture.
-    """
+    """A detection of one picture, with its box, x1, y1, x2, y2 in pixels, and the index of the query it came from."""
 
     query: int
     label: int
@@ -226,9 +220,7 @@ def same_object(
 
 
 def title_of(name: str, otherwise: str = "?") -> str:
-    """A name for a title: short, on one line, without the formulas that matplotlib sees between dollar signs.
-
-    `otherwise` stands there if no font on this system can draw the name.
+    """A name for a title: short, on one line, without formulas in dollar signs; `otherwise` where no font draws it.
 
     >>> title_of("tie\\n$5")
     'tie \\\\$5'

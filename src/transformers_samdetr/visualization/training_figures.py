@@ -29,7 +29,7 @@ SHORTEST_SIDE = 400
 
 
 def batch_pictures(batch: Mapping[str, Tensor], processor: BaseImageProcessor) -> list[Image.Image]:
-    """The pictures of a batch, resized and augmented as the model sees them, without padding.
+    """The pictures of a batch, as the model sees them: resized and augmented, without padding.
 
     Args:
         batch: `pixel_values` `(B, 3, H, W)` and, where there is padding, `pixel_mask` `(B, H, W)`.
@@ -40,12 +40,10 @@ def batch_pictures(batch: Mapping[str, Tensor], processor: BaseImageProcessor) -
         mean, deviation = (torch.tensor(one)[:, None, None] for one in (processor.image_mean, processor.image_std))
         pixels = pixels * deviation + mean
     pixels = (pixels * (255 if processor.do_rescale else 1)).round().clamp(0, 255).byte()
-    masks = batch.get("pixel_mask")
-    pictures = []
+    masks, pictures = batch.get("pixel_mask"), []
     for index, picture in enumerate(pixels):
         if masks is not None:
-            height, width = int(masks[index, :, 0].sum()), int(masks[index, 0].sum())
-            picture = picture[:, :height, :width]
+            picture = picture[:, : int(masks[index, :, 0].sum()), : int(masks[index, 0].sum())]
         pictures.append(Image.fromarray(picture.permute(1, 2, 0).numpy()))
     return pictures
 
@@ -114,19 +112,12 @@ def draw_matches(
 
 @dataclass(frozen=True)
 class Denoised:
-    """Noised objects, group by group, and what the last decoder layer predicts from them.
+    """Noised objects, group by group, and what the last decoder layer predicts from them."""
 
-    Attributes:
-        targets: the objects of the batch, at most `T` in a picture.
-        noised: the queries made of them, in P groups.
-        boxes: `(B, P·T, 4)`, center x, center y, width, height, normalised, as predicted.
-        labels: `(B, P·T)`, the class with the highest score.
-    """
-
-    targets: Targets
-    noised: DenoisingQueries
-    boxes: Tensor
-    labels: Tensor
+    targets: Targets  # the objects of the batch, at most T in a picture
+    noised: DenoisingQueries  # made of them, in P groups
+    boxes: Tensor  # (B, P·T, 4), center x, center y, width, height, normalised, as predicted
+    labels: Tensor  # (B, P·T), the class with the highest score
 
 
 @torch.no_grad()
