@@ -197,13 +197,10 @@ def measure_latency(
     rounds: int = 7,
     top_k: int | None = None,
 ) -> tuple[float, float]:
-    """Median seconds of file and model on a picture of random pixels, run in turn after a warm-up.
+    """Median seconds of a file and its model, by folder or Hub name, on a picture of random pixels, after a warm-up.
 
-    Args:
-        model: folder or Hub name.
-        threads: of both.
-        rounds: number of runs of each.
-        top_k: of a file with post-processing; the model's time then includes its post-processing.
+    Both run in turn with so many threads, `rounds` times. `top_k` is of a file with post-processing; the model's time
+    then includes its own.
     """
     torch.set_num_threads(threads)
     exported, detector = ExportedDetector(path, threads), SamDetrForObjectDetection.from_pretrained(model).eval()

@@ -104,9 +104,7 @@ def _files_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
 def read_pictures(source: Source, frame_step: int = 1) -> Iterator[SourcePicture]:
     """The picture of a source, or every `frame_step`-th frame of a video, counted from 0.
 
-    Raises:
-        ImportError: there is no decoder for a video or a camera; the message says what to install.
-        Exception: whatever Pillow, the decoders and the network raise.
+    Raises whatever Pillow, the decoders and the network do; an ImportError says which decoder to install.
     """
     if source.kind == "camera":
         frames = _camera_frames(int(source.path))

@@ -90,17 +90,10 @@ class SlicedDetector:
 
 
 def tile_boxes(width: int, height: int, side: int, overlap: float) -> list[View]:
-    """The fewest tiles that cover a picture with at least the overlap, spread evenly, row by row.
+    """The fewest tiles, x1, y1, x2, y2, that cover a picture, spread evenly, row by row; at most `MAX_TILES`.
 
-    Args:
-        width, height, side: of the picture and of a tile, in pixels; a narrower picture has narrower tiles.
-        overlap: of neighbours, as a share of their side.
-
-    Returns:
-        x1, y1, x2, y2 in pixels.
-
-    Raises:
-        ValueError: there would be more than `MAX_TILES`.
+    `width`, `height` and `side` are in pixels; a narrower picture has narrower tiles. Neighbours overlap at least by
+    this share of their side.
 
     >>> tile_boxes(100, 40, side=40, overlap=0.25)
     [(0, 0, 40, 40), (30, 0, 70, 40), (60, 0, 100, 40)]
@@ -120,9 +113,7 @@ def tile_boxes(width: int, height: int, side: int, overlap: float) -> list[View]
 def is_cut(boxes: Tensor, tile: View, width: int, height: int) -> Tensor:
     """`(D,)` bool: the box reaches a border of the tile that is not a border of the picture.
 
-    Args:
-        boxes, tile: `(D, 4)` and one, x1, y1, x2, y2 in pixels of the picture.
-        width, height: of the picture.
+    Boxes `(D, 4)` and the tile are x1, y1, x2, y2 in pixels of the picture, `width` and `height` the picture's.
     """
     left, top, right, bottom = tile
     margin = CUT_MARGIN * max(right - left, bottom - top)
@@ -139,9 +130,8 @@ def merge_tiles(detections: dict[str, Tensor], threshold: float) -> dict[str, Te
     3. Other cut boxes that share more than the threshold of the smaller one are parts of one object: the box around
        them stays, with the highest score.
 
-    Args:
-        detections: `scores` `(D,)`, `labels` `(D,)`, `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels, and `cut` `(D,)`.
-        threshold: above 0, up to 1.
+    Given are `scores` `(D,)`, `labels` `(D,)`, `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels, and `cut` `(D,)`; the
+    threshold is above 0, up to 1.
     """
     order = detections["scores"].argsort(descending=True, stable=True)
     scores, labels, boxes, cut = (detections[name][order] for name in ("scores", "labels", "boxes", "cut"))

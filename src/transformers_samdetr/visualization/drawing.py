@@ -196,15 +196,10 @@ class LabelPlates:
         return len(self.placed) >= ALWAYS_NAMED and covered > PLATE_SHARE * self.width * self.height
 
     def place(self, box: Box, size: tuple[int, int]) -> Box | None:
-        """Reserves the best free place for the name of a box.
+        """Reserves the best free place, x1, y1, x2, y2, half open, for the name of a box within the picture, in pixels.
 
-        Args:
-            box: x1, y1, x2, y2 in pixels, inside the picture.
-            size: width and height of the plate, in pixels.
-
-        Returns:
-            x1, y1, x2, y2 of the plate, half open: touching the box where there is room, else as near as there is; None
-            where nothing is free.
+        A plate of `size`, width and height, touches the box where there is room, else it is as near as there is; None
+        where nothing is free.
         """
         (x1, y1, x2, y2), (width, height) = box, size
         if width > self.width or height > self.height:

@@ -44,9 +44,6 @@ LONGEST_SIDE = 900
 """Pixels of a picture's longer side in a panel; more would not be seen."""
 
 
-# figures
-
-
 def explanation_figure(observation: Observation, found: Sequence[ExplainedDetection]) -> Figure:
     """A row for each detection: salient points, attention of all heads, boxes by layer, similarity before and after.
 
@@ -173,9 +170,6 @@ def figure_to_picture(figure: Figure, dots_per_inch: int = 130) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-# panels
-
-
 def draw_region(axes: Axes, one: Observation, query: int, layer: int, title: str = "") -> None:
     """The part of the picture around the reference box of a query, with the box and its salient points.
 
@@ -239,9 +233,6 @@ def draw_point_legend(figure: Figure, observation: Observation) -> None:
     if names:
         names[0] = f"salient point of head {names[0]}"
         figure.legend(lines, names, loc="outside lower right", ncols=len(lines), **LEGEND)
-
-
-# parts of panels
 
 
 def picture_grid(image: Image.Image, rows: int, columns: int, foot: float = 0.1, side: float = 0.1) -> Figure:

@@ -57,9 +57,7 @@ class Observation:
     def find_query(self, label: int | None, box: Sequence[float]) -> int:
         """The query with the box that overlaps most with a detection's, the higher score where several are equal.
 
-        Args:
-            label: of the detection; None where this model does not have its class.
-            box: x1, y1, x2, y2 in pixels of the picture.
+        `label` is None where this model does not have its class; `box` is x1, y1, x2, y2 in pixels of the picture.
         """
         boxes = torch.from_numpy(self.boxes()[-1])
         overlaps = box_iou(boxes, torch.tensor([box], dtype=boxes.dtype))[:, 0].nan_to_num()
@@ -183,10 +181,8 @@ class ExplainedDetection:
 def find_best(observation: Observation, detections: dict[str, Tensor], count: int) -> list[ExplainedDetection]:
     """The first `count` detections with their queries; a query that is detected as two classes is there once.
 
-    Args:
-        observation: of the model that detected.
-        detections: `scores`, `labels` and `boxes`, x1 y1 x2 y2 in pixels of the picture, by descending score.
-        count: at most so many.
+    `detections` of the model that was observed are `scores`, `labels` and `boxes`, x1 y1 x2 y2 in pixels, by
+    descending score.
 
     Raises:
         ValueError: `count` is below 1.

@@ -17,14 +17,10 @@ def write_page(
     values: Mapping[str, Any],
     filters: Mapping[str, Callable] | None = None,
 ) -> None:
-    """Fills a template and writes the page.
+    """Fills a template, a file in the folder of a package by its dotted name, and writes the page.
 
-    Args:
-        path: of the page; its folder must exist.
-        package: dotted name of the package whose folder the template lies in.
-        template: its file name; it may include `page_style.css`, which all pages share.
-        values: what the template names; a name that is missing is an error, not a gap.
-        filters: the template's own, by name.
+    The template may include `page_style.css`, which all pages share; a name that is missing in `values` is an error,
+    not a gap. `filters` are the template's own, by name.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(folder, ".") for folder in (package, __package__)]),
