@@ -94,23 +94,14 @@ class Findings:
 
 
 class AnnotationTable(NamedTuple):
-    """N pictures with T objects altogether.
+    """N pictures with T objects altogether."""
 
-    Attributes:
-        image_ids: `(N,)`.
-        sizes: `(N, 2)`, annotated width and height in pixels.
-        rows: `(T,)`, the picture of each object.
-        boxes: `(T, 4)`, x, y, width, height in pixels.
-        labels: `(T,)`.
-        crowd: `(T,)` bool.
-    """
-
-    image_ids: np.ndarray
-    sizes: np.ndarray
-    rows: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
+    image_ids: np.ndarray  # (N,)
+    sizes: np.ndarray  # (N, 2), annotated width and height in pixels
+    rows: np.ndarray  # (T,), the picture of each object
+    boxes: np.ndarray  # (T, 4), x, y, width, height in pixels
+    labels: np.ndarray  # (T,)
+    crowd: np.ndarray  # (T,) bool
 
     @classmethod
     def of(cls, data: Dataset) -> "AnnotationTable":

@@ -23,11 +23,7 @@ CHUNK = 1000
 
 
 def annotation_features(names: list[str]) -> Features:
-    """`detection_features` without the picture.
-
-    Raises:
-        ValueError: two classes have the same name.
-    """
+    """`detection_features` without the picture; a ValueError if two classes have the same name."""
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"The classes {twice} occur more than once: give each class a name of its own.")
@@ -109,23 +105,14 @@ def crowd_of(value: Any, where: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedPicture:
-    """A picture as its source describes it.
+    """A picture as its source describes it; None is what the source does not say."""
 
-    Attributes:
-        image: path of the file, or None where the picture is in a column of a set.
-        image_id: of the source, or None.
-        width, height: in pixels as annotated, or None.
-        boxes: `T` boxes in the source's format.
-        categories: `T` of the source's category ids or names.
-        areas, crowds, ids: `T` each, or None where the source has none.
-    """
-
-    image: str | None
+    image: str | None  # path of the file, or None where the picture is in a column of a set
     image_id: int | str | None
-    width: int | None
+    width: int | None  # in pixels, as annotated
     height: int | None
-    boxes: Sequence[Sequence[float]]
-    categories: Sequence[int | str]
+    boxes: Sequence[Sequence[float]]  # in the source's format, as many as of all that follows
+    categories: Sequence[int | str]  # the source's ids or names
     areas: Sequence[float | None] | None = None
     crowds: Sequence[int | None] | None = None
     ids: Sequence[int | None] | None = None
@@ -153,11 +140,10 @@ class AnnotatedPictures:
         return len(self.images)
 
     def add(self, picture: AnnotatedPicture) -> None:
-        """Adds a picture.
+        """Adds a picture; a box may be infinite, NaN or lie anywhere, which the checks report.
 
         Raises:
-            ValueError: the lists are of different lengths, or a value is no number or none that the schema holds; the
-                message names the image. A box may be infinite, NaN or lie anywhere: `check_annotations` reports it.
+            ValueError: the lists are of different lengths, or a value is none that the schema holds, in which image.
         """
         count = len(picture.boxes)
         for name in ("categories", "areas", "crowds", "ids"):
@@ -215,19 +201,12 @@ class AnnotatedPictures:
 
 @dataclass(frozen=True)
 class FolderContent:
-    """What a folder of pictures and annotations holds.
+    """What a folder of pictures and annotations holds."""
 
-    Attributes:
-        splits: pictures by split, named as in the folder.
-        categories: class name of each category id, in the order of the labels.
-        box_format: one of `BOX_FORMATS`.
-        notes: what the reader decided by itself.
-    """
-
-    splits: dict[str, AnnotatedPictures]
-    categories: dict[int | str, str]
-    box_format: str
-    notes: list[str]
+    splits: dict[str, AnnotatedPictures]  # named as in the folder
+    categories: dict[int | str, str]  # class name of each category id, in the order of the labels
+    box_format: str  # one of BOX_FORMATS
+    notes: list[str]  # what the reader decided by itself
 
 
 def to_dataset(columns: Mapping[str, Any], annotations: pa.Table, features: Features) -> Dataset:

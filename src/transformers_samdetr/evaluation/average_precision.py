@@ -27,29 +27,16 @@ NO_OBJECTS = Objects(np.zeros(0, np.int32), np.zeros((0, 4)), np.zeros(0), np.ze
 
 
 class AveragePrecision(NamedTuple):
-    """COCO's numbers as fractions, -1 where there is nothing to find. K classes, A areas, M limits of detections.
+    """COCO's numbers as fractions, -1 where there is nothing to find. K classes, A areas, M limits of detections."""
 
-    Attributes:
-        stats: `(12,)`, those of `COCOeval.summarize`: AP, AP50, AP75, AP by size, AR by limit, AR by size.
-        precision: `(T, R, K, A, M)` at IoU thresholds and recalls.
-        recall: `(T, K, A, M)`.
-        scores: `(T, R, K, A, M)`, the score at which each precision is reached.
-    """
-
-    stats: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-    scores: np.ndarray
+    stats: np.ndarray  # (12,) as of COCOeval.summarize: AP, AP50, AP75, AP by size, AR by limit, AR by size
+    precision: np.ndarray  # (T, R, K, A, M) at IoU thresholds and recalls
+    recall: np.ndarray  # (T, K, A, M)
+    scores: np.ndarray  # (T, R, K, A, M), the score at which each precision is reached
 
 
 class ImageTable:
-    """Detections and objects of all images as columns.
-
-    Args:
-        images: in the order of their ids, which decides between equal scores.
-        num_classes: K.
-        max_detections: three rising limits of the detections of a class in an image, COCOeval's `maxDets`.
-    """
+    """Detections and objects of all images as columns; the images' order decides between equal scores."""
 
     def __init__(
         self, images: Sequence[tuple[Detections, Objects]], num_classes: int, max_detections: Sequence[int]
@@ -136,11 +123,6 @@ def gain_of_repairs(found: np.ndarray, truth: np.ndarray, num_classes: int) -> d
 
     Wrong classes and places become right where the object had not been found. Errors of both, duplicates and background
     vanish; missed objects are no longer looked for. Absent classes are left out, as in COCO's mean.
-
-    Args:
-        found: `(N,)` of `DETECTION`.
-        truth: of `OBJECT`.
-        num_classes: K.
     """
     present = np.unique(truth["label"][~truth["crowd"]])
 

@@ -124,42 +124,25 @@ class CocoEvaluator:
 
 
 class ErrorPicture(NamedTuple):
-    """An image among the worst of a kind of error.
-
-    Attributes:
-        image_id: of the image.
-        position: its index in the set, None if unknown.
-        cost: summed scores of the `SHOWN` highest errors of the kind; for missed objects their number.
-        found: `(D,)` of `DETECTION`.
-        boxes: `(D, 4)` x, y, width, height in pixels.
-        truth: `(G,)` of `OBJECT`.
-        objects: boxes and crowd regions of the objects.
-    """
+    """An image among the worst of a kind of error."""
 
     image_id: ImageId
-    position: int | None
-    cost: float
-    found: np.ndarray
-    boxes: np.ndarray
-    truth: np.ndarray
+    position: int | None  # its index in the set, None if unknown
+    cost: float  # summed scores of the `SHOWN` highest errors of the kind; for missed objects their number
+    found: np.ndarray  # (D,) of DETECTION
+    boxes: np.ndarray  # (D, 4), x, y, width, height in pixels
+    truth: np.ndarray  # (G,) of OBJECT
     objects: Objects
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Numbers of a set, each computed when it is first asked for.
+    """Numbers of a set, each computed when it is first asked for."""
 
-    Attributes:
-        names: class names, K of them.
-        max_detections: COCOeval's `maxDets`.
-        images: what was evaluated, by image id in rising order.
-        num_worst: number of the worst pictures of each kind of error.
-    """
-
-    names: list[str]
-    max_detections: tuple[int, int, int]
-    images: dict[ImageId, EvaluatedImage]
-    num_worst: int = 4
+    names: list[str]  # of the K classes
+    max_detections: tuple[int, int, int]  # COCOeval's `maxDets`
+    images: dict[ImageId, EvaluatedImage]  # in rising order
+    num_worst: int = 4  # pictures of each kind of error
 
     @property
     def num_images(self) -> int:
@@ -295,14 +278,14 @@ class EvaluationResult:
         ECE is the mean over all detections of the gap between score and precision in bins of equal width. A bin has
         `bin_lower`, `bin_upper`, `avg_confidence`, `avg_accuracy` and `count`.
         """
-        scores, right = self._counted()["score"], self._counted()["error"] == ErrorKinds.CORRECT
+        scores, right = self._counted["score"], self._counted["error"] == ErrorKinds.CORRECT
         if not len(scores):
             return 0.0, []
         bins = [one for one in calibration_curve(scores, right, CALIBRATION_BINS) if one["count"]]
         return float(calibration_error(scores, right, CALIBRATION_BINS)[0]), bins
 
-    def _counted(self) -> np.ndarray:
-        """`DETECTION` without those on crowd regions."""
+    @property
+    def _counted(self) -> np.ndarray:  # without those on crowd regions
         return self.found[self.found["error"] != ErrorKinds.IGNORED]
 
     def threshold_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -310,8 +293,7 @@ class EvaluationResult:
 
         All classes together; crowd regions and the detections on them do not count.
         """
-        counted = self._counted()
-        ordered = counted[np.argsort(-counted["score"], kind="stable")]
+        ordered = self._counted[np.argsort(-self._counted["score"], kind="stable")]
         right, number = np.cumsum(ordered["error"] == ErrorKinds.CORRECT), np.arange(1, len(ordered) + 1)
         last = np.append(np.diff(ordered["score"]) != 0, True)[: len(ordered)]  # equal scores come together
         right, number, total = right[last], number[last], self.num_objects.sum()

@@ -49,8 +49,7 @@ def evaluate_detector(
     the model that communicate need; what a process sees twice counts once.
 
     Args:
-        model: a detector on its device, in whatever wrapper; its mode is restored.
-        processor: its image processor.
+        model, processor: a detector on its device, in whatever wrapper, whose mode is restored; its image processor.
         dataset: of known length, or a stream, which every process then reads to its end by itself; an example is the
             upright RGB picture and `{"image_id", "annotations"}` with all COCO annotations of it, boxes (x, y, width,
             height) in its pixels, labels as `category_id`. Ids may be strings.
@@ -183,25 +182,21 @@ def evaluate_saved_model(
 ) -> tuple[EvaluationResult, EvaluationResult | None]:
     """Evaluates on this process, or under `accelerate launch` on all, and writes the results on the first.
 
-    `output_dir` gets `metrics.json` and a PNG of each figure. Classes are matched by name; detections of classes that
-    the set does not have are not counted.
+    Classes are matched by name; detections of classes that the set does not have are not counted.
 
     Args:
         model: folder or Hub name.
         data, train_split, eval_split, columns, box_format, class_names: as in `load_detection_data`; its evaluation set
             is used. Of a set without splits that is all of it, or the fifth that training held out if the model was
             trained on it.
-        output_dir: created if it does not exist.
+        output_dir: gets `metrics.json` and a PNG of each figure; created if it does not exist.
         report: path of an HTML page with all results, or None.
         batch_size, workers: of each process, as in `evaluate_detector`.
         image_size: fixed height and width in pixels, or None for what the model was saved with.
         max_detections: COCOeval's `maxDets`; AR is given for each, and AP for the last.
         threshold: lowest score of the detections in the confusion matrix, or None for that of the highest F1.
         worst: pictures of each kind of error in the report.
-        other_model: a second model, which is evaluated on the same pictures for a paired test.
-
-    Returns:
-        The results of both models.
+        other_model: a second model, whose result comes second, on the same pictures, with a paired test.
 
     Raises:
         ValueError: the model lacks a class of the set, or a value in the set is wrong.
@@ -268,16 +263,12 @@ def evaluate_saved_model(
 def compare_average_precision(
     runners: Mapping[str, Callable[..., Any]], model: str, data: str, batch_size: int = 1
 ) -> dict[str, float]:
-    """COCO's AP in percent on the evaluation pictures of a set.
+    """COCO's AP in percent by name, on the evaluation pictures of a set, and `images`, how many there are.
 
     Args:
         runners: by name, what `evaluate_detector` takes; with the labels of `model`.
         model: folder or Hub name; its image processor and labels are those of all.
-        data: as in `load_detection_data`.
-        batch_size: pictures that are padded to one size.
-
-    Returns:
-        AP by name, and `images`, how many there are.
+        data, batch_size: as in `load_detection_data` and `evaluate_detector`.
 
     Raises:
         ValueError: the set has classes that the model does not know.

@@ -35,15 +35,6 @@ NAMED_CLASSES = 10
 CONFUSED_CLASSES = 20
 """The confusion picture shows so many classes, and the others as one."""
 LONGEST_NAME = 18
-CARDS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-EXPLANATIONS = {
-    ErrorKinds.CLASSIFICATION: "The place is right (IoU ≥ 0.5), the class is not",
-    ErrorKinds.LOCALISATION: "The class is right, the place only nearly (IoU 0.1 to 0.5)",
-    ErrorKinds.BOTH: "Neither the class nor the place is right",
-    ErrorKinds.DUPLICATE: "The object was found already, with a higher score",
-    ErrorKinds.BACKGROUND: "Nothing is there (IoU ≤ 0.1)",
-    ErrorKinds.MISSED: "Objects that no detection found, not even with a wrong class or place",
-}
 LONGEST_SIDE = 512
 """Pixels of each half."""
 GAP = 8
@@ -143,14 +134,12 @@ def write_report(
     figures: dict[str, Figure],
     open_image: Callable[[int], Image.Image],
 ) -> None:
-    """Writes a page that needs no other file and no network.
+    """Writes a page that needs no other file and no network; its folder must exist.
 
     Args:
-        path: of the page; its folder must exist.
         result: numbers, and the worst pictures, which must know their positions.
         title: what was evaluated on what.
-        threshold: that of the confusion matrix.
-        figures: of `result_figures`.
+        threshold, figures: that of the confusion matrix, and `result_figures`.
         open_image: the upright RGB picture at a position of the set.
     """
     urls = {}
@@ -163,27 +152,14 @@ def write_report(
         pictures = []
         for picture in result.worst[kind]:
             number = int((picture.found["error"] == kind).sum())
-            shown = f", the {SHOWN} highest shown" if number > SHOWN else ""
-            caption = f"{number} such errors{shown}"
+            caption = f"{number} such errors" + (f", the {SHOWN} highest shown" if number > SHOWN else "")
             if kind == ErrorKinds.MISSED:
                 caption = f"{round(picture.cost)} missed of {len(picture.truth)}"
             drawn = draw_errors(open_image(picture.position), picture, result.names, kind)
-            url = picture_url(drawn, quality=88)
-            pictures.append({"url": url, "caption": f"image {picture.image_id}: {caption}"})
-        gallery = {"name": kind.name.capitalize(), "explanation": EXPLANATIONS[kind], "color": ERROR_COLORS[kind]}
-        gallery |= {"number": result.error_counts[kind], "gain": 100 * result.error_gains[kind], "pictures": pictures}
-        galleries.append(gallery)
-    values = dict(
-        title=title,
-        date=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        result=result,
-        metrics=result.metrics(),
-        cards=CARDS,
-        recalls=[name for name in result.stat_names() if name not in CARDS],
-        threshold=threshold,
-        figures=urls,
-        galleries=galleries,
-    )
+            pictures.append((picture_url(drawn, quality=88), f"image {picture.image_id}: {caption}"))
+        galleries.append((kind, ERROR_COLORS[kind], pictures))
+    date = datetime.now().strftime("%Y-%m-%d %H:%M")
+    values = dict(title=title, date=date, result=result, threshold=threshold, figures=urls, galleries=galleries)
     filters = {"percent": percent, "interval": interval_text}
     write_page(path, "transformers_samdetr.evaluation", "evaluation_page.html", values, filters)
 
@@ -330,31 +306,21 @@ def draw_errors(image: Image.Image, picture: ErrorPicture, names: Sequence[str],
 
     Left, objects: green, or red where missed, or grey for crowd regions. Right, the errors of the kind with the highest
     scores in the kind's colour; for missed objects the highest detections of any kind, each in its colour.
-
-    Args:
-        image: as it was detected on, upright.
-        picture: what was found and annotated.
-        names: class names.
-        kind: of the errors to show.
     """
     scale = min(1.0, LONGEST_SIDE / max(image.size))
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     found, truth, are_missed = picture.found, picture.truth, kind == ErrorKinds.MISSED
     # names of what was found would hide what was missed
     texts = [names[one["label"]] if one["missed"] or not are_missed else "" for one in truth]
-    colors = [ERROR_COLORS[ErrorKinds.MISSED if one["missed"] else ErrorKinds.CORRECT] for one in truth]
-    colors = ["#8C8C8C" if crowd else color for crowd, color in zip(truth["crowd"], colors, strict=True)]
+    colors = np.where(truth["missed"], ERROR_COLORS[ErrorKinds.MISSED], ERROR_COLORS[ErrorKinds.CORRECT])
+    colors = np.where(truth["crowd"], "#8C8C8C", colors).tolist()
     left = (picture.objects.boxes, texts, None, colors)
 
     chosen = (found["error"] != ErrorKinds.IGNORED) if are_missed else (found["error"] == kind)
     highest = np.flatnonzero(chosen)[np.argsort(-found["score"][chosen], kind="stable")][:SHOWN]
     colors = [ERROR_COLORS[error] for error in found["error"][highest]]
-    right = (
-        picture.boxes[highest],
-        [names[label] for label in found["label"][highest]],
-        found["score"][highest],
-        colors,
-    )
+    texts = [names[label] for label in found["label"][highest]]
+    right = (picture.boxes[highest], texts, found["score"][highest], colors)
 
     both = Image.new("RGB", (2 * image.width + GAP, image.height), "white")
     for start, (boxes, texts, scores, colors) in ((0, left), (image.width + GAP, right)):

@@ -11,33 +11,20 @@ ImageId = int | str
 
 
 class Objects(NamedTuple):
-    """The annotated objects of one image.
+    """The annotated objects of one image."""
 
-    Attributes:
-        labels: `(G,)` int32.
-        boxes: `(G, 4)` float64, x, y, width, height in pixels.
-        area: `(G,)` float64, square pixels; decides between small, medium and large.
-        crowd: `(G,)` bool, True for a region of many objects; detections on it are neither right nor wrong.
-    """
-
-    labels: np.ndarray
-    boxes: np.ndarray
-    area: np.ndarray
-    crowd: np.ndarray
+    labels: np.ndarray  # (G,) int32
+    boxes: np.ndarray  # (G, 4) float64, x, y, width, height in pixels
+    area: np.ndarray  # (G,) float64, square pixels; decides between small, medium and large
+    crowd: np.ndarray  # (G,) bool, a region of many objects; detections on it are neither right nor wrong
 
 
 class Detections(NamedTuple):
-    """The detections of one image, in float32 if that loses nothing, as with a model's outputs, else in float64.
+    """The detections of one image, in float32 if that loses nothing, as with a model's outputs, else in float64."""
 
-    Attributes:
-        labels: `(D,)` int32.
-        corners: `(D, 4)` x1, y1, x2, y2 in pixels.
-        scores: `(D,)`.
-    """
-
-    labels: np.ndarray
-    corners: np.ndarray
-    scores: np.ndarray
+    labels: np.ndarray  # (D,) int32
+    corners: np.ndarray  # (D, 4), x1, y1, x2, y2 in pixels
+    scores: np.ndarray  # (D,)
 
     @property
     def boxes(self) -> np.ndarray:

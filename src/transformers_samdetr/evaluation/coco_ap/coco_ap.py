@@ -39,15 +39,7 @@ Examples:
     1.0
 """
 
-CITATION = """\
-@inproceedings{lin2014coco,
-  title = {Microsoft {COCO}: Common Objects in Context},
-  author = {Lin, Tsung-Yi and Maire, Michael and Belongie, Serge and Hays, James and Perona, Pietro and Ramanan, Deva
-    and Doll{\\'a}r, Piotr and Zitnick, C. Lawrence},
-  booktitle = {ECCV},
-  year = {2014}
-}
-"""
+CITATION = "Tsung-Yi Lin et al.: Microsoft COCO, Common Objects in Context. ECCV 2014."
 
 
 class CocoAP(evaluate.Metric):
@@ -55,20 +47,14 @@ class CocoAP(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         number, whole = datasets.Value("float64"), datasets.Value("int64")
-        numbers = datasets.List(number)
+        numbers, features = datasets.List(number), []
         prediction = {"boxes": datasets.List(numbers), "scores": numbers, "labels": datasets.List(whole)}
-        annotation = {"bbox": numbers, "category_id": whole, "area": number, "iscrowd": whole}
-        references = [
-            {"image_id": datasets.Value(kind), "annotations": datasets.List(annotation)}
-            for kind in ("string", "int64")  # in this order: "007" is no number
-        ]
-        info = evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=[datasets.Features({"predictions": prediction, "references": one}) for one in references],
-            reference_urls=["https://github.com/ppwwyyxx/cocoapi", "http://host.robots.ox.ac.uk/pascal/VOC/"],
-        )
+        annotations = datasets.List({"bbox": numbers, "category_id": whole, "area": number, "iscrowd": whole})
+        for kind in ("string", "int64"):  # in this order: "007" is no number
+            reference = {"image_id": datasets.Value(kind), "annotations": annotations}
+            features.append(datasets.Features({"predictions": prediction, "references": reference}))
+        urls = ["https://github.com/ppwwyyxx/cocoapi", "http://host.robots.ox.ac.uk/pascal/VOC/"]
+        info = evaluate.MetricInfo(DESCRIPTION, CITATION, features, inputs_description=INPUTS, reference_urls=urls)
         # so that _compute gets the mapped file instead of all of it as Python lists; the constructor allows this only
         # with flat features, which its check for NumPy needs
         info.format = "arrow"
@@ -82,23 +68,18 @@ class CocoAP(evaluate.Metric):
         self, *, predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]], **kwargs
     ) -> None:
         """Adds some images."""
-        if len(predictions) != len(references):
-            raise ValueError(
-                f"{len(predictions)} predictions and {len(references)} references: give one each an image."
-            )
+        count = len(references)
+        if len(predictions) != count:
+            raise ValueError(f"{len(predictions)} predictions and {count} references: give one each an image.")
         self.writer_batch_size = 64  # so many images are collected before they are written to the disk
         found = [{key: _plain(one[key]) for key in ("boxes", "scores", "labels")} for one in predictions]
-        keys = ("bbox", "category_id", "area", "iscrowd")
-        truth = [
-            {
-                "image_id": _plain(one["image_id"], is_number=True),
-                "annotations": [
-                    {key: _plain(entry.get(key), is_number=key != "bbox") for key in keys}
-                    for entry in one["annotations"]
-                ],
-            }
-            for one in references
-        ]
+        truth, keys = [], ("category_id", "area", "iscrowd")
+        for one in references:
+            rows = [
+                {"bbox": _plain(entry.get("bbox"))} | {key: _plain(entry.get(key), "item") for key in keys}
+                for entry in one["annotations"]
+            ]
+            truth.append({"image_id": _plain(one["image_id"], "item"), "annotations": rows})
         if found:
             super().add_batch(predictions=found, references=truth, **kwargs)
 
@@ -137,7 +118,6 @@ class CocoAP(evaluate.Metric):
         return metrics | {f"AP/{name}": mean_of_present(of_class[:, :, label]) for label, name in enumerate(names)}
 
 
-def _plain(values: Any, is_number: bool = False) -> Any:
-    """A list or number of Python, of a tensor or array."""
-    method = getattr(values, "item" if is_number else "tolist", None)
-    return values if method is None else method()
+def _plain(values: Any, method: str = "tolist") -> Any:
+    """Lists of Python, of arrays and tensors; with `item`, numbers."""
+    return getattr(values, method)() if hasattr(values, method) else values
