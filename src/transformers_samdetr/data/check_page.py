@@ -13,7 +13,7 @@ from ..visualization.web_page import picture_url, write_page
 from .augment import Augmentation, example_seed
 from .box_formats import xywh_to_boxes
 from .dataset import NO_PICTURE, UNUSABLE, decode_picture, read_example, undecoded
-from .dataset_check import SHOWN, AnnotationTable, Findings, Severity, splits
+from .dataset_check import SHOWN, AnnotationTable, Findings, splits
 from .load import DetectionData
 from .picture_facts import PictureFacts
 
@@ -43,26 +43,14 @@ def write_check_page(
         augmentation, seed: shown on some training pictures, or None.
     """
     painter = _Painter(data)
-    errors, warnings = (len(findings.of(severity)) for severity in (Severity.ERROR, Severity.WARNING))
-    verdict = {"kind": "good", "text": "Ready to train"}
-    if errors:
-        verdict = {"kind": "error", "text": f"{errors} error{'s' * (errors > 1)}: not ready to train"}
-    elif warnings:
-        verdict = {"kind": "warning", "text": f"Ready to train, with {warnings} warning{'s' * (warnings > 1)}"}
     values = dict(
         data=data,
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        verdict=verdict,
         findings=[
-            {
-                "severity": finding.severity.name.lower(),
-                "message": finding.message,
-                "examples": finding.examples[:SHOWN],
-                "more": max(0, len(finding.examples) - SHOWN),
-                "pictures": [painter.draw(*place) for place in list(dict.fromkeys(finding.places))[:4]],
-            }
+            (finding, [painter.draw(*place) for place in list(dict.fromkeys(finding.places))[:4]])
             for finding in findings.all
         ],
+        shown=SHOWN,
         splits={split: _figures(table, facts[split]) for split, table in tables.items()},
         classes=_classes(tables, data.names, painter.colors),
         histograms=_histograms(tables["train"]),
