@@ -26,15 +26,11 @@ MAX_CORRUPT = 10
 
 
 def read_example(example: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
-    """The upright RGB picture and `{"image_id", "annotations"}`.
-
-    Args:
-        example: in the schema of `detection_features`; the picture may still be `{"path", "bytes"}`.
+    """The upright RGB picture and `{"image_id", "annotations"}`; the example's picture may be `{"path", "bytes"}`.
 
     Raises:
         ValueError: the picture is not of the annotated width and height, so its boxes lie elsewhere.
-        UnreadablePictureError: the picture cannot be read.
-        OSError: its file is missing; or another of `UNUSABLE`.
+        UnreadablePictureError, OSError: it cannot be read, or is missing; or another of `UNUSABLE`.
     """
     image = example["image"]
     image = upright(image) if isinstance(image, Image.Image) else decode_picture(image)
@@ -50,12 +46,7 @@ def read_example(example: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any
 
 
 def decode_picture(stored: Mapping[str, Any] | None) -> Image.Image:
-    """The upright picture of `{"path", "bytes"}`, or of the None that stands for a picture in a row without one.
-
-    Raises:
-        UnreadablePictureError: it cannot be read, or there is nothing to read.
-        OSError: its file is missing; or another of `UNUSABLE`, from reading over the network.
-    """
+    """The upright picture of `{"path", "bytes"}`, or of None, in a row without one; errors are those of `UNUSABLE`."""
     content, path = (stored or NO_PICTURE)["bytes"], (stored or NO_PICTURE)["path"]
     if content is None and path is None:
         raise UnreadablePictureError("the set has neither bytes nor a path of the picture")
@@ -87,23 +78,15 @@ class Examples:
         augmentation: as `make_augmentation` gives it, or None.
         seed: chooses the random numbers.
         max_corrupt: so many different pictures may be unusable for a process and its workers.
-        most: how many pictures there are, where that is known.
+        most: at least as many as there are pictures.
     """
 
     def __init__(
-        self,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        max_corrupt: int = MAX_CORRUPT,
-        most: int | None = None,
+        self, augmentation: Augmentation | None = None, seed: int = 0, max_corrupt: int = MAX_CORRUPT, most: int = 2**63
     ):
-        self.augmentation = augmentation
-        self.seed = seed
-        self.epoch = 0
-        self.max_corrupt = max_corrupt
+        self.augmentation, self.seed, self.epoch, self.max_corrupt = augmentation, seed, 0, max_corrupt
         # in shared memory, so that workers count together
-        length = 1 + (max_corrupt if most is None else min(max_corrupt, most))
-        self._unusable = torch.zeros(length, dtype=torch.int64).share_memory_()
+        self._unusable = torch.zeros(1 + min(max_corrupt, most), dtype=torch.int64).share_memory_()
         self._count = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,11 +114,7 @@ class Examples:
     def _first_usable(
         self, candidates: Iterable[tuple[int, Mapping[str, Any]]], index: int
     ) -> tuple[Image.Image, Annotations] | None:
-        """The first example that can be read, augmented with the random numbers of `index`; candidates have keys.
-
-        Raises:
-            RuntimeError: too many pictures are unusable.
-        """
+        """The first example that can be read, augmented with the random numbers of `index`; candidates have keys."""
         for key, example in candidates:
             try:
                 image, annotations = read_example(example)

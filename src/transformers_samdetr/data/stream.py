@@ -1,8 +1,7 @@
 """Streams of pictures, for sets larger than the disk: their length, and examples."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import torch
@@ -15,11 +14,7 @@ from .dataset import MAX_CORRUPT, DetectionDataset, Examples, undecoded
 
 
 def with_length(data: IterableDataset, length: int) -> IterableDataset:
-    """The stream, with its length where the `datasets` library keeps it: in the information about its split.
-
-    Raises:
-        ValueError: the length is below 1.
-    """
+    """The stream, with its length, at least 1, where the `datasets` library keeps it: in its split's information."""
     if length < 1:
         raise ValueError(f"stream_length={length} is not possible: it counts the pictures of an epoch, at least 1.")
     name = str(data.split or "train")
@@ -34,11 +29,7 @@ def known_length(data: IterableDataset) -> int | None:
 
 
 def require_length(data: IterableDataset) -> int:
-    """The number of pictures of the stream.
-
-    Raises:
-        ValueError: nothing gives it; the message says what to do.
-    """
+    """The number of pictures of the stream; where nothing gives it, a ValueError says what to do."""
     length = known_length(data)
     if length is None:
         raise ValueError(
@@ -60,10 +51,9 @@ def rows_of_parquet(files: Iterable[str]) -> int | None:
 class DetectionStream(Examples, torch.utils.data.IterableDataset):
     """As `DetectionDataset`, of a stream: an unusable picture is left out, and nothing takes its place.
 
-    For evaluation and for loops of your own. The random numbers of a picture are a function of (seed, epoch, its id).
-    The order is one of (seed, epoch) and, as in all streams of the `datasets` library, of the numbers of processes and
-    workers, which share the stream's files. (`Trainer` takes the bare stream, and has an order that depends on
-    neither.)
+    The random numbers of a picture are a function of (seed, epoch, its id). The order is one of (seed, epoch) and, as
+    in all streams of the `datasets` library, of the numbers of processes and workers, which share the stream's files.
+    (`Trainer` takes the bare stream, and has an order that depends on neither.)
 
     Args:
         data: stream in the schema of `detection_features`.
@@ -104,8 +94,7 @@ def evaluation_examples(
     return DetectionDataset(data, max_corrupt=max_corrupt)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """One place of an epoch's order: its index, and the examples, as stored, to try in turn until one can be read."""
 
     index: int
@@ -120,11 +109,7 @@ class StreamedExamples(Examples, torch.utils.data.Dataset):
     """
 
     def __getitem__(self, place: Place) -> tuple[Image.Image, Annotations]:
-        """The upright RGB picture and `{"image_id", "annotations"}`, boxes (x, y, width, height) in its pixels.
-
-        Raises:
-            RuntimeError: more than `max_corrupt` pictures are unusable, or all candidates are.
-        """
+        """As of `DetectionDataset`; a RuntimeError if too many pictures, or all candidates, are unusable."""
         example = self._first_usable(((one["image_id"], one) for one in place.candidates), place.index)
         if example is None:
             ids = [one["image_id"] for one in place.candidates]

@@ -98,14 +98,10 @@ def mean_of_present(values: np.ndarray) -> float:
 def bootstrap_differences(first: ImageTable | None, second: ImageTable) -> list[tuple[float, float, float, float]]:
     """For each of COCO's twelve numbers in percent: second minus first, its 95 % interval's two ends, and a p-value.
 
-    Images are drawn with replacement, the same for both tables. Classes are not evaluated in groups here. The interval
+    Images, the same in both tables, are drawn with replacement. Classes are not evaluated in groups here. The interval
     is that of a normal distribution: a bootstrap's quantiles are biased for AP, its spread is not. The p-value is the
-    probability of a difference at least as large, of either sign, between two detectors that are equally good.
-
-    Args:
-        first: of the same images and objects; None for a detector that finds nothing, which gives the numbers
-            themselves and their intervals.
-        second: of the detector in question.
+    probability of a difference at least as large, of either sign, between two detectors that are equally good. `first`
+    None is a detector that finds nothing, which gives the numbers themselves and their intervals.
     """
     classes = range(second.num_classes)
     baseline = second.evaluate(classes, with_detections=False) if first is None else first.evaluate(classes)

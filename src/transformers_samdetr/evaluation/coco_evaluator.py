@@ -39,12 +39,9 @@ class CocoEvaluator:
     """Collects the detections and objects of images; a detection in float32 takes 24 bytes.
 
     Args:
-        names: class names in the order of the labels.
+        names: class names in the order of the labels; at least one.
         max_detections: three rising limits of the detections of a class in an image, COCOeval's `maxDets`.
         worst: number of the worst pictures to find for each kind of error.
-
-    Raises:
-        ValueError: there are no names, or not three rising limits.
 
     >>> evaluator = CocoEvaluator(["cat", "dog"])
     >>> cat = {"scores": [0.9], "labels": [0], "boxes": [[10, 10, 30, 40]]}
@@ -59,13 +56,10 @@ class CocoEvaluator:
             raise ValueError("names is empty: give the class names in the order of the labels.")
         if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] < 2**16:
             raise ValueError(f"max_detections={limits} must be three rising limits, such as (1, 10, 100).")
-        self.names = list(names)
-        self.max_detections = limits
-        self.worst = worst
+        self.names, self.max_detections, self.worst = list(names), limits, worst
         self.images: dict[ImageId, EvaluatedImage] = {}
 
     def __len__(self) -> int:
-        """Number of images so far."""
         return len(self.images)
 
     @property
@@ -81,7 +75,7 @@ class CocoEvaluator:
         annotations: Sequence[Mapping[str, Any]],
         position: int | None = None,
     ) -> None:
-        """Adds an image; an id that was added before is ignored.
+        """Adds an image; an id that was added before is ignored. A ValueError names the image and the wrong value.
 
         Args:
             image_id: an integer or a string; all of one kind.
@@ -90,9 +84,6 @@ class CocoEvaluator:
             annotations: the image's COCO annotations, all of them, crowd regions too, with labels as `category_id`;
                 `area` and `iscrowd` may be missing.
             position: index of the image in its set, with which it can be drawn.
-
-        Raises:
-            ValueError: a value is wrong; the message names the image and the value.
         """
         image_id = image_id.item() if hasattr(image_id, "item") else image_id
         if not isinstance(image_id, (int, str)):
@@ -162,7 +153,7 @@ class EvaluationResult:
     def voc(self) -> np.ndarray:
         """`(K,)` AP at IoU 0.5 by VOC's definition since 2010, as fractions; -1 for classes without objects.
 
-        It is the whole area below the precision that never rises with recall: COCO's sum, read at every object.
+        The whole area below the precision that never rises with recall: COCO's mean, read at the recall of each object.
         """
         values = np.full(len(self.names), -1.0)
         for label, (found, _) in enumerate(by_class(self.found, self.truth, len(self.names))):
@@ -250,14 +241,10 @@ class EvaluationResult:
         }
 
     def difference_to(self, other: "EvaluationResult") -> list[dict[str, str | float]]:
-        """A paired test of this model against another on the same images.
+        """A paired test of this model against another; a ValueError if these are other images, classes or limits.
 
-        Returns:
-            For each of COCO's twelve numbers, in percent: `metric`, `value` of this model, `other`, `difference` (this
-            minus other), `low` and `high` of its 95 % interval, and `p`, the two-sided p-value.
-
-        Raises:
-            ValueError: the results are of other images, classes or limits.
+        For each of COCO's twelve numbers, in percent: `metric`, `value` of this model, `other`, `difference` (this
+        minus other), `low` and `high` of its 95 % interval, and `p`, the two-sided p-value.
         """
         for field in ("names", "max_detections"):
             if getattr(self, field) != getattr(other, field):

@@ -53,10 +53,9 @@ def evaluate_detector(
         dataset: of known length, or a stream, which every process then reads to its end by itself; an example is the
             upright RGB picture and `{"image_id", "annotations"}` with all COCO annotations of it, boxes (x, y, width,
             height) in its pixels, labels as `category_id`. Ids may be strings.
-        names: class names in the order of the labels.
         batch_size: pictures that go through the model together.
         workers: processes that load pictures, for each of these; of a stream at most one.
-        max_detections, worst: as in `CocoEvaluator`; at most `max_detections[-1]` detections of a picture count.
+        names, max_detections, worst: as in `CocoEvaluator`; at most `max_detections[-1]` detections of a picture count.
         set_labels: the set's label of each of the model's, -1 for none: such detections do not count. Without it the
             labels are the same; see `set_labels_of`.
         loss: takes the training loss of the pictures, whose annotations then go through the processor as well.

@@ -35,13 +35,10 @@ class Detections(NamedTuple):
 
 
 def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], num_classes: int) -> Objects:
-    """Checks the COCO annotations of an image.
+    """Checks the COCO annotations of an image, which errors name.
 
-    Args:
-        image_id: named in errors.
-        annotations: each with `bbox` (x, y, width, height in pixels) and `category_id`, a label from 0. `area` is that
-            of the box if missing or None, `iscrowd` is 0 if missing. Other keys are ignored.
-        num_classes: labels must be below it.
+    Each has `bbox` (x, y, width, height in pixels) and `category_id`, a label from 0 and below `num_classes`. `area` is
+    that of the box if missing or None, `iscrowd` is 0 if missing. Other keys are ignored.
 
     Raises:
         ValueError: a key is missing, a box is not four finite numbers with sides >= 0, or a label is out of range.
@@ -66,14 +63,10 @@ def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], nu
 def read_detections(
     image_id: ImageId, result: Mapping[str, Any], num_classes: int, max_per_class: int | None = None
 ) -> Detections:
-    """Checks what `post_process_object_detection` returns for an image.
+    """Checks what `post_process_object_detection` returns for an image, which errors name.
 
-    Args:
-        image_id: named in errors.
-        result: `scores` `(D,)`, `labels` `(D,)` and `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels of the original picture,
-            as tensors, arrays or lists.
-        num_classes: labels must be below it.
-        max_per_class: number of detections kept of each class, those of the highest scores; None keeps all.
+    `scores` `(D,)`, `labels` `(D,)` below `num_classes` and `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels of the original
+    picture, are tensors, arrays or lists. Of each class the `max_per_class` highest scores are kept; None keeps all.
 
     Raises:
         ValueError: lengths differ, a score is not finite, a box has a negative side, or a label is out of range.

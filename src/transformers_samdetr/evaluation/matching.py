@@ -108,13 +108,9 @@ def classify_image(detections: Detections, objects: Objects) -> tuple[np.ndarray
 
 
 def _assign(iou: np.ndarray, by_score: np.ndarray) -> np.ndarray:
-    """`(D,)` index of the free object of the highest IoU >= 0.5, or NO_OBJECT; the highest scores choose first.
+    """`(D,)` index of the free object of the highest IoU (D, G) >= 0.5, or NO_OBJECT; the highest scores choose first.
 
     What a detection takes does not depend on lower scores, so that any score threshold can be set afterwards.
-
-    Args:
-        iou: `(D, G)`.
-        by_score: `(D,)` indices, the highest score first.
     """
     assigned = np.full(len(iou), NO_OBJECT)
     free = iou.copy()
