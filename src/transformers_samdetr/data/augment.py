@@ -1,7 +1,4 @@
-"""Augmentation by name or by a user's own pipeline, random in (seed, epoch, index) alone.
-
-Boxes, areas, crowd flags and ids stay with their objects.
-"""
+"""Augmentation by name or by a user's own pipeline, random in (seed, epoch, index) alone."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -155,12 +152,12 @@ class Augmentation:
             return image, annotations
         objects = annotations["annotations"]
         boxes = np.array([entry["bbox"] for entry in objects], dtype=np.float64).reshape(-1, 4)
-        before = _clipped(xywh_to_boxes(boxes, "xyxy", image.size), image.size)
+        before = xywh_to_boxes(boxes, "xyxy", image.size).clip(0, image.size * 2)
         rows = np.flatnonzero((before[:, 2:] > before[:, :2]).all(axis=1))
         with seeded(seed):
             apply = self._albumentations if self._is_albumentations else self._torchvision
             image, corners, rows, areas = apply(image, before[rows], rows, seed)
-        boxes, changed = boxes_to_xywh(_clipped(corners, image.size), "xyxy", image.size), []
+        boxes, changed = boxes_to_xywh(corners.clip(0, image.size * 2), "xyxy", image.size), []
         for position in np.flatnonzero((boxes[:, 2:] > 0).all(axis=1)):
             row, box = rows[position], boxes[position]
             entry = {**objects[row], "bbox": box.tolist()}
@@ -201,10 +198,6 @@ class Augmentation:
         rows = np.array(result[fields[0]] if fields else boxes[:, 4]).astype(int)
         xywh = boxes_to_xywh(boxes[:, :4], box_format, np.array([image.size]))
         return image, xywh_to_boxes(xywh, "xyxy", image.size), rows, None
-
-
-def _clipped(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return corners.clip(0, np.tile(np.array(size, dtype=np.float64), 2))
 
 
 def _to_picture(image: Any) -> Image.Image:

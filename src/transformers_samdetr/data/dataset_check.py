@@ -216,30 +216,20 @@ def _check_pictures(
             (rotated if annotated == fact.stored_size else wrong)[row] = sides
         elif fact.orientation == 3 or fact.orientation not in (0, 1) and displayed[0] == displayed[1]:
             unsure[row] = f"orientation {fact.orientation}"
-    severe = Severity.ERROR if whole or len(unreadable) == len(facts) else Severity.WARNING
-    for found, severity, message in (
-        (unreadable, severe, "cannot be read: repair them, or remove them"),
-        (
-            rotated,
-            Severity.ERROR,
-            "were annotated without their EXIF rotation, so that boxes lie elsewhere: remove the tag, and they are "
-            "shown as annotated (exiftool -Orientation= FILE)",
-        ),
-        (
-            wrong,
-            Severity.ERROR,
-            "are of another size than annotated: scale the boxes, or use the pictures that were annotated",
-        ),
-        (
-            unsure,
-            Severity.WARNING,
-            "are turned by EXIF, and their size does not tell whether the boxes are too: look at them",
-        ),
-    ):
+    problems = {
+        "cannot be read: repair them, or remove them": unreadable,
+        "were annotated without their EXIF rotation, so that boxes lie elsewhere: remove the tag, and they are shown "
+        "as annotated (exiftool -Orientation= FILE)": rotated,
+        "are of another size than annotated: scale the boxes, or use the pictures that were annotated": wrong,
+        "are turned by EXIF, and their size does not tell whether the boxes are too: look at them": unsure,
+    }
+    for message, found in problems.items():
         if found:
-            looked_at = f"{len(found)} of {len(facts)} pictures{'' if whole else ' looked at'}"
+            is_warning = found is unsure or found is unreadable and not whole and len(found) < len(facts)
+            looked_at = f"{split}: {len(found)} of {len(facts)} pictures{'' if whole else ' looked at'}"
             examples = [f"{facts[row].name}: {text}" for row, text in list(found.items())[:20]]
-            findings.add(severity, f"{split}: {looked_at} {message}", examples, [(split, row) for row in found])
+            severity = Severity.WARNING if is_warning else Severity.ERROR
+            findings.add(severity, f"{looked_at} {message}", examples, [(split, row) for row in found])
 
 
 def _check_duplicates(
@@ -343,10 +333,7 @@ def _agreement(tables: dict[str, AnnotationTable], one: Place, other: Place) -> 
 
 
 def quick_check(data: DetectionData) -> Findings:
-    """All annotations, and a few pictures from all over each split; seconds even for COCO. Of a stream its start.
-
-    `quick_check(data).raise_errors(data.source)` stops before anything is lost.
-    """
+    """All annotations, and a few pictures from all over each split; seconds even for COCO. Of a stream its start."""
     findings, sets = Findings(), splits(data)
     streamed = [split for split in sets if isinstance(sets[split], IterableDataset)]
     if streamed:  # the first pictures, as files in memory
@@ -361,27 +348,18 @@ def quick_check(data: DetectionData) -> Findings:
     _check_annotations(tables, data.names, findings, whole=not streamed)
     for split, table in tables.items():
         count = len(table.image_ids)
-        rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int)) if count else []
-        facts = look_at_pictures(sets[split], rows)
-        if facts:
-            _check_pictures(split, table.sizes, facts, findings, whole=False)
+        rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int))
+        _check_pictures(split, table.sizes, look_at_pictures(sets[split], rows), findings, whole=False)
     return findings
 
 
 def full_check(
     data: DetectionData, progress: Callable[[Iterable], Iterable] = iter
 ) -> tuple[Findings, dict[str, AnnotationTable], dict[str, dict[int, PictureFacts]]]:
-    """Everything: each picture is read, and compared with all others.
+    """Everything: each picture is read, and compared with all others; streams raise a ValueError.
 
-    Args:
-        data: not a stream.
-        progress: wraps the rows of a split, as tqdm does.
-
-    Returns:
-        What was found, the annotations, and what is known of each picture, by split and row.
-
-    Raises:
-        ValueError: the data are a stream.
+    Returns what was found, the annotations, and what is known of each picture, by split and row. `progress` wraps the
+    rows of a split, as tqdm does.
     """
     if isinstance(data.train, IterableDataset):
         raise ValueError("A stream cannot be checked as a whole: load the set without streaming.")

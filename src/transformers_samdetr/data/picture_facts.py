@@ -136,15 +136,13 @@ def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.
     picture saved again differs little everywhere, a piece that has moved much in two places. `boxes` has `(T, 4)` of
     each, (x, y, width, height) as shares of the picture.
     """
-    pictures = [_reduced(content) for content in (one, other)]
-    (height, width), second = pictures[0].shape[:2], pictures[1].shape[:2]
-    if abs(width / height - second[1] / second[0]) > 0.02 * width / height:
+    images = [_reduced(content) for content in (one, other)]
+    first, second = (image.width / image.height for image in images)
+    if abs(first - second) > 0.02 * first:
         return np.inf
-    if (height, width) != second:  # the smaller size of both, in which both have all their pixels
-        size = min(pictures[0].shape[1::-1], pictures[1].shape[1::-1])
-        pictures = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in pictures]
-        width, height = size
-    difference = pictures[0].astype(np.float32) - pictures[1].astype(np.float32)  # (H, W, 3)
+    width, height = size = min(image.size for image in images)  # in which both have all their pixels
+    pictures = [np.asarray(image.resize(size, Image.Resampling.BOX), dtype=np.float32) for image in images]
+    difference = pictures[0] - pictures[1]  # (H, W, 3)
     rows, columns = np.arange(0, height, CELL), np.arange(0, width, CELL)
     sums = np.add.reduceat(np.add.reduceat(difference, rows, axis=0), columns, axis=1)
     counts = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
@@ -157,16 +155,14 @@ def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.
     return largest
 
 
-def _reduced(content: str | bytes) -> np.ndarray:
-    """`(H, W, 3)` uint8, at most `LOOK_SIDE` pixels long."""
+def _reduced(content: str | bytes) -> Image.Image:
+    """An RGB picture of at most `LOOK_SIDE` pixels a side."""
     with opened_picture(content, "") as image:
         image.draft("RGB", (LOOK_SIDE, LOOK_SIDE))
         image.load()
         image = upright(image).convert("RGB")
-    scale = LOOK_SIDE / max(image.size)
-    if scale < 1:
-        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)
-    return np.asarray(image)
+    scale = min(1, LOOK_SIDE / max(image.size))
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)
 
 
 def same_pixels(one: str | bytes, other: str | bytes) -> bool:
