@@ -19,7 +19,6 @@ Annotations = dict[str, Any]
 Pipeline = Callable[..., Any]
 SIZE_IS_FINAL = "size_is_final"
 """Key of an example's annotations: the augmentation chose the picture's size, and nothing may resize it again."""
-IMAGENET_MEAN = (124, 116, 104)
 # repeated in training/recipes.py, which is read before PyTorch is imported
 AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
 REFERENCE = 800
@@ -106,7 +105,7 @@ def make_augmentation(augmentation: str | Pipeline | None, size: Mapping[str, in
     flip = v2.RandomHorizontalFlip()
     strong = (
         v2.RandomApply([v2.ColorJitter(brightness=0.25, contrast=0.25, saturation=0.3)]),
-        v2.RandomZoomOut(fill=IMAGENET_MEAN, side_range=(1.0, 2.0), p=0.3),
+        v2.RandomZoomOut(fill=(124, 116, 104), side_range=(1.0, 2.0), p=0.3),  # ImageNet's mean
         v2.RandomIoUCrop(min_scale=0.5, sampler_options=[0.3, 0.5, 0.7, 0.9, 1.0, 1.0]),
         v2.SanitizeBoundingBoxes(),
         flip,

@@ -17,14 +17,7 @@ from .dataset_check import SHOWN, AnnotationTable, Findings, splits
 from .load import DetectionData
 from .picture_facts import PictureFacts
 
-SAMPLES = 8
-"""Pictures of each split."""
-VARIANTS = 3
-"""Augmented versions of a picture."""
-AUGMENTED = 6
 LONGEST = 640
-AREA_LIMITS = (0, 32, 96, np.inf)
-"""Sides of squares as large as COCO's small, medium and large objects begin at, in pixels."""
 
 
 def write_check_page(
@@ -55,7 +48,7 @@ def write_check_page(
         classes=_classes(tables, data.names, painter.colors),
         histograms=_histograms(tables["train"]),
         samples={split: [painter.draw(split, row) for row in _spread(table)] for split, table in tables.items()},
-        augmented=painter.augmented(_spread(tables["train"], AUGMENTED), augmentation, seed) if augmentation else [],
+        augmented=painter.augmented(_spread(tables["train"], 6), augmentation, seed) if augmentation else [],
     )
     write_page(path, "transformers_samdetr.data", "check_page.html", values)
 
@@ -91,7 +84,7 @@ class _Painter:
             except UNUSABLE:
                 continue
             pictures = [self.paint(image, annotations, f"image {annotations['image_id']} as it is")]
-            for epoch in range(VARIANTS):
+            for epoch in range(3):
                 changed, after = augmentation(image, annotations, example_seed(seed, epoch, row))
                 caption = f"epoch {epoch}: {changed.width}x{changed.height}, {len(after['annotations'])} objects"
                 pictures.append(self.paint(changed, after, caption))
@@ -111,7 +104,7 @@ class _Painter:
         return {"url": picture_url(drawn, quality=85), "caption": caption}
 
 
-def _spread(table: AnnotationTable, count: int = SAMPLES) -> list[int]:
+def _spread(table: AnnotationTable, count: int = 8) -> list[int]:
     """Rows from all over a split, those with objects if there are any."""
     rows = np.flatnonzero(table.objects_per_image) if len(table.rows) else np.arange(len(table.image_ids))
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))].tolist()
@@ -122,7 +115,7 @@ def _figures(table: AnnotationTable, facts: dict[int, PictureFacts]) -> dict[str
     if not len(sizes):
         return {"images": "0"}
     sides = np.sqrt(table.boxes[:, 2].clip(0) * table.boxes[:, 3].clip(0))
-    parts = np.histogram(sides, AREA_LIMITS)[0] / max(len(sides), 1)
+    parts = np.histogram(sides, (0, 32, 96, np.inf))[0] / max(len(sides), 1)
     widths, heights = ("–".join(map(str, dict.fromkeys((values.min(), values.max())))) for values in sizes.T)
     return {
         "images": f"{len(sizes):,}",

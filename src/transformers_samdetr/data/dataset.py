@@ -119,26 +119,23 @@ class Examples:
             try:
                 image, annotations = read_example(example)
             except UNUSABLE as error:
-                self._report(key, picture_name(example["image_id"], example["image"] or NO_PICTURE), error)
+                count, name = self.num_skipped, picture_name(example["image_id"], example["image"] or NO_PICTURE)
+                if key in self.unusable:
+                    continue
+                self._unusable[min(count, len(self._unusable) - 1)] = key
+                self._count += 1
+                if count >= self.max_corrupt:
+                    raise RuntimeError(
+                        f"{count + 1} pictures cannot be used, more than max_corrupt={self.max_corrupt}: "
+                        f"{', '.join(self.skipped[:10])}. The last: {name}: {error} Run samdetr-check, repair or "
+                        "remove them, or raise max_corrupt."
+                    ) from error
+                logger.warning("Skipped %s (%d of at most %d): %s", name, count + 1, self.max_corrupt, error)
                 continue
             if self.augmentation is None:
                 return image, annotations
             return self.augmentation(image, annotations, example_seed(self.seed, self.epoch, index))
         return None
-
-    def _report(self, key: int, name: str, error: Exception) -> None:
-        count = self.num_skipped
-        if key in self.unusable:
-            return
-        self._unusable[min(count, len(self._unusable) - 1)] = key
-        self._count += 1
-        if count >= self.max_corrupt:
-            raise RuntimeError(
-                f"{count + 1} pictures cannot be used, more than max_corrupt={self.max_corrupt}: "
-                f"{', '.join(self.skipped[:10])}. The last: {name}: {error} Run samdetr-check, repair or remove them, "
-                "or raise max_corrupt."
-            ) from error
-        logger.warning("Skipped %s (%d of at most %d): %s", name, count + 1, self.max_corrupt, error)
 
 
 class DetectionDataset(Examples, torch.utils.data.Dataset):

@@ -29,15 +29,11 @@ from .schema import AnySet
 SHOWN = 5
 SAMPLE = 24
 """Pictures of each split that the fast check reads."""
-STREAM_SAMPLE = 200
-"""Pictures at the start of a stream whose annotations the fast check looks at."""
 SLACK_PIXELS = 2.0
 """Boxes may stick out of their picture by rounding."""
 MANY = 0.05
 """Share of boxes from which on something odd is taken for a mistake of the whole set."""
 FEW_OBJECTS = 10
-MOST_PLACES = 1000
-"""Objects whose pictures a finding keeps."""
 
 
 class Severity(IntEnum):
@@ -175,7 +171,7 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
                 f"{table.sizes[table.rows[i]][0]}x{table.sizes[table.rows[i]][1]}"
                 for i in found[:20]
             ]
-            places = [(split, int(row)) for row in np.unique(table.rows[found[:MOST_PLACES]])]
+            places = [(split, int(row)) for row in np.unique(table.rows[found[:1000]])]
             severity = Severity.ERROR if len(found) > limit * len(table.rows) else Severity.WARNING
             findings.add(severity, f"{split}: {len(found)} of {len(table.rows)} {message}", examples, places)
 
@@ -338,7 +334,7 @@ def quick_check(data: DetectionData) -> Findings:
     streamed = [split for split in sets if isinstance(sets[split], IterableDataset)]
     if streamed:  # the first pictures, as files in memory
         for split in streamed:
-            start = list(sets[split].take(STREAM_SAMPLE))
+            start = list(sets[split].take(200))
             sets[split] = Dataset.from_list(start, features=sets[split].features)
         sizes = " and ".join(f"{len(sets[split])} of {split}" for split in streamed)
         findings.add(

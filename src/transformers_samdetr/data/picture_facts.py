@@ -26,11 +26,6 @@ camera, which is why `largest_difference` looks again.
 """
 VERY_SIMILAR = 1.0
 """Thumbnails as close as this are looked at again whatever the annotations are."""
-FLAT = 4.0
-"""Thumbnails that vary less than this look alike without being so."""
-DIRECTIONS = 12
-"""Principal components of the thumbnails in which neighbours are searched."""
-NEIGHBOURS = 6
 MOST_COMPARED = 5000
 """Pairs of similar pictures that are looked at again, the most similar first."""
 LOOK_SIDE, CELL = 256, 8
@@ -108,16 +103,16 @@ def similar_pairs(facts: dict[Place, PictureFacts]) -> list[tuple[float, Place, 
         return np.split(rows, range(10_000, len(rows), 10_000))
 
     deviations = [pixels[rows].astype(np.float32).std(1) for rows in pieces(np.arange(len(pixels)))]
-    varied = np.flatnonzero(np.concatenate(deviations) > FLAT)
+    varied = np.flatnonzero(np.concatenate(deviations) > 4)  # levels; flat ones look alike without being so
     if len(varied) < 2:
         return []
     sample = pixels[varied[:: max(1, len(varied) // 5000)]].astype(np.float32)
     mean = sample.mean(0)
-    directions = np.linalg.eigh((sample - mean).T @ (sample - mean))[1][:, -DIRECTIONS:]
-    # distances within these directions are no larger than the whole ones
+    # neighbours are searched in twelve principal components, where distances are no larger than the whole ones
+    directions = np.linalg.eigh((sample - mean).T @ (sample - mean))[1][:, -12:]
     projected = np.concatenate([(pixels[rows].astype(np.float32) - mean) @ directions for rows in pieces(varied)])
     limit = SIMILAR * np.sqrt(pixels.shape[1])
-    _, neighbours = cKDTree(projected).query(projected, k=min(NEIGHBOURS + 1, len(varied)), distance_upper_bound=limit)
+    _, neighbours = cKDTree(projected).query(projected, k=min(7, len(varied)), distance_upper_bound=limit)
     one, column = np.nonzero(neighbours < len(varied))
     pairs = np.sort(np.stack([one, neighbours[one, column]], axis=1), axis=1)
     found = []
@@ -136,7 +131,15 @@ def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.
     picture saved again differs little everywhere, a piece that has moved much in two places. `boxes` has `(T, 4)` of
     each, (x, y, width, height) as shares of the picture.
     """
-    images = [_reduced(content) for content in (one, other)]
+    images = []
+    for content in (one, other):
+        with opened_picture(content, "") as image:
+            image.draft("RGB", (LOOK_SIDE, LOOK_SIDE))
+            image.load()
+            image = upright(image).convert("RGB")
+        scale = min(1, LOOK_SIDE / max(image.size))
+        sides = [max(1, round(side * scale)) for side in image.size]
+        images.append(image.resize(sides, Image.Resampling.BOX))
     first, second = (image.width / image.height for image in images)
     if abs(first - second) > 0.02 * first:
         return np.inf
@@ -153,16 +156,6 @@ def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.
         if right > left and bottom > top:
             largest = max(largest, float(np.abs(difference[top:bottom, left:right]).mean()) / OBJECT_DIFFERS)
     return largest
-
-
-def _reduced(content: str | bytes) -> Image.Image:
-    """An RGB picture of at most `LOOK_SIDE` pixels a side."""
-    with opened_picture(content, "") as image:
-        image.draft("RGB", (LOOK_SIDE, LOOK_SIDE))
-        image.load()
-        image = upright(image).convert("RGB")
-    scale = min(1, LOOK_SIDE / max(image.size))
-    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)
 
 
 def same_pixels(one: str | bytes, other: str | bytes) -> bool:

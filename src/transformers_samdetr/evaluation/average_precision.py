@@ -12,16 +12,10 @@ from .inputs import Detections, Objects
 from .matching import ERROR_KINDS, ErrorKinds
 
 COCO_PARAMS = hotcoco.Params("bbox")
-IOU_THRESHOLDS = np.array(COCO_PARAMS.iou_thrs)
-"""`(T,)`: 0.5, 0.55, … 0.95."""
 RECALLS = np.array(COCO_PARAMS.rec_thrs)
 """`(R,)`: 0, 0.01, … 1, where COCO reads precision."""
-AREAS = len(COCO_PARAMS.area_rng)
-"""all, small, medium, large"""
 DETECTIONS_AT_ONCE = 5_000
 """Classes are evaluated in groups of about this number of detections, which bounds memory."""
-RESAMPLINGS = 200
-"""Bootstrap samples: the standard error is then known to 5 %."""
 NO_DETECTIONS = Detections(np.zeros(0, np.int32), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 NO_OBJECTS = Objects(np.zeros(0, np.int32), np.zeros((0, 4)), np.zeros(0), np.zeros(0, bool))
 
@@ -72,9 +66,10 @@ class ImageTable:
 
     def average_precision(self) -> AveragePrecision:
         """COCO's numbers, equal to those of pycocotools to the last bit."""
-        shape = (len(IOU_THRESHOLDS), len(RECALLS), self.num_classes, AREAS, len(self.max_detections))
-        precision, scores = np.full(shape, -1.0), np.full(shape, -1.0)
-        recall = np.full((shape[0], *shape[2:]), -1.0)
+        thresholds, areas = len(COCO_PARAMS.iou_thrs), len(COCO_PARAMS.area_rng)  # areas: all, small, medium, large
+        shape = (self.num_classes, areas, len(self.max_detections))
+        precision, scores = np.full((2, thresholds, len(RECALLS), *shape), -1.0)
+        recall = np.full((thresholds, *shape), -1.0)
         group = np.cumsum(np.bincount(self.found.labels, minlength=self.num_classes)) // DETECTIONS_AT_ONCE
         for index in np.unique(group) if self.num_images else ():
             classes = np.flatnonzero(group == index)  # consecutive
@@ -105,7 +100,7 @@ def bootstrap_differences(first: ImageTable | None, second: ImageTable) -> list[
     """
     classes = range(second.num_classes)
     baseline = second.evaluate(classes, with_detections=False) if first is None else first.evaluate(classes)
-    compared = hotcoco.compare(baseline, second.evaluate(classes), n_bootstrap=RESAMPLINGS)
+    compared = hotcoco.compare(baseline, second.evaluate(classes), n_bootstrap=200)  # so that errors are known to 5 %
     rows = []
     for key in compared["metric_keys"]:
         value, error = 100 * compared["deltas"][key], 100 * compared["ci"][key]["std_err"]

@@ -218,8 +218,18 @@ def confusion_figure(result: EvaluationResult, threshold: float) -> Figure:
 
     Where there are many classes, those that are confused most are shown and the others put together.
     """
-    matrix, names = _most_confused(result.confusion(threshold), result.names)
-    rows, columns = [*names, "(background)"], [*names, "(missed)"]
+    matrix, names = result.confusion(threshold), result.names
+    used = [label for label in range(len(names)) if matrix[label].any() or matrix[:, label].any()]
+    if len(used) > CONFUSED_CLASSES:
+        confused = (matrix + matrix.T)[:-1, :-1].sum(0) - 2 * matrix.diagonal()[:-1]
+        used = sorted(sorted(used, key=lambda label: (-confused[label], -matrix[label].sum()))[: CONFUSED_CLASSES - 1])
+    others = [label for label in range(len(names)) if label not in used]
+    groups, texts = [[label] for label in used], [_short(names[label]) for label in used]
+    if matrix[others].any() or matrix[:, others].any():
+        groups, texts = [*groups, others], [*texts, f"({len(others)} others)"]
+    merge = np.stack([np.isin(np.arange(len(matrix)), group) for group in [*groups, [len(names)]]]).astype(matrix.dtype)
+    matrix = merge @ matrix @ merge.T
+    rows, columns = [*texts, "(background)"], [*texts, "(missed)"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = 3.0 + 0.36 * len(rows)
     figure = Figure(figsize=(size + 0.9, size), layout="constrained")
@@ -268,21 +278,6 @@ def calibration_figure(result: EvaluationResult) -> Figure:
     axes.set(xlabel="score", ylabel="precision", xlim=(0, 1), ylim=(0, 1.05))
     axes.set_title(f"expected calibration error {100 * error:.1f} %", fontsize=10)
     return figure
-
-
-def _most_confused(matrix: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Rows, columns and names of the classes to show, in their own order."""
-    of_classes = matrix[:-1, :-1]
-    used = [label for label in range(len(names)) if matrix[label].any() or matrix[:, label].any()]
-    if len(used) > CONFUSED_CLASSES:
-        confused = of_classes.sum(0) + of_classes.sum(1) - 2 * of_classes.diagonal()
-        used = sorted(sorted(used, key=lambda label: (-confused[label], -matrix[label].sum()))[: CONFUSED_CLASSES - 1])
-    others = [label for label in range(len(names)) if label not in used]
-    groups, texts = [[label] for label in used], [_short(names[label]) for label in used]
-    if matrix[others].any() or matrix[:, others].any():
-        groups, texts = [*groups, others], [*texts, f"({len(others)} others)"]
-    merge = np.stack([np.isin(np.arange(len(matrix)), group) for group in [*groups, [len(names)]]]).astype(matrix.dtype)
-    return merge @ matrix @ merge.T, texts
 
 
 def _plain_figure(size: tuple[float, float] = (5.4, 3.6), columns: int = 1, grid: str = "both") -> tuple[Figure, Any]:
