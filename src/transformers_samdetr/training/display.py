@@ -154,9 +154,8 @@ def total_text(losses: Mapping[str, float]) -> str:
 @contextmanager
 def stage(text: str, shown: bool = True, seconds: float = 3.0) -> Iterator[None]:
     """Says what is going on within: on a terminal while it lasts, elsewhere in a line if it takes some seconds."""
-    console = Console()
-    if shown and console.is_terminal:
-        with console.status(escape(text)):
+    if shown and Console().is_terminal:
+        with Console().status(escape(text)):
             yield
         return
     timer = threading.Timer(seconds, lambda: shown and print(text, flush=True))

@@ -1,8 +1,4 @@
-"""Losses of a window and of an epoch over all processes, and decisions that all processes share.
-
-The model divides the loss of a micro-batch by its boxes; `loss_weights` undoes this, so that every box of a window
-counts alike, and gradients of an accumulated window equal those of the same images in one batch.
-"""
+"""Losses of a window and of an epoch over all processes, and decisions that all processes share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -63,6 +59,7 @@ def without_objects(batch: dict) -> dict:
 def loss_weights(counts: Sequence[int], fillers: Sequence[bool], accelerator: Accelerator) -> Tensor:
     """What to multiply the loss of each micro-batch of this process by, `(A,)` float32 on the device.
 
+    So every box of a window counts alike, and gradients are those of the same images in one batch.
     With n_a boxes of the a-th micro-batches of all P processes together, the model divides by max(n_a / P, 1). One
     process with the whole window would divide by max(sum of n_a, 1), and gradients are averaged over the P. The weight
     is the first over a P-th of the second, and 0 for a filler.

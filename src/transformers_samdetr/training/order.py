@@ -1,9 +1,4 @@
-"""Which images a step sees: a function of (seed, epoch, batch size) alone, not of processes, workers or resumes.
-
-One optimizer step is one *window* of `batch_size` images. A window is cut into `slots` equal micro-batches; with P
-processes and A accumulation steps there are P·A of them, and process r takes slot a·P + r as its a-th micro-batch. So
-one process with two accumulation steps and two processes with one see the same micro-batches in the same step.
-"""
+"""Which images a step sees: a function of (seed, epoch, batch size) alone, not of processes, workers or resumes."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -37,13 +32,10 @@ def _no_buffer(record: logging.LogRecord) -> bool:
 
 
 class WindowOrder:
-    """The images of every window of every epoch.
+    """The images of every *window* of every epoch: of one optimizer step, over all processes and accumulation steps.
 
-    Args:
-        num_images: size of the training set, at least 1.
-        batch_size: images of one optimizer step, over all processes and accumulation steps.
-        slots: micro-batches of a window, processes · accumulation steps; divides `batch_size`.
-        seed: of the permutations.
+    `slots` equal micro-batches make a window of `batch_size` images, one for each of P processes and A accumulation
+    steps; process r takes slot a·P + r as its a-th. So one process with two steps sees what two processes with one see.
     """
 
     def __init__(self, num_images: int, batch_size: int, slots: int = 1, seed: int = 0):
@@ -97,12 +89,8 @@ class WindowOrder:
 class RepeatedOrder(WindowOrder):
     """As `WindowOrder`, with some images several times in an epoch: n + N·r is image n for the r-th time, from 0.
 
-    Of a factor of 2.3, an image comes twice in each epoch, and in three of ten once more. All epochs have equally many
-    steps: extra times are drawn by systematic sampling, so that their number is the same in each.
-
-    Args:
-        factors: `(N,)`, how often each image comes on average, at least 1.
-        batch_size, slots, seed: as in `WindowOrder`.
+    Of a factor of 2.3 (at least 1, `(N,)`), an image comes twice in each epoch, and in three of ten once more. All
+    epochs have equally many steps: extra times are drawn by systematic sampling, so that their number is the same.
     """
 
     def __init__(self, factors: np.ndarray, batch_size: int, slots: int = 1, seed: int = 0):
@@ -133,17 +121,11 @@ class StreamOrder(WindowOrder):
     """As `WindowOrder`, of a stream; images are known by their place in the epoch, from 0.
 
     The `datasets` library shuffles the stream's files (or, where they are few, their row groups). What comes then is
-    cut into *blocks* of `shuffle_buffer` pictures, and each block is permuted. The library's own buffer cannot be part
-    of a checkpoint; a block can: a run resumes from where the stream stood before the block of the next step.
+    cut into *blocks* of `shuffle_buffer` pictures, rounded up to whole windows, and each block is permuted. Unlike the
+    library's own buffer, a block can resume: where the stream stood before the block of the next step.
 
     Every process reads the whole stream without decoding, and decodes the pictures of its own micro-batches. While one
-    block is trained on, the next is read, so that up to two are held, as files.
-
-    Args:
-        data: in the schema of `detection_features`.
-        num_images: pictures of an epoch; if the stream has more, the rest is left out.
-        batch_size, slots, seed: as in `WindowOrder`.
-        shuffle_buffer: pictures that are mixed, rounded up to whole windows.
+    block is trained on, the next is read, so that up to two are held, as files. After `num_images` an epoch ends.
     """
 
     def __init__(

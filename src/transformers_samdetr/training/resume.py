@@ -54,10 +54,7 @@ class Checkpointing(TrainingHook):
     Args:
         data_fingerprint: of the data, such as `DetectionData.fingerprint`; a resume with another one is refused.
         every: optimizer steps between checkpoints within an epoch; 0 saves at its end alone.
-        keep: so many of the newest checkpoints are kept, and the one of the best evaluation.
-
-    Raises:
-        ValueError: `every` is below 0, or `keep` below 1.
+        keep: so many of the newest checkpoints are kept, at least 1, and the one of the best evaluation.
     """
 
     def __init__(self, data_fingerprint: str, every: int = 500, keep: int = 2):
