@@ -59,12 +59,10 @@ def labels_from_coco(
         target: `{"image_id": int, "annotations": [...]}`; each object has `bbox` (x, y, width, height, in pixels of the
             picture as displayed, EXIF orientation applied) and `category_id`, and may have `area` (pixels², otherwise
             that of the clipped box), `iscrowd` (otherwise 0) and `id`.
-        image_size: height and width of the displayed picture, in pixels.
-        resized_size: height and width after resizing, before padding, in pixels.
+        image_size, resized_size: height and width of the displayed picture, and after resizing, in pixels.
         normalise: boxes as (center x, center y, width, height) in [0, 1] of the *unpadded* picture, the unit of the
             model's predictions; otherwise as (x1, y1, x2, y2) in pixels of the resized picture.
-        category_id_to_label: label of each category id; without it an id is its own label.
-        id2label: the model's classes; a label that is not among them is refused.
+        category_id_to_label, id2label: as of the image processors.
 
     Returns:
         `class_labels` `(T,)` int64, `boxes` `(T, 4)` float32, `area` `(T,)` float32 in pixels² of the resized picture,

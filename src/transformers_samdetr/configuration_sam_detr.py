@@ -11,7 +11,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -27,8 +27,6 @@ try:
 except ImportError:  # older Transformers: a sub-configuration is named by its class, and built here
     SubConfigSpec = None
 
-OTHER_DETECTORS = ("backbone", "backbone_kwargs", "use_timm_backbone")
-"""Arguments of Transformers' older detectors; here `backbone_config` says it all."""
 AUTO_MAPS: dict[str, dict[str, str | list[str]]] = {
     "config.json": {
         "AutoConfig": "configuration_sam_detr.SamDetrConfig",
@@ -41,9 +39,6 @@ AUTO_MAPS: dict[str, dict[str, str | list[str]]] = {
     },
 }
 """`auto_map` of each file of a saved folder: where Transformers' Auto classes find the code of this package."""
-PIPELINE = "image_processing_sam_detr.SamDetrObjectDetectionPipeline"
-CUSTOM_PIPELINES = {"object-detection": {"impl": PIPELINE, "pt": ["AutoModelForObjectDetection"]}}
-"""Of `config.json`: the class that `pipeline(..., trust_remote_code=True)` takes."""
 
 
 def code_files() -> list[Path]:
@@ -62,7 +57,8 @@ def save_code(folder: str | os.PathLike, name: str) -> None:
     file = Path(folder) / name
     content = json.loads(file.read_text(encoding="utf-8")) | {"auto_map": AUTO_MAPS[name]}
     if name == "config.json":
-        content["custom_pipelines"] = CUSTOM_PIPELINES
+        pipeline = "image_processing_sam_detr.SamDetrObjectDetectionPipeline"
+        content["custom_pipelines"] = {"object-detection": {"impl": pipeline, "pt": ["AutoModelForObjectDetection"]}}
     partial = file.with_name(f".{name}.partial")  # replaced at once: a process that is killed leaves no half file
     partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(file)
@@ -77,11 +73,7 @@ class SamDetrConfigError(StrictDataclassError, ValueError):
 
 
 def readable_errors(cls: type) -> type:
-    """Goes above `@strict`: building the class, and setting a field, raise `SamDetrConfigError`.
-
-    The errors of huggingface_hub's strict dataclasses are no `ValueError` and lead with the name of a validator. Here
-    they become one sentence: the field, its value, and what would be right.
-    """
+    """Goes above `@strict`, whose errors are no `ValueError` and lead with a validator's name; here one sentence."""
 
     def translating(method: Callable) -> Callable:
         @wraps(method)
@@ -204,8 +196,6 @@ class SamDetrConfig(PreTrainedConfig):
     else:
         sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone")}
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
-    # what Transformers takes beside its fields
-    OTHER_NAMES: ClassVar = ("num_labels", "attn_implementation", "output_attentions", "torch_dtype", "name_or_path")
 
     backbone_config: dict | PreTrainedConfig | None = None
     use_pretrained_backbone: bool = False
@@ -252,7 +242,7 @@ class SamDetrConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         # Transformers keeps whatever has no field, as attributes; a field that is misspelt would go unnoticed
         for name, value in kwargs.items():
-            if name in OTHER_DETECTORS:
+            if name in ("backbone", "backbone_kwargs", "use_timm_backbone"):  # of Transformers' older detectors
                 remedy = "{'model_type': 'timm_backbone', 'backbone': 'resnet50', 'out_indices': [4]}."
                 raise SamDetrConfigError.of(name, repr(value), f"say it in backbone_config, such as {remedy}")
             names = [field.name for field in fields(self)]
@@ -328,7 +318,8 @@ class SamDetrConfig(PreTrainedConfig):
             ValueError: the name is no preset, or an override no field or not possible; the message names it.
         """
         preset = preset_fields(name)
-        known = {*(field.name for field in fields(cls)), *cls.attribute_map, *cls.OTHER_NAMES}
+        of_transformers = {"num_labels", "attn_implementation", "output_attentions", "torch_dtype", "name_or_path"}
+        known = {*(field.name for field in fields(cls)), *cls.attribute_map, *of_transformers}
         for unknown in (override for override in overrides if override not in known):
             question = _ask_for_similar(unknown, known, cutoff=0.5)
             remedy = "there is no such field" + (f"; {question}" if question else ".")

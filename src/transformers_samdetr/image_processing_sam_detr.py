@@ -44,16 +44,14 @@ MOST_PIXELS = 178_956_970
 
 
 class SamDetrImageProcessorKwargs(ImagesKwargs, total=False):
-    r"""
-    format (`str`, *optional*, defaults to `"coco_detection"`):
-        Format of the annotations; no other is supported.
-    do_convert_annotations (`bool`, *optional*, defaults to `True`):
-        Whether label boxes are (center x, center y, width, height) in [0, 1] of the unpadded picture. Otherwise they
-        are (x1, y1, x2, y2) in pixels of the resized picture.
-    category_id_to_label (`dict[int, int]`, *optional*):
-        Class label of each category id. Without it an id is its own label.
-    id2label (`dict[int, str]`, *optional*):
-        Names of the model's classes, to refuse annotations with a label that is not among them.
+    """Options beside those of every image processor.
+
+    Attributes:
+        format: of the annotations: `"coco_detection"`, no other is supported.
+        do_convert_annotations: whether label boxes are (center x, center y, width, height) in [0, 1] of the unpadded
+            picture; otherwise they are (x1, y1, x2, y2) in pixels of the resized picture.
+        category_id_to_label: class label of each category id; without it an id is its own label.
+        id2label: names of the model's classes, to refuse annotations with a label that is not among them.
     """
 
     format: str | AnnotationFormat

@@ -23,17 +23,12 @@ POINTWISE = (nn.Identity, nn.ReLU, nn.ReLU6, FrozenNorm2d, FrozenBatchNorm2d, Fr
 BLOCKS = (BasicBlock, Bottleneck, DepthwiseSeparableConv, InvertedResidual)
 CONTAINERS = (FeatureListNet, EfficientNetFeatures, nn.Sequential, *BLOCKS)
 """Modules whose forward computes with their children alone, in their order, and adds positions to positions."""
-BRANCH = "downsample"
-"""The child that reads what its block reads, beside the others."""
 
 _PIXEL_MASK = CompileableContextVar("pixel_mask")  # each thread its own, as data-parallel replicas need it
 
 
 def hook_masks(extractor: nn.Module) -> list[int]:
-    """Prepares a backbone, in place, for `extract_masked_features`, through which it is to be called from now on.
-
-    Returns:
-        The stride of each of its feature maps.
+    """Prepares a backbone, in place, for `extract_masked_features`; returns the stride of each of its feature maps.
 
     Raises:
         SamDetrConfigError: a layer is not known to leave the picture alone; the message names it.
@@ -53,17 +48,19 @@ def _prepare(module: nn.Module, name: str, stride: int) -> int:
     if type(module) in CONTAINERS:
         out = stride
         for child_name, child in module.named_children():
-            made = _prepare(child, f"{name}.{child_name}".lstrip("."), stride if child_name == BRANCH else out)
-            out = out if child_name == BRANCH else made
+            is_branch = child_name == "downsample"  # reads what its block reads, beside the others
+            made = _prepare(child, f"{name}.{child_name}".lstrip("."), stride if is_branch else out)
+            out = out if is_branch else made
         return out
     if not (_is_centered(module) or is_resnet_d_pooling(module)):
         place = f"layer {name!r} of the backbone" if name else "the backbone as a whole"
         kind = str(module).partition("\n")[0].rstrip("(")  # of a block its type alone
-        raise SamDetrConfigError(
-            f"`mask_padding=True` is not possible: {place}, {kind}, may read padding in ways that cannot be taken out; "
-            "choose one of timm's plain ResNets or EfficientNet-Lites, such as resnet50, or leave mask_padding=False "
-            "and pad all pictures to one size with the image processor's pad_size."
+        problem = f"{place}, {kind}, may read padding in ways that cannot be taken out"
+        remedy = (
+            "choose one of timm's plain ResNets or EfficientNet-Lites, such as resnet50, or leave mask_padding=False and "
+            "pad all pictures to one size with the image processor's pad_size"
         )
+        raise SamDetrConfigError.of("mask_padding", True, f"{problem}; {remedy}.")
     if max(to_2tuple(module.kernel_size)) > 1:
         module.input_stride = stride
         module.register_forward_pre_hook(_give_border)
@@ -96,9 +93,7 @@ def _is_centered(module: nn.Module) -> bool:
 def extract_masked_features(extractor: nn.Module, pixel_values: Tensor, pixel_mask: Tensor) -> list[Tensor]:
     """The feature maps of a backbone that `hook_masks` has prepared; what they hold in padding means nothing.
 
-    Args:
-        pixel_values: `(B, channels, height, width)`, whatever stands in the padding.
-        pixel_mask: `(B, height, width)`, True on real pixels, which fill a rectangle at the top left.
+    `pixel_mask` is `(B, height, width)`, True on real pixels, which fill a rectangle at the top left of `pixel_values`.
     """
     pixel_mask = pixel_mask[:, None]
     # from here on all numbers are finite, so that masks may be factors, several times as fast
