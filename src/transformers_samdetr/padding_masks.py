@@ -57,8 +57,8 @@ def _prepare(module: nn.Module, name: str, stride: int) -> int:
         kind = str(module).partition("\n")[0].rstrip("(")  # of a block its type alone
         problem = f"{place}, {kind}, may read padding in ways that cannot be taken out"
         remedy = (
-            "choose one of timm's plain ResNets or EfficientNet-Lites, such as resnet50, or leave mask_padding=False and "
-            "pad all pictures to one size with the image processor's pad_size"
+            "choose one of timm's plain ResNets or EfficientNet-Lites, such as resnet50, or leave mask_padding=False "
+            "and pad all pictures to one size with the image processor's pad_size"
         )
         raise SamDetrConfigError.of("mask_padding", True, f"{problem}; {remedy}.")
     if max(to_2tuple(module.kernel_size)) > 1:

@@ -33,6 +33,7 @@ PICTURE_FORMATS = tuple("JPEG PNG GIF BMP DIB WEBP TIFF PPM AVIF JPEG2000".split
 """Formats that are read, by Pillow's names; JPEG is MPO too. Pillow knows more, and gives EPS to another program."""
 PICTURE_SUFFIXES = frozenset(".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .avif .jp2".split())
 """Of such files, in lower case."""
+Pixels = np.ndarray | torch.Tensor
 
 
 class UnreadablePictureError(ValueError):
@@ -202,9 +203,7 @@ def picture_to_array(image: Image.Image, to_rgb: bool | None = True) -> np.ndarr
         return np.array(image.convert("RGB"))
 
 
-def read_array(
-    pixels: np.ndarray | torch.Tensor, to_rgb: bool | None, layout: str | ChannelDimension | None
-) -> np.ndarray | torch.Tensor:
+def read_array(pixels: Pixels, to_rgb: bool | None, layout: str | ChannelDimension | None) -> Pixels:
     """A picture given as an array, in the same order of axes: integers of 8 bits, floats as they are.
 
     With `to_rgb` one channel becomes three, and so do four, transparent parts white; `layout` says where they are.
@@ -232,18 +231,16 @@ def read_array(
     return pixels
 
 
-def _is_float(pixels: np.ndarray | torch.Tensor) -> bool:
+def _is_float(pixels: Pixels) -> bool:
     return pixels.is_floating_point() if isinstance(pixels, torch.Tensor) else pixels.dtype.kind == "f"
 
 
-def _as_type(pixels: np.ndarray | torch.Tensor, name: str) -> np.ndarray | torch.Tensor:
+def _as_type(pixels: Pixels, name: str) -> Pixels:
     return pixels.to(getattr(torch, name)) if isinstance(pixels, torch.Tensor) else pixels.astype(name)
 
 
-def _integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
-    """Integers to uint8: scaled by the smallest of `BIT_DEPTHS` that holds them all; booleans to 0 and 255.
-
-    Floats pass unchanged.
+def _integers_to_eight_bits(pixels: Pixels) -> Pixels:
+    """Integers to uint8: scaled by the smallest of `BIT_DEPTHS` that holds them; booleans to 0 and 255; floats stay.
 
     >>> _integers_to_eight_bits(np.array([0, 128, 129, 65535], dtype=np.uint16))
     array([  0,   0,   1, 255], dtype=uint8)
@@ -257,8 +254,7 @@ def _integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | t
     wide = _as_type(pixels, "int64")  # torch computes little in uint16
     lowest, highest = int(wide.min()), int(wide.max())
     if lowest < 0 or highest > 65535:
-        problem = f"A picture of type {pixels.dtype} has values from {lowest} to {highest}"
-        raise UnreadablePictureError(f"{problem}: give 0 to 255, or 0 to 65535.")
+        raise UnreadablePictureError(f"A picture has values from {lowest} to {highest}: give 0 to 255, or to 65535.")
     depth = next(depth for depth in BIT_DEPTHS if highest < 2**depth)
     if 8 < depth < 16:
         logger.warning_once(
@@ -269,17 +265,14 @@ def _integers_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | t
     return _as_type((wide * 255 + limit // 2) // limit, "uint8")  # rounds to the nearest
 
 
-def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+def floats_to_eight_bits(pixels: Pixels) -> Pixels:
     """Floats in [0, 1], as of `ToTensor` and `plt.imread`, to uint8; likewise whole numbers of any depth.
 
     Values may pass their range by 15 %, as after bicubic resizing; those of [0, 1] are clipped then. Integers, and
-    floats in [0, 255] that are not all whole, pass unchanged.
+    floats in [0, 255] that are not all whole, pass unchanged. What is negative or larger is refused.
 
     >>> floats_to_eight_bits(np.array([0.0, 0.5, 1.0]))
     array([  0, 128, 255], dtype=uint8)
-
-    Raises:
-        UnreadablePictureError: values are negative or too large, as after normalisation.
     """
     if not _is_float(pixels):
         return pixels
@@ -295,7 +288,7 @@ def floats_to_eight_bits(pixels: np.ndarray | torch.Tensor) -> np.ndarray | torc
     return pixels
 
 
-def _flatten_alpha(pixels: np.ndarray | torch.Tensor, axis: int) -> np.ndarray | torch.Tensor:
+def _flatten_alpha(pixels: Pixels, axis: int) -> Pixels:
     """Three channels along `axis` instead of four, over white: uint8, or floats in [0, 1] where those were given."""
     rgba = pixels.detach().cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels
     eight_bits = floats_to_eight_bits(rgba)
