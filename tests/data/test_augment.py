@@ -15,8 +15,8 @@ from transformers_samdetr.data.augment import (
     SIZE_IS_FINAL,
     Augmentation,
     PaperAugmentation,
-    example_seed,
     make_augmentation,
+    position_seed,
     seeded,
 )
 
@@ -294,5 +294,5 @@ def test_random_numbers_outside_are_untouched():
 
 
 def test_example_seeds_differ():
-    seeds = {example_seed(seed, epoch, index) for seed in range(4) for epoch in range(4) for index in range(50)}
+    seeds = {position_seed(seed, epoch, index) for seed in range(4) for epoch in range(4) for index in range(50)}
     assert len(seeds) == 800 and all(0 <= seed < 2**63 for seed in seeds)

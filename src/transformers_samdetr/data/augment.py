@@ -28,10 +28,10 @@ BEFORE_CROP = (400, 500, 600)
 CROP = (384, 600)
 
 
-def example_seed(*position: int) -> int:
+def position_seed(*position: int) -> int:
     """The seed of a position, such as (seed, epoch, index) of an example, in [0, 2^63); neighbours' are unrelated.
 
-    >>> example_seed(0, 1, 2) == example_seed(0, 1, 2), example_seed(0, 1, 2) == example_seed(0, 2, 1)
+    >>> position_seed(0, 1, 2) == position_seed(0, 1, 2), position_seed(0, 1, 2) == position_seed(0, 2, 1)
     (True, False)
     """
     return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..visualization import class_colors, draw_detections
 from ..visualization.web_page import picture_url, write_page
-from .augment import Augmentation, example_seed
+from .augment import Augmentation, position_seed
 from .box_formats import xywh_to_boxes
 from .dataset import NO_PICTURE, UNUSABLE, decode_picture, read_example, undecoded
 from .dataset_check import SHOWN, AnnotationTable, Findings, splits
@@ -85,7 +85,7 @@ class _Painter:
                 continue
             pictures = [self.paint(image, annotations, f"image {annotations['image_id']} as it is")]
             for epoch in range(3):
-                changed, after = augmentation(image, annotations, example_seed(seed, epoch, row))
+                changed, after = augmentation(image, annotations, position_seed(seed, epoch, row))
                 caption = f"epoch {epoch}: {changed.width}x{changed.height}, {len(after['annotations'])} objects"
                 pictures.append(self.paint(changed, after, caption))
             galleries.append(pictures)

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..pictures import UnreadablePictureError, picture_to_array, read_picture, upright
-from .augment import SIZE_IS_FINAL, Annotations, Augmentation, example_seed
+from .augment import SIZE_IS_FINAL, Annotations, Augmentation, position_seed
 from .schema import AnySet, coco_annotations
 
 NO_PICTURE = {"path": None, "bytes": None}
@@ -134,7 +134,7 @@ class Examples:
                 continue
             if self.augmentation is None:
                 return image, annotations
-            return self.augmentation(image, annotations, example_seed(self.seed, self.epoch, index))
+            return self.augmentation(image, annotations, position_seed(self.seed, self.epoch, index))
         return None
 
 

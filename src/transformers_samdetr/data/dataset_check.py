@@ -11,7 +11,7 @@ from hotcoco.primitives import bbox_iou
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..pictures import UnreadablePictureError
+from ..pictures import UnreadablePictureError, read_picture
 from .dataset import stored_picture
 from .load import DetectionData
 from .picture_facts import (
@@ -21,7 +21,6 @@ from .picture_facts import (
     Place,
     largest_difference,
     look_at_pictures,
-    same_pixels,
     similar_pairs,
 )
 from .schema import AnySet
@@ -256,7 +255,7 @@ def _check_duplicates(
         contents = [one["path"] if one["bytes"] is None else one["bytes"] for one in stored]
         try:
             difference = largest_difference(*contents, [_shares(tables, place)[0] for place in pair])
-            if difference == 0 and same_pixels(*contents):
+            if difference == 0 and np.array_equal(*(np.asarray(read_picture(c, "").convert("RGB")) for c in contents)):
                 equal.append(pair)
             elif difference < 1:
                 alike[pair] = difference

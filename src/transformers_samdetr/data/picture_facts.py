@@ -10,7 +10,7 @@ from datasets import Dataset
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from ..pictures import UnreadablePictureError, exif_orientation, opened_picture, read_picture, require_file, upright
+from ..pictures import UnreadablePictureError, exif_orientation, opened_picture, require_file, upright
 from .dataset import NO_PICTURE, picture_name, undecoded
 from .source_files import SIDEWAYS
 
@@ -156,9 +156,3 @@ def largest_difference(one: str | bytes, other: str | bytes, boxes: Sequence[np.
         if right > left and bottom > top:
             largest = max(largest, float(np.abs(difference[top:bottom, left:right]).mean()) / OBJECT_DIFFERS)
     return largest
-
-
-def same_pixels(one: str | bytes, other: str | bytes) -> bool:
-    """Whether two files, as paths or bytes, hold the same pixels, decoded as a whole."""
-    first, second = (np.asarray(read_picture(content, "").convert("RGB")) for content in (one, other))
-    return first.shape == second.shape and bool((first == second).all())

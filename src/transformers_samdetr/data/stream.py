@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from datasets.splits import SplitDict, SplitInfo
 from PIL import Image
 
 from .augment import Annotations, Augmentation
 from .dataset import MAX_CORRUPT, DetectionDataset, Examples, undecoded
+from .schema import AnySet
 
 
 def with_length(data: IterableDataset, length: int) -> IterableDataset:
@@ -85,13 +86,9 @@ class DetectionStream(Examples, torch.utils.data.IterableDataset):
                 yield example
 
 
-def evaluation_examples(
-    data: Dataset | IterableDataset, max_corrupt: int = MAX_CORRUPT
-) -> DetectionDataset | DetectionStream:
+def evaluation_examples(data: AnySet, max_corrupt: int = MAX_CORRUPT) -> DetectionDataset | DetectionStream:
     """Pictures as they are, in the order of the set."""
-    if isinstance(data, IterableDataset):
-        return DetectionStream(data, max_corrupt=max_corrupt)
-    return DetectionDataset(data, max_corrupt=max_corrupt)
+    return (DetectionStream if isinstance(data, IterableDataset) else DetectionDataset)(data, max_corrupt=max_corrupt)
 
 
 class Place(NamedTuple):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data.augment import Annotations, make_augmentation
+from ..data.augment import Annotations, make_augmentation, position_seed
 from ..data.dataset import DetectionDataset, undecoded
 from ..data.schema import AnySet
 from ..data.stream import Place, StreamedExamples, require_length
@@ -262,8 +262,3 @@ def training_examples(
         order = StreamOrder(data, require_length(data), *shape, recipe.shuffle_buffer)
         return StreamedExamples(*options), order
     return DetectionDataset(data, *options), WindowOrder(len(data), *shape)
-
-
-def position_seed(*position: int) -> int:
-    """A seed for a position in training, such as (seed, epoch, step, slot); neighbours get unrelated ones."""
-    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> np.uint64(1))
