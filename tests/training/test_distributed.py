@@ -281,7 +281,7 @@ def test_accelerate_reads_each_configuration(path):
     assert isinstance(config, ClusterConfig)
     arguments, _, _ = _validate_launch_command(arguments)
     assert arguments.num_processes == config.num_processes
-    if path.stem == "fsdp2":
+    if path.stem.startswith("fsdp2"):
         assert arguments.fsdp_version == 2
         layers = set(arguments.fsdp_transformer_layer_cls_to_wrap.split(","))
         assert layers <= {type(module).__name__ for module in tiny_model().modules()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,13 +131,17 @@ def wait_for_checkpoint(folder, is_alive, seconds=120):
         time.sleep(0.02)
 
 
-def launch(folder, *more, program=("scripts/train.py",)):
-    """`accelerate launch` in a session of its own, as a terminal would start it; its output goes to `folder`.txt."""
+ACCELERATE = ("accelerate.commands.launch", "--config_file", "examples/accelerate_configs/multi_cpu.yaml")
+ACCELERATE += ("--num_processes", "2", "--main_process_port")
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "2", "--master_port")
+
+
+def launch(folder, *more, program=("scripts/train.py",), by=ACCELERATE):
+    """A launcher in a session of its own, as a terminal would start it; its output goes to `folder`.txt."""
     environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
     if torch.accelerator.is_available():
         environment["ACCELERATE_USE_CPU"] = "true"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", str(free_port())]
-    command += ["--config_file", "examples/accelerate_configs/multi_cpu.yaml", "--num_processes", "2"]
+    command = [sys.executable, "-m", *by, str(free_port())]
     with open(folder.with_suffix(".txt"), "a") as output:
         return subprocess.Popen(
             [*command, *program, *arguments(folder, *more)],
@@ -186,6 +191,20 @@ def test_a_launched_run_ends_and_goes_on(alone, end):
         assert printed.count(f"Stopped as asked, and saved. {how_to_go_on(folder)}") == 1
         assert printed.count("Ctrl-C: saves") == (end is press_ctrl_c)
     assert launch(folder, "--resume").wait(120) == 0
+    check_result(folder, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [kill_the_first, kill_the_second])
+def test_torchrun_starts_again_from_the_last_checkpoint(alone, kill):
+    folder = alone.parent / f"torchrun {kill.__name__}"
+    launcher = launch(folder, "--resume", "auto", by=TORCHRUN)
+    wait_for_checkpoint(folder, lambda: launcher.poll() is None, seconds=300)
+    kill(launcher)
+    assert launcher.wait(500) == 0
+    printed = folder.with_suffix(".txt").read_text()
+    assert printed.count("2 processes train together, on cpu") == 2
+    assert re.search(r"steps with 4 pictures, [1-6] done", printed)
     check_result(folder, alone)
 
 
