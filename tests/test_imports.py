@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "transformers_samdetr"
 FLOORS = (
     ("operations", "pictures", "presets"),
     ("configuration_sam_detr", "fast_operations", "fast_resnet", "geometry"),
-    ("annotations", "attention", "loss", "padding_masks", "post_processing", "pretrained_model", "routes"),
+    ("annotations", "attention", "loss", "padding_masks", "pretrained_model", "routes"),
     ("backbone", "image_processing_sam_detr", "semantics_aligner"),
     ("encoder", "decoder"),
     ("modeling_sam_detr",),
@@ -187,6 +187,7 @@ def test_the_product_does_not_import_the_laboratory():
 
 
 SHORT = {
+    "auto_classes": "what Transformers registers, for `__init__` to import at first use",
     "commands.console": "starts each command of an installed package by name",
     "commands.convert": "each command has a file",
     "commands.demo": "each command has a file",

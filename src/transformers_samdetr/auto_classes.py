@@ -7,9 +7,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_sam_detr import SamDetrConfig
 from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil, SamDetrObjectDetectionPipeline
 from .modeling_sam_detr import SamDetrForObjectDetection, SamDetrModel
-from .operations import reference_operations
-from .pretrained_model import SamDetrModelOutput, SamDetrObjectDetectionOutput, SamDetrPreTrainedModel
-from .semantics_aligner import SemanticsAligner
+from .operations import reference_operations  # noqa: F401
+from .pretrained_model import SamDetrModelOutput, SamDetrObjectDetectionOutput, SamDetrPreTrainedModel  # noqa: F401
+from .semantics_aligner import SemanticsAligner  # noqa: F401
 
 # pipeline() looks the class up by name, and warns of an unsupported model where it is not listed
 MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault("sam_detr", "SamDetrForObjectDetection")
@@ -23,17 +23,3 @@ AutoImageProcessor.register(
     image_processor_classes={"torchvision": SamDetrImageProcessor, "pil": SamDetrImageProcessorPil},
     exist_ok=True,
 )
-
-__all__ = [
-    "SamDetrConfig",
-    "SamDetrForObjectDetection",
-    "SamDetrImageProcessor",
-    "SamDetrImageProcessorPil",
-    "SamDetrModel",
-    "SamDetrModelOutput",
-    "SamDetrObjectDetectionOutput",
-    "SamDetrObjectDetectionPipeline",
-    "SamDetrPreTrainedModel",
-    "SemanticsAligner",
-    "reference_operations",
-]

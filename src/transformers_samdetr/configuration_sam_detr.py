@@ -134,8 +134,7 @@ _CHOICES = {
 class SamDetrConfig(PreTrainedConfig):
     r"""
     use_pretrained_backbone (`bool`, *optional*, defaults to `False`):
-        Whether a newly built model starts from timm's pretrained backbone weights (the only case in which something
-        is downloaded). Loading a checkpoint with `from_pretrained` never does.
+        Whether a new model starts from timm's pretrained backbone weights, which are downloaded; a loaded one never does.
     dilation (`bool`, *optional*, defaults to `False`):
         DC5: the last backbone stage keeps stride 16 and is dilated instead. Needs a timm backbone.
     mask_padding (`bool`, *optional*, defaults to `False`):
@@ -147,16 +146,15 @@ class SamDetrConfig(PreTrainedConfig):
     num_feature_levels (`int`, *optional*, defaults to 1):
         1: SAM-DETR, the last backbone stage. 3: SAM-DETR++, the last three, with a deformable encoder.
     decoder_feature_levels (`list[int]`, *optional*):
-        The feature level that each decoder layer reads, 0 being the finest. By default from coarse to fine in equal
-        parts: `[2, 2, 1, 1, 0, 0]` for six layers and three levels (paper section 4.3).
+        The level that each decoder layer reads, 0 being the finest. By default from coarse to fine in equal parts:
+        `[2, 2, 1, 1, 0, 0]` for six layers and three levels (paper section 4.3).
     input_projection_norm (`bool`, *optional*, defaults to `True`):
         GroupNorm after the 1x1 input projection. The authors' single-scale checkpoints of 50 epochs have none.
     encoder_n_points (`int`, *optional*, defaults to 4):
         Sampling points of each head and level in the deformable encoder.
     query_resampling (`str`, *optional*, defaults to `"keypoints"`):
-        How the Semantics Aligner makes new queries from region features (paper Table 3): `"keypoints"`, `"average"`
-        or `"max"` pooling, or `"none"`: no aligner, the decoder of DETR (which has no reference boxes, so
-        `reference_boxes` and `feature_reweighting` have no meaning there).
+        How the Semantics Aligner makes new queries from region features (paper Table 3): `"keypoints"`, `"average"` or
+        `"max"` pooling, or `"none"`: DETR's decoder, without aligner, `reference_boxes` and `feature_reweighting`.
     num_keypoints (`int`, *optional*, defaults to 8):
         Salient points of each query; each serves `decoder_attention_heads / num_keypoints` heads (paper Fig. 7).
     keypoint_search_range (`str`, *optional*, defaults to `"box"`):

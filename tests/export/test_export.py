@@ -28,7 +28,7 @@ from transformers_samdetr.export.formats import (
     write_program,
 )
 from transformers_samdetr.export.program import ExportableDetector, capture, example_inputs
-from transformers_samdetr.post_processing import best_detections
+from transformers_samdetr.image_processing_sam_detr import best_detections
 from transformers_samdetr.prediction import Detector, choose_threshold
 from transformers_samdetr.presets import PRESETS
 

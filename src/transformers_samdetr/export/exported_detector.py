@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..configuration_sam_detr import SamDetrConfig
-from ..image_processing_sam_detr import SamDetrImageProcessor
+from ..image_processing_sam_detr import SamDetrImageProcessor, best_detections
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..post_processing import best_detections
 from ..pretrained_model import SamDetrObjectDetectionOutput
 from .formats import require
 from .program import example_inputs

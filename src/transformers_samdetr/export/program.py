@@ -9,10 +9,10 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..image_processing_sam_detr import best_detections
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..operations import FrozenConv2d, fold, resize_mask, sine_wavelengths
 from ..padding_masks import is_resnet_d_pooling
-from ..post_processing import best_detections
 
 SMALLEST_SIDE = 33
 """Height and width, in pixels, from which a program takes pictures: more than the stride of the coarsest map."""
