@@ -134,7 +134,7 @@ _CHOICES = {
 class SamDetrConfig(PreTrainedConfig):
     r"""
     use_pretrained_backbone (`bool`, *optional*, defaults to `False`):
-        Whether a new model starts from timm's pretrained backbone weights, which are downloaded; a loaded one never does.
+        Whether a new model downloads timm's pretrained backbone weights to start from; a loaded one never does.
     dilation (`bool`, *optional*, defaults to `False`):
         DC5: the last backbone stage keeps stride 16 and is dilated instead. Needs a timm backbone.
     mask_padding (`bool`, *optional*, defaults to `False`):
