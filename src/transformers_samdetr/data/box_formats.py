@@ -18,18 +18,15 @@ STARTS = {
     **dict.fromkeys(("xcenter ycenter", "centerx centery", "cx cy"), ("cxcywh",)),
     "x y": ("xywh", "cxcywh"),
 }
+# four columns that are boxes together, and the formats that these can be in
 SEPARATE_COLUMNS = dict.fromkeys(CORNERS, ("xyxy",)) | {
     f"{start} {size}": formats for start, formats in STARTS.items() for size in ("w h", "width height")
 }
-"""Names of four columns that are boxes together, and the formats that these can be in."""
 
-SLACK = 0.005
-"""How far, as a share of the picture, a box may stick out by rounding; at least `SLACK_PIXELS`."""
+SLACK = 0.005  # how far, as a share of the picture, a box may stick out by rounding; at least SLACK_PIXELS
 SLACK_PIXELS = 2.0
-MOST_WRONG = 0.02
-"""Share of a set's boxes that may be wrong in its own format."""
-EVIDENCE = 3
-"""So many boxes, and five times as many as in the best format, must be wrong before another format is ruled out."""
+MOST_WRONG = 0.02  # share of a set's boxes that may be wrong in its own format
+EVIDENCE = 3  # so many boxes, and five times as many as in the best format, must be wrong to rule another one out
 
 
 def check_box_format(name: str) -> str:

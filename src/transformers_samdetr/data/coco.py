@@ -19,22 +19,17 @@ from .schema import AnnotatedPictures, FolderContent, area_of, box_of, crowd_of,
 from .source_files import PIECE, SetFiles, opened_text, picture_size, read_json_rows, read_text, split_in, stem
 
 KEYS = ("images", "annotations", "categories")
-TASKS = ("instances", "person_keypoints", "stuff", "captions", "panoptic", "image_info")
-"""Beginnings of the names of COCO files; those of other tasks are read where there is no file for detection."""
-OTHER_FORMATS = {
+TASKS = ("instances", "person_keypoints", "stuff", "captions", "panoptic", "image_info")  # how names of files begin
+OTHER_FORMATS = {  # what a JSON file with this key, and without COCO's, is
     **{"items": "Datumaro's own format", "shapes": "a LabelMe file of one picture", "features": "a GeoJSON file"},
     **{"_via_img_metadata": "a VIA project", "shape_attributes": "a VIA project", "imgHeight": "a file of one picture"},
     **{"samples": "FiftyOne's own format", "classes": "FiftyOne's own format"},
 }
-"""What a JSON file with this key, and without COCO's, is."""
 KNOWN_KEY = re.compile(rf'"({"|".join([*KEYS, *OTHER_FORMATS])})"\s*:')
 
 
 def find_coco(files: SetFiles) -> dict[str, str]:
-    """COCO files of a folder by the split in their own or their folder's name, `""` for one without.
-
-    Raises a ValueError where two could be the same split.
-    """
+    """COCO files of a folder by the split in their own or their folder's name, `""` for one without."""
 
     def rank(path: str) -> float:  # files of any other name are behind `instances_*`
         return next((place for place, task in enumerate(TASKS) if os.path.basename(path).startswith(task)), 0.5)
@@ -82,10 +77,7 @@ def _why_not_coco(path: Path) -> str:
 
 
 class CocoFile:
-    """What detection needs of a COCO file, annotations by column and in the file's order.
-
-    Raises a ValueError, with the file and the place, where a key is missing, or an entry has no usable id, name or box.
-    """
+    """What detection needs of a COCO file, annotations by column and in the file's order."""
 
     def __init__(self, path: Path):
         self.path = path

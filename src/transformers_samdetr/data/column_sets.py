@@ -23,8 +23,7 @@ from .schema import (
 from .source_files import picture_size
 
 BATCH = 1000
-SAMPLE = 300
-"""Pictures on which the box format is detected."""
+SAMPLE = 300  # pictures on which the box format is detected
 ClassNames = Sequence[str] | Mapping[int | str, str]
 OBJECT_ALIASES = {
     "bbox": ("bbox", "bboxes", "boxes", "box", "bounding_box", "bounding_boxes"),

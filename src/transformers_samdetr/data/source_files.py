@@ -23,14 +23,11 @@ import yaml
 from ..annotations import shown
 from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, exif_orientation, opened_picture
 
-PIECE = 2**22
-"""Characters of a JSON file that are read at a time."""
-DEEPEST = 10
-"""Levels of folders below that of the set which are searched."""
+PIECE = 2**22  # characters of a JSON file that are read at a time
+DEEPEST = 10  # levels of folders below that of the set which are searched
 SPLIT = re.compile(r"(?:^|[^a-z])(training|train|validation|valid|val|dev|testing|test)(?:[^a-z]|$)", re.IGNORECASE)
 SPLIT_NAMES = ("train", "training", "trainval", "val", "valid", "validation", "dev", "test", "testing")
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 @contextmanager
@@ -52,10 +49,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Mappings and lists in which every scalar is a text, so that `no`, `1.0` and `007` stay what they are (YAML 1.2).
-
-    Raises a ValueError that names the file, as all functions here.
-    """
+    """Mappings and lists in which every scalar is a text, so that `no`, `1.0` and `007` stay what they are."""
     try:
         return yaml.load(read_text(path), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:  # TypeError: a mapping as a key
@@ -150,10 +144,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
 
 
 def picture_size(content: str | bytes) -> tuple[int, int]:
-    """Width and height of a displayed picture, its EXIF orientation applied, from the header of a file or of its bytes.
-
-    (0, 0) where it is no picture, missing, or larger than Pillow opens.
-    """
+    """Width and height of a picture as displayed, from its file or bytes; (0, 0) where Pillow opens none."""
     try:
         with opened_picture(content, "") as image:
             return image.size[::-1] if exif_orientation(image) in SIDEWAYS else image.size
@@ -267,8 +258,7 @@ class SetFiles:
 
         That is the file with exactly this name in one of `folders`, in their order; else the one file anywhere in the
         set whose name, compared by `folded`, is this one, and whose folders agree best; None where there are several.
-        A name that leads out of the set, such as `../../x.jpg` or `/other/x.jpg`, finds a file of that name in the set:
-        a text from elsewhere cannot have files read that are not the set's.
+        It is always one of the set, also for `../../x.jpg` or `/other/x.jpg`: a text cannot have other files read.
         """
         parts, folders = clean_parts(name), tuple(folders)
         if not parts:

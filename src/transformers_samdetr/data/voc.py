@@ -13,10 +13,9 @@ PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
 
 
 def find_voc(files: SetFiles) -> dict[str, list[str]]:
-    """XML files of each split, `""` for a set without splits; empty for other layouts.
+    """XML files of each split in `ImageSets/Main` or folders called train, val and so on; `""` for a set without.
 
-    The splits are those of `ImageSets/Main`, or of folders called train, val, test and so on. Raises a ValueError where
-    a list names a file that is not there.
+    Empty for other layouts.
     """
     paths = files.with_suffix(".xml")
     while paths:  # all of a folder are of one kind, so that one of them tells

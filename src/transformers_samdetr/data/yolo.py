@@ -29,10 +29,8 @@ from .source_files import (
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels", "predefined_classes.txt")
 NOTHING = ("", "null", "~", "None", [])
-SLACK = 0.01
-"""How far a share may be outside of the picture by rounding."""
-Line = tuple[str, int, list[float]]
-"""A label file, the number of a line of it, and the numbers in this line."""
+SLACK = 0.01  # how far a share may be outside of the picture by rounding
+Line = tuple[str, int, list[float]]  # a label file, the number of a line of it, and the numbers in this line
 
 
 @dataclass(frozen=True)
