@@ -19,9 +19,8 @@ def main(description: str | None = __doc__) -> int:
     parser = CommandParser(description)
     add_data_arguments(parser)
     parser.add_argument("--report", type=Path, metavar="PAGE.html", help="write a page with all of it and pictures")
-    parser.add_argument(
-        "--augmented", nargs="?", const="strong", choices=AUGMENTATIONS, help="show augmented pictures in the page"
-    )
+    show = "show augmented pictures in the page"
+    parser.add_argument("--augmented", nargs="?", const="strong", choices=AUGMENTATIONS, help=show)
     parser.add_argument("--image_size", type=int, help="of training, for --augmented paper; default: 800 to 1333")
     parser.add_argument("--seed", type=int, default=0, help="of augmented pictures and digit scenes")
     args = parser.parse_args()

@@ -15,9 +15,7 @@ def main(description: str | None = __doc__) -> None:
     parser = CommandParser(description)
     parser.add_argument("--checkpoint", required=True, metavar="FILE.pth")
     parser.add_argument("--output_dir", required=True, help="folder of the converted model")
-    parser.add_argument(
-        "--dilation", action=argparse.BooleanOptionalAction, help="DC5 (default: as stored in the file)"
-    )
+    parser.add_argument("--dilation", action=argparse.BooleanOptionalAction, help="DC5 (default: as in the file)")
     parser.add_argument("--licence", help="of the weights, for the model card (default: not stated)")
     parser.add_argument("--push_to_hub", metavar="REPO", help="Hub repository, USER/NAME, to upload to")
     parser.add_argument("--private", action="store_true", help="make the Hub repository private")

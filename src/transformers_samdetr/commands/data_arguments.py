@@ -14,18 +14,15 @@ if TYPE_CHECKING:
 def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """Adds `--data` and what belongs to it, for `data_from`; `--data` is `digits` unless it is required."""
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data",
-        required=required,
-        default=None if required else "digits",
-        help="'digits', a folder (COCO, YOLO, VOC, CSV, parquet, save_to_disk), or a Hub name"
-        + ("" if required else "; default: %(default)s"),
+    kinds = "'digits', a folder (COCO, YOLO, VOC, CSV, parquet, save_to_disk), or a Hub name"
+    default = (
+        {"required": True, "help": kinds} if required else {"default": "digits", "help": f"{kinds}; default: digits"}
     )
+    group.add_argument("--data", **default)
     group.add_argument("--train_split", help="default: train")
     group.add_argument("--eval_split", help="default: validation, val or test; without one, a fifth is held out")
-    group.add_argument(
-        "--columns", nargs="+", type=_column, metavar="NAME=COLUMN", help="where a set has what, as bbox=objects.box"
-    )
+    columns = "where a set has what, as bbox=objects.box"
+    group.add_argument("--columns", nargs="+", type=_column, metavar="NAME=COLUMN", help=columns)
     group.add_argument("--box_format", help="such as xywh, xyxy or yolo; default: of the layout, or found on a sample")
     group.add_argument("--class_names", nargs="+", help="for a set that does not name its classes, from id 0")
 

@@ -25,15 +25,10 @@ def size(text: str) -> tuple[int, int]:
 def main(description: str | None = __doc__) -> None:
     parser = CommandParser(description)
     parser.add_argument("--model", required=True, help="folder or Hub name")
-    parser.add_argument(
-        "--output", required=True, help="FILE.onnx, FILE.pt2 of torch_export and aot, or FOLDER_openvino"
-    )
+    parser.add_argument("--output", required=True, help="FILE.onnx, FILE.pt2 (torch_export, aot) or FOLDER_openvino")
     parser.add_argument("--format", default="onnx", help="onnx, openvino, torch_export or aot; default: %(default)s")
-    parser.add_argument(
-        "--precision",
-        default="float32",
-        help="float32, float16 (not aot), bfloat16 (not onnx, openvino), int8 (onnx); default: %(default)s",
-    )
+    precisions = "float32, float16 (not aot), bfloat16 (not onnx, openvino), int8 (onnx); default: %(default)s"
+    parser.add_argument("--precision", default="float32", help=precisions)
     parser.add_argument("--postprocess", action="store_true", help="return scores, labels and boxes in pixels")
     parser.add_argument("--top_k", type=int, default=100, help="detections of a picture with --postprocess")
     parser.add_argument("--opset", type=int, default=20, help="of ONNX's operators; default: %(default)s")

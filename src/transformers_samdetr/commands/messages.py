@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -81,6 +81,16 @@ class CommandParser(argparse.ArgumentParser):
                     text = f'the package {package} is not installed: pip install "transformers-samdetr[train]"'
                 print(f"{self.prog}: error: {text}", file=sys.stderr)
                 sys.exit(2)
+
+
+def none_or(kind: type) -> Callable[[str], object]:
+    """Reads a value that may be `none`."""
+
+    def read(word: str) -> object:
+        return None if word.lower() == "none" else kind(word)
+
+    read.__name__ = kind.__name__  # for argparse's message
+    return read
 
 
 # Checks: each raises a ValueError, with the nearest name, if a text names nothing that can be read

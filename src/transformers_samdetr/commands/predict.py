@@ -14,7 +14,7 @@ import json
 import os
 import sys
 
-from .messages import CommandParser, check_file
+from .messages import CommandParser, check_file, none_or
 
 FIGURES = ("overview", "heads", "boxes", "alignment")
 LISTS = ("coco", "csv", "yolo", "jsonl")
@@ -24,29 +24,18 @@ LISTS = ("coco", "csv", "yolo", "jsonl")
 def build_parser(description: str | None = __doc__) -> CommandParser:
     parser = CommandParser(description)
     parser.checks["inputs"] = check_input
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="pictures, videos, folders of both, patterns, http(s) and rtsp addresses, a camera's number, - for stdin",
-    )
+    inputs = "pictures, videos, folders of both, patterns, http(s) and rtsp addresses, a camera's number, - for stdin"
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
     parser.add_argument("--model", required=True, help="folder or Hub name")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
     parser.add_argument("--batch_size", type=int, default=1, help="pictures in a forward pass; default: %(default)s")
 
     group = parser.add_argument_group("detections")
-    group.add_argument(
-        "--threshold", type=float, help="score threshold; default: the one saved with the model, or else 0.3"
-    )
+    group.add_argument("--threshold", type=float, help="score threshold; default: saved with the model, or else 0.3")
     group.add_argument("--top_k", type=int, default=100, help="max detections of a picture; default: %(default)s")
-    group.add_argument(
-        "--nms_threshold",
-        type=lambda word: None if word.lower() == "none" else float(word),
-        default=0.7,
-        metavar="IOU",
-        help="drop the lower of two boxes of a class above this IoU, or 'none' to keep all; default: %(default)s",
-    )
+    overlap = "drop the lower of two boxes of a class above this IoU, or 'none' to keep all; default: %(default)s"
+    group.add_argument("--nms_threshold", type=none_or(float), default=0.7, metavar="IOU", help=overlap)
     group.add_argument("--one_label_per_query", action="store_true", help="only the best class of each query")
 
     group = parser.add_argument_group("videos, cameras and streams")
@@ -56,18 +45,12 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     group.add_argument("--show_fps", action="store_true", help="write the frames a second on each picture")
 
     group = parser.add_argument_group("what is written")
-    group.add_argument(
-        "--formats", nargs="+", choices=LISTS, default=["coco"], help="lists of detections; default: coco"
-    )
+    group.add_argument("--formats", nargs="+", choices=LISTS, default=["coco"], help="of detections; default: coco")
     group.add_argument("--json", action="store_true", help="print a JSON line for each picture or frame, nothing else")
     group.add_argument("--save_crop", action="store_true", help="also the part of the picture in each box")
     group.add_argument("--report", metavar="FILE.html", help="a page with all pictures inside")
-    group.add_argument(
-        "--explain",
-        nargs="*",
-        choices=FIGURES,
-        help="figures of what the model looked at; default: overview. 'heads' is the paper's Fig. 5",
-    )
+    figures = "figures of what the model looked at; default: overview. 'heads' is the paper's Fig. 5"
+    group.add_argument("--explain", nargs="*", choices=FIGURES, help=figures)
     group.add_argument("--explain_top", type=int, default=3, help="detections of a picture; default: %(default)s")
     group.add_argument("--compare_with", metavar="MODEL", help="a second model, for --explain heads")
     return parser

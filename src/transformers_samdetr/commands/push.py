@@ -23,13 +23,8 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--source", help="where the weights come from")
     parser.add_argument("--training_data", help="in words")
     parser.add_argument("--dataset_id", help="of the training data on the Hub")
-    parser.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="for the card, once or more (default: the AP of training's log)",
-    )
+    metrics = "for the card, once or more (default: the AP of training's log)"
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME=VALUE", help=metrics)
     parser.add_argument("--evaluation_data", help="what the metrics were measured on")
     parser.add_argument("--onnx", metavar="FILE", help="a file of samdetr-export to upload too")
     parser.add_argument("--licence", help="of the weights, such as apache-2.0")

@@ -23,7 +23,7 @@ from typing import get_args, get_type_hints
 
 from ..training import RECIPES, Recipe
 from .data_arguments import add_data_arguments, checked_data_from
-from .messages import CommandParser, check_model_or_preset
+from .messages import CommandParser, check_model_or_preset, none_or
 
 PEER_TIMEOUT = 60.0
 """As in `training.processes`, which takes seconds to import."""
@@ -42,18 +42,13 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
     parser.checks = parser.checks | {"model": check_model_or_preset}
     add_data_arguments(parser)
     streams = parser.add_argument_group("streams")
-    streams.add_argument(
-        "--streaming",
-        action="store_true",
-        help="read --data (a Hub name, parquet, arrow) while it is used, for sets larger than the disk",
-    )
-    streams.add_argument(
-        "--stream_length", type=int, metavar="N", help="training pictures of an epoch; default: what the set says"
-    )
+    streamed = "read --data (a Hub name, parquet, arrow) while it is used, for sets larger than the disk"
+    streams.add_argument("--streaming", action="store_true", help=streamed)
+    length = "training pictures of an epoch; default: what the set says"
+    streams.add_argument("--stream_length", type=int, metavar="N", help=length)
     parser.add_argument("--ignore_data_errors", action="store_true", help="train although the check found errors")
-    parser.add_argument(
-        "--recipe", default="tiny", choices=sorted(RECIPES), metavar="RECIPE", help="see docs/recipes.md"
-    )
+    recipes = sorted(RECIPES)
+    parser.add_argument("--recipe", default="tiny", choices=recipes, metavar="RECIPE", help="see docs/recipes.md")
     parser.add_argument("--output_dir", required=True, help="for the model, the log and the checkpoints")
     groups = {title: parser.add_argument_group(title) for title in ("model", "schedule", *list(GROUPS)[1:])}
     group_of = {name: groups[title] for title, names in GROUPS.items() for name in names}
@@ -67,20 +62,12 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
         group = group_of.get(name, groups["schedule"])
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=meaning, **options)
     saving = groups["saving and logging"]
-    saving.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        help="a checkpoint's folder, or 'auto': the newest good one of --output_dir, or a fresh start without one",
-    )
+    resume = "a checkpoint's folder, or 'auto': the newest good one of --output_dir, or a fresh start without one"
+    saving.add_argument("--resume", nargs="?", const="auto", help=resume)
     saving.add_argument("--save_every", type=int, default=500, help="optimizer steps between checkpoints; 0: epochs")
     saving.add_argument("--keep_checkpoints", type=int, default=2, help="newest that are kept, beside the best")
-    groups["hardware"].add_argument(
-        "--peer_timeout",
-        type=float,
-        default=PEER_TIMEOUT,
-        help="seconds in training until a silent process counts as lost; default: %(default)g",
-    )
+    timeout = "seconds in training until a silent process counts as lost; default: %(default)g"
+    groups["hardware"].add_argument("--peer_timeout", type=float, default=PEER_TIMEOUT, help=timeout)
     args = parser.parse_args()
     overrides = {field.name: getattr(args, field.name) for field in fields(Recipe) if hasattr(args, field.name)}
     try:
@@ -96,16 +83,6 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
         parser.error(f"--resume {args.resume} is no folder of a checkpoint: give one, or --resume alone for the newest")
     args.parser = parser
     return args, recipe
-
-
-def none_or(kind: type) -> Callable[[str], object]:
-    """Reads a value that may be `none`."""
-
-    def read(word: str) -> object:
-        return None if word.lower() == "none" else kind(word)
-
-    read.__name__ = kind.__name__  # for argparse's message
-    return read
 
 
 def described_fields() -> dict[str, str]:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 TERMS = ("ce", "bbox", "giou")
@@ -32,12 +32,9 @@ class Display:
         self.epochs, self.steps, self.every = epochs, steps, every
         self.live: Live | None = None
         self.evaluation_seconds = 0.0  # of the last evaluation
-        texts = [TextColumn(f"{{task.{field}}}") for field in ("description", "fields[left]", "fields[note]")]
-        self.bars = Progress(
-            *(texts[0], BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *texts[1:]),
-            console=self.console,
-            transient=True,
-        )
+        columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        notes = "{task.fields[left]}", "{task.fields[note]}"
+        self.bars = Progress(*columns, *notes, console=self.console, transient=True)
 
     def begin_epoch(self, epoch: int, step: int) -> None:
         """Starts the clock of an epoch, counted from 0, of which `step` steps are done."""

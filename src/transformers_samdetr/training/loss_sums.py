@@ -80,15 +80,10 @@ def any_process(flags: Sequence[Tensor | bool], accelerator: Accelerator) -> lis
     return (accelerator.reduce(values, reduction="sum") > 0).tolist()
 
 
-def image_ids(batch: dict) -> list:
-    """The ids of a micro-batch's images, as the data set has them."""
-    ids = [target.get("image_id") for target in batch["labels"]]
-    return [value.flatten().tolist()[0] if isinstance(value, Tensor) else value for value in ids]
-
-
-def stop_for_non_finite(ids: Sequence, what: str, accelerator: Accelerator) -> None:
-    """Raises FloatingPointError on every process, since `what` is not finite; all call this with their images' ids."""
-    everyones = gather_object([list(ids)])
+def stop_for_non_finite(labels: Sequence[dict], what: str, accelerator: Accelerator) -> None:
+    """Raises FloatingPointError on every process, since `what` is not finite; all call this with their images' labels."""
+    ids = [target.get("image_id") for target in labels]
+    everyones = gather_object([[id_.flatten().tolist()[0] if isinstance(id_, Tensor) else id_ for id_ in ids]])
     named = sorted({image for process in everyones for image in process}, key=str)
     raise FloatingPointError(
         f"{what} is not finite on the images with the ids {named}. Training stops, and nothing was saved since: the "

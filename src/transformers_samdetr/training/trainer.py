@@ -23,15 +23,7 @@ from .balance import class_weights
 from .checkpoint import replace_files
 from .display import Display
 from .log import TrainingProgress, epoch_line, write_line
-from .loss_sums import (
-    LossSums,
-    any_process,
-    image_ids,
-    loss_weights,
-    stop_for_non_finite,
-    weighted_terms,
-    without_objects,
-)
+from .loss_sums import LossSums, any_process, loss_weights, stop_for_non_finite, weighted_terms, without_objects
 from .optimizer import count_trained, make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
 from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator, name_sharded_layers
@@ -116,7 +108,7 @@ class Trainer:
         self.losses = LossSums(accelerator)
         self.display = Display(accelerator, recipe.epochs, self.order.steps_per_epoch, recipe.log_steps)
         self.gradient_norm: Tensor | None = None  # of the last step, on the device
-        self._last_ids: list = []  # images of that step on this process
+        self._last_labels: list[dict] = []  # of that step on this process
         self.stop_requested = self.stopped = False
         self.resumed_from: Path | None = None
         self.detection_threshold: float | None = None
@@ -289,11 +281,11 @@ class Trainer:
         """Before gradients are exchanged: whether any process has a loss that is not finite, or was asked to stop."""
         *losses, gradient, stop = any_process([*bad, self._is_gradient_bad(), self.stop_requested], self.accelerator)
         if gradient:
-            stop_for_non_finite(self._last_ids, "The gradient", self.accelerator)
+            stop_for_non_finite(self._last_labels, "The gradient", self.accelerator)
         if any(losses):
-            ids = [image for batch, flag in zip(window, bad, strict=True) if flag for image in image_ids(batch)]
-            stop_for_non_finite(ids, "The loss", self.accelerator)
-        self._last_ids = [image for batch in window for image in image_ids(batch)]
+            found = [target for batch, flag in zip(window, bad, strict=True) if flag for target in batch["labels"]]
+            stop_for_non_finite(found, "The loss", self.accelerator)
+        self._last_labels = [target for batch in window for target in batch["labels"]]
         self.stopped = stop
 
     def _step_optimizer(self) -> None:
@@ -319,7 +311,7 @@ class Trainer:
     def refuse_bad_gradient(self) -> None:
         """Stops every process if the last step's gradient was not finite; called before anything is saved."""
         if any_process([self._is_gradient_bad()], self.accelerator)[0]:
-            stop_for_non_finite(self._last_ids, "The gradient", self.accelerator)
+            stop_for_non_finite(self._last_labels, "The gradient", self.accelerator)
 
     def _call_hooks(self, name: str) -> None:
         for hook in self.hooks:
