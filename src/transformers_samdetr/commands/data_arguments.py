@@ -15,10 +15,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) 
     """Adds `--data` and what belongs to it, for `data_from`; `--data` is `digits` unless it is required."""
     group = parser.add_argument_group("data")
     kinds = "'digits', a folder (COCO, YOLO, VOC, CSV, parquet, save_to_disk), or a Hub name"
-    default = (
-        {"required": True, "help": kinds} if required else {"default": "digits", "help": f"{kinds}; default: digits"}
-    )
-    group.add_argument("--data", **default)
+    default = {"required": True} if required else {"default": "digits"}
+    group.add_argument("--data", help=kinds if required else f"{kinds}; default: digits", **default)
     group.add_argument("--train_split", help="default: train")
     group.add_argument("--eval_split", help="default: validation, val or test; without one, a fifth is held out")
     columns = "where a set has what, as bbox=objects.box"

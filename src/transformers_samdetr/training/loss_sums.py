@@ -81,7 +81,7 @@ def any_process(flags: Sequence[Tensor | bool], accelerator: Accelerator) -> lis
 
 
 def stop_for_non_finite(labels: Sequence[dict], what: str, accelerator: Accelerator) -> None:
-    """Raises FloatingPointError on every process, since `what` is not finite; all call this with their images' labels."""
+    """Raises FloatingPointError on every process, since `what` is not finite; all call it with their images' labels."""
     ids = [target.get("image_id") for target in labels]
     everyones = gather_object([[id_.flatten().tolist()[0] if isinstance(id_, Tensor) else id_ for id_ in ids]])
     named = sorted({image for process in everyones for image in process}, key=str)

@@ -187,7 +187,7 @@ class RunCheckpoints:
 
     def _finish(self, partial: Path, progress: Mapping[str, Any], best_step: int | None) -> Path:
         for rank in range(self.accelerator.num_processes):
-            if not (path := _random_states(partial, rank)).is_file():
+            if not (path := partial / f"random_states_{rank}.pkl").is_file():
                 raise CheckpointError(
                     f"{path}, which process {rank} wrote, is not there for process 0: {self.folder} must be on a file "
                     "system that all machines of the run share."
@@ -282,7 +282,7 @@ class RunCheckpoints:
             raise CheckpointError(f"{checkpoint} could not be loaded. {type(error).__name__}: {error}") from error
         if num_processes == self.accelerator.num_processes:
             # Accelerate passes over random numbers that it cannot load
-            path = _random_states(checkpoint, self.accelerator.process_index)
+            path = checkpoint / f"random_states_{self.accelerator.process_index}.pkl"
             if not torch.equal(load_tensors(path)["torch_manual_seed"], torch.get_rng_state()):
                 raise CheckpointError(f"{path}: the random numbers could not be restored.")
 
@@ -304,10 +304,6 @@ class RunCheckpoints:
             if message:
                 raise CheckpointError(f"On process {rank}: {message}")
         return outcomes[0][1]
-
-
-def _random_states(checkpoint: Path, rank: int) -> Path:
-    return checkpoint / f"random_states_{rank}.pkl"
 
 
 def versions() -> dict[str, str]:
