@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,6 @@ def write_check_page(
     painter = _Painter(data)
     values = dict(
         data=data,
-        date=datetime.now().strftime("%Y-%m-%d %H:%M"),
         findings=[
             (finding, [painter.draw(*place) for place in list(dict.fromkeys(finding.places))[:4]])
             for finding in findings.all

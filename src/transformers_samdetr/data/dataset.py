@@ -60,14 +60,8 @@ def undecoded(data: AnySet) -> AnySet:
     return data.cast_column("image", ImageFeature(decode=False))
 
 
-def stored_picture(data: Dataset, row: int) -> Mapping[str, Any]:
-    """`{"path", "bytes"}` of a picture, not decoded."""
-    return undecoded(data.select_columns(["image"]))[row]["image"] or NO_PICTURE
-
-
-def picture_name(image_id: int, picture: Mapping[str, Any]) -> str:
-    """What messages call a picture: its id, and the path of `{"path", "bytes"}` where it has one."""
-    path = picture["path"]
+def picture_name(image_id: int, path: str | None = None) -> str:
+    """What messages call a picture: its id, and its path where it has one."""
     return f"image {image_id}" + (f" ({path})" if path else "")
 
 
@@ -108,8 +102,7 @@ class Examples:
         """How many these are."""
         return int(self._count)
 
-    def _name(self, key: int) -> str:
-        return picture_name(key, NO_PICTURE)
+    _name = staticmethod(picture_name)
 
     def _first_usable(
         self, candidates: Iterable[tuple[int, Mapping[str, Any]]], index: int
@@ -119,18 +112,19 @@ class Examples:
             try:
                 image, annotations = read_example(example)
             except UNUSABLE as error:
-                count, name = self.num_skipped, picture_name(example["image_id"], example["image"] or NO_PICTURE)
                 if key in self.unusable:
                     continue
-                self._unusable[min(count, len(self._unusable) - 1)] = key
+                self._unusable[min(self.num_skipped, len(self._unusable) - 1)] = key
                 self._count += 1
-                if count >= self.max_corrupt:
+                count, most = self.num_skipped, self.max_corrupt
+                name = picture_name(example["image_id"], (example["image"] or NO_PICTURE)["path"])
+                if count > most:
+                    names = ", ".join(self.skipped[:10])
                     raise RuntimeError(
-                        f"{count + 1} pictures cannot be used, more than max_corrupt={self.max_corrupt}: "
-                        f"{', '.join(self.skipped[:10])}. The last: {name}: {error} Run samdetr-check, repair or "
-                        "remove them, or raise max_corrupt."
+                        f"{count} pictures cannot be used, more than max_corrupt={most}: {names}. The last: {name}: "
+                        f"{error} Run samdetr-check, repair or remove them, or raise max_corrupt."
                     ) from error
-                logger.warning("Skipped %s (%d of at most %d): %s", name, count + 1, self.max_corrupt, error)
+                logger.warning("Skipped %s (%d of at most %d): %s", name, count, most, error)
                 continue
             if self.augmentation is None:
                 return image, annotations
@@ -184,7 +178,8 @@ class DetectionDataset(Examples, torch.utils.data.Dataset):
         return example
 
     def _name(self, key: int) -> str:
-        return picture_name(self.data.select_columns(["image_id"])[key]["image_id"], stored_picture(self.data, key))
+        row = self._stored[key]
+        return picture_name(row["image_id"], (row["image"] or NO_PICTURE)["path"])
 
 
 class DetectionCollator:

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..pictures import UnreadablePictureError, read_picture
-from .dataset import stored_picture
+from .dataset import NO_PICTURE, undecoded
 from .load import DetectionData
 from .picture_facts import (
     MOST_COMPARED,
@@ -124,7 +124,26 @@ def _check_annotations(tables: dict[str, AnnotationTable], names: list[str], fin
     """What is wrong with the annotations alone; a sample (not `whole`) does not tell which classes have no objects."""
     for split, table in tables.items():
         _check_boxes(split, table, names, findings)
-        _check_ids_and_sizes(split, table, findings)
+        ids, counts = np.unique(table.image_ids, return_counts=True)
+        repeated, count = ids[counts > 1], len(table.image_ids)
+        if len(repeated):
+            findings.add(
+                Severity.ERROR,
+                f"{split}: {len(repeated)} image ids occur more than once, and evaluation counts each id once: number "
+                "anew",
+                [f"id {image_id}" for image_id in repeated[:20]],
+            )
+        unsized = np.flatnonzero((table.sizes <= 0).any(1))
+        if len(unsized):
+            findings.add(
+                Severity.ERROR if len(unsized) == count else Severity.WARNING,
+                f"{split}: {len(unsized)} of {count} pictures have no size: their header is unreadable",
+                [f"image {table.image_ids[row]}" for row in unsized[:20]],
+                [(split, int(row)) for row in unsized],
+            )
+        without = int((table.objects_per_image == 0).sum())
+        if without:
+            findings.add(Severity.NOTE, f"{split}: {without} of {count} pictures have no objects")
     train, evaluation = (np.bincount(tables[split].labels, minlength=len(names)) for split in ("train", "evaluation"))
     unseen, rare = f"of {len(names)} classes have no object at all", (train > 0) & (train < FEW_OBJECTS)
     for severity, chosen, message in (
@@ -175,28 +194,6 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
             findings.add(severity, f"{split}: {len(found)} of {len(table.rows)} {message}", examples, places)
 
 
-def _check_ids_and_sizes(split: str, table: AnnotationTable, findings: Findings) -> None:
-    ids, counts = np.unique(table.image_ids, return_counts=True)
-    repeated, count = ids[counts > 1], len(table.image_ids)
-    if len(repeated):
-        findings.add(
-            Severity.ERROR,
-            f"{split}: {len(repeated)} image ids occur more than once, and evaluation counts each id once: number anew",
-            [f"id {image_id}" for image_id in repeated[:20]],
-        )
-    unsized = np.flatnonzero((table.sizes <= 0).any(1))
-    if len(unsized):
-        findings.add(
-            Severity.ERROR if len(unsized) == count else Severity.WARNING,
-            f"{split}: {len(unsized)} of {count} pictures have no size: their header is unreadable",
-            [f"image {table.image_ids[row]}" for row in unsized[:20]],
-            [(split, int(row)) for row in unsized],
-        )
-    without = int((table.objects_per_image == 0).sum())
-    if without:
-        findings.add(Severity.NOTE, f"{split}: {without} of {count} pictures have no objects")
-
-
 def _check_pictures(
     split: str, sizes: np.ndarray, facts: dict[int, PictureFacts], findings: Findings, whole: bool
 ) -> None:
@@ -238,7 +235,7 @@ def _check_duplicates(
     The same pixels in both splits are an error. What looks the same, such as a picture saved again, is a warning with
     its certainty: a fixed camera takes many such pictures.
     """
-    sets = splits(data)
+    stored = {split: undecoded(of_split.select_columns(["image"])) for split, of_split in splits(data).items()}
     by_place = {(split, row): fact for split, of_split in facts.items() for row, fact in of_split.items()}
     first, equal = {}, []
     for place, fact in by_place.items():
@@ -251,8 +248,8 @@ def _check_duplicates(
         if distance <= VERY_SIMILAR or _agreement(tables, one, other) >= 0.5
     ]
     for pair in candidates[:MOST_COMPARED]:
-        stored = [stored_picture(sets[split], row) for split, row in pair]
-        contents = [one["path"] if one["bytes"] is None else one["bytes"] for one in stored]
+        pictures = [stored[split][row]["image"] or NO_PICTURE for split, row in pair]
+        contents = [one["path"] if one["bytes"] is None else one["bytes"] for one in pictures]
         try:
             difference = largest_difference(*contents, [_shares(tables, place)[0] for place in pair])
             if difference == 0 and np.array_equal(*(np.asarray(read_picture(c, "").convert("RGB")) for c in contents)):

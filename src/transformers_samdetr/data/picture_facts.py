@@ -49,7 +49,7 @@ class PictureFacts:
     @property
     def name(self) -> str:
         """Its id, and its path where it has one."""
-        return picture_name(self.image_id, {"path": self.path})
+        return picture_name(self.image_id, self.path)
 
     @property
     def displayed_size(self) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..visualization import draw_detections
+from ..visualization.fonts import shorten
 from ..visualization.web_page import data_url, picture_url, write_page
 from .average_precision import RECALLS, mean_of_present
 from .coco_evaluator import SHOWN, ErrorPicture, EvaluationResult
@@ -34,7 +34,6 @@ NAMED_CLASSES = 10
 """So many classes have a colour and a name of their own in the precision-recall picture."""
 CONFUSED_CLASSES = 20
 """The confusion picture shows so many classes, and the others as one."""
-LONGEST_NAME = 18
 LONGEST_SIDE = 512
 """Pixels of each half."""
 GAP = 8
@@ -158,8 +157,7 @@ def write_report(
             drawn = draw_errors(open_image(picture.position), picture, result.names, kind)
             pictures.append((picture_url(drawn, quality=88), f"image {picture.image_id}: {caption}"))
         galleries.append((kind, ERROR_COLORS[kind], pictures))
-    date = datetime.now().strftime("%Y-%m-%d %H:%M")
-    values = dict(title=title, date=date, result=result, threshold=threshold, figures=urls, galleries=galleries)
+    values = dict(title=title, result=result, threshold=threshold, figures=urls, galleries=galleries)
     filters = {"percent": percent, "interval": interval_text}
     write_page(path, "transformers_samdetr.evaluation", "evaluation_page.html", values, filters)
 
@@ -292,7 +290,7 @@ def _plain_figure(size: tuple[float, float] = (5.4, 3.6), columns: int = 1, grid
 
 def _short(name: str) -> str:
     """As matplotlib writes it: no formulas between dollar signs, and no underscore in front, which hides a label."""
-    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    name = shorten(name, 18)
     return (" " + name if name.startswith("_") else name).replace("$", r"\$")
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from PIL import Image
@@ -51,7 +50,6 @@ class PredictionPage:
         left_out = sum(picture["url"] is None for picture in self.pictures)
         values = {
             "title": f"{self.model} on {plural(len(self.pictures), 'picture')}",
-            "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
             "statements": statements,
             "pictures": self.pictures,
             "classes": classes.most_common(),

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ def write_page(
 ) -> None:
     """Fills a template, a file in the folder of a package by its dotted name, and writes the page.
 
-    The template may include `page_style.css`, which all pages share; a name that is missing in `values` is an error,
-    not a gap. `filters` are the template's own, by name.
+    The template may include `page_style.css`, which all pages share, and name `date`, that of today; a name that is
+    missing in `values` is an error, not a gap. `filters` are the template's own, by name.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(folder, ".") for folder in (package, __package__)]),
@@ -30,7 +31,8 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
-    Path(path).write_text(environment.get_template(template).render(values), encoding="utf-8", errors="replace")
+    page = environment.get_template(template).render(values, date=datetime.now().strftime("%Y-%m-%d %H:%M"))
+    Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
 def picture_url(image: Image.Image, quality: int, longest_side: int | None = None) -> str:
