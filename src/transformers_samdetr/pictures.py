@@ -9,6 +9,7 @@ import math
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -57,7 +58,7 @@ def open_picture(source: str | os.PathLike, timeout: float | None = None) -> Ima
     if isinstance(source, os.PathLike) or os.path.isfile(source):
         return read_picture(source, str(source))
     if source.startswith(("http://", "https://")):
-        return read_picture(_download(source, timeout or DOWNLOAD_TIMEOUT), source)
+        return read_picture(download(source, timeout or DOWNLOAD_TIMEOUT), source)
     try:
         content = base64.b64decode(source.split(",")[-1].encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError):
@@ -68,18 +69,24 @@ def open_picture(source: str | os.PathLike, timeout: float | None = None) -> Ima
     return read_picture(content, f"The base64 string {source[:40]!r}…")
 
 
-def _download(url: str, timeout: float) -> bytes:
+def download(url: str, timeout: float, most_bytes: int = MOST_BYTES, most_seconds: float = math.inf) -> bytes:
+    """What an address holds, or a ValueError where it is more or takes longer; redirects stay in the web."""
     try:  # here, since it takes a while, and only pictures given as a URL need it
         import httpx
     except ImportError as error:  # it comes with Transformers
         raise ValueError(f"To open the URL {url}, `pip install httpx`, or download it and give its path.") from error
-    content = bytearray()
-    with httpx.stream("GET", url, follow_redirects=True, timeout=timeout) as response:
+    begin, content = time.monotonic(), bytearray()
+    with (
+        httpx.Client(follow_redirects=True, max_redirects=5, timeout=timeout) as client,
+        client.stream("GET", url) as response,
+    ):
         response.raise_for_status()
-        for piece in response.iter_bytes():
+        for piece in response.iter_bytes():  # as it arrives
             content += piece
-            if len(content) > MOST_BYTES:
-                raise UnreadablePictureError(f"{url} has more than {MOST_BYTES} bytes, which no picture needs.")
+            if len(content) > most_bytes:
+                raise ValueError(f"{url} has more than {most_bytes} bytes")
+            if time.monotonic() - begin > most_seconds:
+                raise ValueError(f"{url} takes longer than {most_seconds:g} s")
     return bytes(content)
 
 

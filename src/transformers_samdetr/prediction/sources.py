@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, open_picture, picture_to_array, read_picture
+from ..pictures import PICTURE_SUFFIXES, UnreadablePictureError, download, open_picture, picture_to_array, read_picture
 
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .ts".split())
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,gif,h264,hevc,m4v,mjpeg"
@@ -22,7 +22,7 @@ VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo
 playlist from elsewhere must not make this computer open its own."""
 MAX_DOWNLOAD = 256 * 2**20
 """Bytes of a URL or of standard input."""
-DOWNLOAD_SECONDS, READ_SECONDS, MAX_REDIRECTS = 120.0, 15.0, 5
+DOWNLOAD_SECONDS, READ_SECONDS = 120.0, 15.0
 """For a whole download; for the next bytes of a download or a stream."""
 
 
@@ -135,27 +135,13 @@ def read_pictures(source: Source, frame_step: int = 1) -> Iterator[SourcePicture
 
 
 def _all_bytes(source: Source) -> bytes:
-    """Of an address or of standard input, bounded in size and, from the web, in time; redirects stay in the web."""
-    if source.kind == "stdin":
-        content = sys.stdin.buffer.read(MAX_DOWNLOAD + 1)
-    else:
-        import httpx  # here, since it takes a while; it comes with Transformers
-
-        begin, content = time.monotonic(), bytearray()
-        with (
-            httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=READ_SECONDS) as client,
-            client.stream("GET", source.path) as response,
-        ):
-            response.raise_for_status()
-            for piece in response.iter_bytes():  # as it arrives
-                content += piece
-                if time.monotonic() - begin > DOWNLOAD_SECONDS:
-                    raise ValueError(f"it takes longer than {DOWNLOAD_SECONDS:g} s")
-                if len(content) > MAX_DOWNLOAD:
-                    break
+    """Of an address or of standard input, bounded in size and, from the web, in time."""
+    if source.kind == "url":
+        return download(source.path, READ_SECONDS, MAX_DOWNLOAD, DOWNLOAD_SECONDS)
+    content = sys.stdin.buffer.read(MAX_DOWNLOAD + 1)
     if len(content) > MAX_DOWNLOAD:
         raise ValueError(f"it has more than {MAX_DOWNLOAD} bytes")
-    return bytes(content)
+    return content
 
 
 def _decoded_frames(video: Path | str | BinaryIO) -> Iterator[tuple]:
