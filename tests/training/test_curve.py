@@ -6,7 +6,7 @@ import sys
 import pytest
 from matplotlib.image import imread
 
-from transformers_samdetr.training.log import curve_figure, draw_curve, without_denoising
+from transformers_samdetr.training.log import curve_figure, without_denoising
 
 LINES = [
     {"variant": "a recipe", "epoch": 1, "train_loss": 9.0, "test_loss": 5.0, "AP": 1.0, "AP50": 3.0, "AP75": 0.5},
@@ -48,7 +48,7 @@ def test_the_legend_has_the_last_values():
     "lines", [[], LINES[:1], [{"variant": "a", "epoch": 1, "AP": None}]], ids=("none", "one", "AP")
 )
 def test_short_logs(lines, tmp_path):
-    draw_curve(lines, tmp_path / "curve.png")
+    curve_figure(lines).savefig(tmp_path / "curve.png", dpi=120)
     assert imread(tmp_path / "curve.png").shape[:2] == (480, 1200)
     assert "evaluation" not in drawn(lines) or lines == LINES[:1]
 

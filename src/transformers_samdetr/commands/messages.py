@@ -8,13 +8,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from ..presets import PRESETS
 from ..training.checkpoint import find_model
 
 PACKAGES_OF_TRAIN = ("accelerate", "datasets", "evaluate", "hotcoco", "jinja2", "matplotlib", "rich")
@@ -103,26 +102,15 @@ def check_file(text: str) -> None:
         raise ValueError(f"there is no file {text}" + (f"; did you mean {near}?" if near else ""))
 
 
-def check_model(text: str) -> None:
-    """That a saved model is a folder with one, or a name on the Hub, `USER/NAME`."""
+def check_model(text: str, presets: Collection[str] = ()) -> None:
+    """That a saved model is a folder with one, a name on the Hub, `USER/NAME`, or one of the presets."""
     path = Path(text)
-    if not path.is_dir():
-        _check_hub_name(text, path, "model")
-    elif not (path / "config.json").is_file():
+    if not path.is_dir() and text not in presets:
+        _check_hub_name(text, path, "model", presets)
+    elif path.is_dir() and not (path / "config.json").is_file():
         saved = find_model(path)
         hint = f"; training has saved {saved}" if saved else ", so it holds no saved model"
         raise ValueError(f"the folder {text} has no config.json{hint}")
-
-
-def check_model_or_preset(text: str) -> None:
-    """As `check_model`, or that it is a preset."""
-    try:
-        if text not in PRESETS:
-            check_model(text)
-    except ValueError as error:
-        near = get_close_matches(text, PRESETS, 1)
-        presets = f"did you mean {near[0]}?" if near else f"presets are {', '.join(PRESETS)}"
-        raise ValueError(f"{error}; {presets}") from None
 
 
 def check_data(text: str) -> None:
@@ -143,11 +131,13 @@ def nearest_path(path: Path) -> str | None:
     return str(path.parent / near[0]) if near else None
 
 
-def _check_hub_name(text: str, path: Path, kind: str) -> None:
+def _check_hub_name(text: str, path: Path, kind: str, presets: Collection[str] = ()) -> None:
     """That it can be a name on the Hub, and is no path that was mistyped."""
     near = nearest_path(path)
     if HUB_NAME.fullmatch(text) and not near and not Path(path.parts[0]).is_dir():
         return
-    what = "is a file, not the folder of a" if path.exists() else "is neither a folder nor a Hub name (USER/NAME) of a"
-    hint = f"; did you mean {near}?" if near and not path.exists() else ""
-    raise ValueError(f"{text!r} {what} {kind}{hint}")
+    if path.exists():
+        raise ValueError(f"{text!r} is a file, not the folder of a {kind}")
+    near = near or next(iter(get_close_matches(text, presets, 1)), None)
+    hint = f"; did you mean {near}?" if near else f"; presets are {', '.join(presets)}" if presets else ""
+    raise ValueError(f"{text!r} is neither a folder nor a Hub name (USER/NAME) of a {kind}{hint}")

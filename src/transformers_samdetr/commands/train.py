@@ -21,9 +21,10 @@ from pathlib import Path
 from types import NoneType
 from typing import get_args, get_type_hints
 
+from ..presets import PRESETS
 from ..training import RECIPES, Recipe
 from .data_arguments import add_data_arguments, checked_data_from
-from .messages import CommandParser, check_model_or_preset, none_or
+from .messages import CommandParser, check_model, none_or
 
 PEER_TIMEOUT = 60.0
 """As in `training.processes`, which takes seconds to import."""
@@ -39,7 +40,7 @@ GROUPS = {
 def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe]:
     """The command's own arguments, and the recipe with its overrides; mistakes end the process."""
     parser = CommandParser(description, usage="%(prog)s --output_dir FOLDER [--data DATA] [--model MODEL] [options]")
-    parser.checks = parser.checks | {"model": check_model_or_preset}
+    parser.checks["model"] = partial(check_model, presets=PRESETS)
     add_data_arguments(parser)
     streams = parser.add_argument_group("streams")
     streamed = "read --data (a Hub name, parquet, arrow) while it is used, for sets larger than the disk"

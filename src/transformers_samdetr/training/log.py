@@ -78,7 +78,7 @@ def write_line(folder: Path, line: Mapping) -> None:
     lines = [earlier for earlier in read_log(folder / LOG_FILE) if earlier["epoch"] < line["epoch"]] + [line]
     with replace_files(folder) as partial:
         (partial / LOG_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in lines), encoding="utf-8")
-        draw_curve(lines, partial / CURVE_FILE)
+        curve_figure(lines).savefig(partial / CURVE_FILE, dpi=120)
 
 
 def read_log(path: Path) -> list[dict]:
@@ -88,13 +88,8 @@ def read_log(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def draw_curve(lines: Sequence[Mapping], path: Path) -> None:
-    """Draws the lines of `log.jsonl`, one an epoch and AP in percent, and writes the picture; its folder exists."""
-    curve_figure(lines).savefig(path, dpi=120)
-
-
 def curve_figure(lines: Sequence[Mapping]) -> "Figure":
-    """The losses of `draw_curve`'s lines left, the average precision right; legends have the values of the last epoch.
+    """The losses of a log's lines left, the average precision right; legends have the values of the last epoch.
 
     The training loss is drawn without its denoising part, which an evaluation does not have, so that the two lines can
     be compared: where they part, the model learns the training set by heart.
@@ -118,10 +113,9 @@ def curve_figure(lines: Sequence[Mapping]) -> "Figure":
                 numbers = [float("nan") if value is None else value for value in values]
                 label, width = f"{name}   {numbers[-1]:.{digits}f}", 2.4 if name == "AP" else 1.6
                 axes.plot(epochs, numbers, color=COLORS[name], linewidth=width, marker=".", label=label)
-        axes.set_xlabel("epoch")
+        axes.set(xlabel="epoch", axisbelow=True)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#E6E6E6", linewidth=0.8)
-        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
