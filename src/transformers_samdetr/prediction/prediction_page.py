@@ -46,19 +46,8 @@ class PredictionPage:
         `numbered` are classes by label that pictures show by number, see `numbered_names`.
         """
         classes = sum((Counter(dict(picture["counts"])) for picture in self.pictures), Counter())
-        empty = sum(not picture["counts"] for picture in self.pictures)
-        left_out = sum(picture["url"] is None for picture in self.pictures)
-        values = {
-            "title": f"{self.model} on {plural(len(self.pictures), 'picture')}",
-            "statements": statements,
-            "pictures": self.pictures,
-            "classes": classes.most_common(),
-            "detections": classes.total(),
-            "empty": empty,
-            "left_out": left_out and plural(left_out, "more picture") + (" is" if left_out == 1 else " are"),
-            "unreadable": unreadable,
-            "numbered": numbered,
-        }
+        values = {"model": self.model, "statements": statements, "unreadable": unreadable, "numbered": numbered}
+        values |= {"pictures": self.pictures, "classes": classes.most_common(), "detections": classes.total()}
         filters = {"short": lambda name: shorten(name, LONGEST_NAME)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_page(self.path, "transformers_samdetr.prediction", "prediction_page.html", values, filters)

@@ -64,12 +64,10 @@ class OutputFolder:
 
     def write_csv(self, rows: list[dict]) -> None:
         """The rows of `Detector.coco_rows` as `predictions.csv`, boxes in pixels."""
-        buffer = io.StringIO()
-        table = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        buffer, sides = io.StringIO(), ("x", "y", "width", "height")
+        table = csv.DictWriter(buffer, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        for row in rows:
-            box = dict(zip(("x", "y", "width", "height"), row["bbox"], strict=True))
-            table.writerow({"track_id": "", **{name: value for name, value in row.items() if name != "bbox"}, **box})
+        table.writerows(row | dict(zip(sides, row["bbox"], strict=True)) for row in rows)
         self.write_text(TABLE_FILE, buffer.getvalue())
 
     def write_yolo(self, file_name: str, image: Image.Image, detections: dict[str, Tensor]) -> None:

@@ -62,8 +62,7 @@ def explanation_figure(observation: Observation, found: Sequence[ExplainedDetect
             draw_similarities(row[3:], observation, one.query, -1)
         show_heat(attention, observation, one.query, -1, title=("" if aligned else f"{one.title}, ") + "all heads")
         draw_box_path(path, observation, one.query)
-    draw_layer_legend(figure, observation)
-    draw_point_legend(figure, observation)
+    draw_legends(figure, observation, layers=True, points=True)
     return figure
 
 
@@ -141,7 +140,7 @@ def box_path_figure(observation: Observation, found: Sequence[ExplainedDetection
         place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "borderaxespad": 0}
         right.legend(ncols=2, labelcolor=INK, **place, **LEGEND | {"handlelength": 2})
     panels[-1, 1].set_xlabel("decoder layer (0: the start)", fontsize=8.5)
-    draw_layer_legend(figure, observation)
+    draw_legends(figure, observation, layers=True, points=False)
     return figure
 
 
@@ -159,7 +158,7 @@ def alignment_figure(observation: Observation, found: Sequence[ExplainedDetectio
     for row, one in zip(figure.subplots(len(found), 3, squeeze=False), found, strict=True):
         draw_region(row[0], observation, one.query, layer, one.title)
         draw_similarities(row[1:], observation, one.query, layer)
-    draw_point_legend(figure, observation)
+    draw_legends(figure, observation, layers=False, points=True)
     return figure
 
 
@@ -213,24 +212,21 @@ def layer_colors(count: int) -> list[tuple[float, ...]]:
     return [colormaps[LAYER_COLORS](value)[:3] for value in np.linspace(0.05, 1, count)]
 
 
-def draw_layer_legend(figure: Figure, observation: Observation) -> None:
-    """Which layer has which colour, below all panels at the left."""
-    colors = layer_colors(len(observation.boxes()))
-    first = 0 if observation.has_reference else len(observation.scores(0)) - len(colors) + 1
-    names = ["start" if first + index == 0 else f"layer {first + index}" for index in range(len(colors))]
-    lines = [Line2D([], [], color=color, linewidth=4) for color in colors]
-    figure.legend(lines, names, loc="outside lower left", ncols=len(lines), **LEGEND)
-
-
-def draw_point_legend(figure: Figure, observation: Observation) -> None:
-    """Which head has which mark, below all panels at the right; nothing without salient points."""
-    heads_of: dict[int, list[str]] = {}
-    for head in range(observation.config.decoder_attention_heads if observation.has_points else 0):
-        heads_of.setdefault(observation.point_of_head(head), []).append(str(head + 1))
-    marks = [MARKS[point % len(MARKS)] for point in heads_of]
-    lines = [Line2D([], [], marker=shape, color=color, linestyle="none", **MARK_STYLE) for shape, color in marks]
-    names = [", ".join(heads) for heads in heads_of.values()]
-    if names:
+def draw_legends(figure: Figure, one: Observation, layers: bool, points: bool) -> None:
+    """Below all panels, which layer has which colour, at the left, and which head has which mark, at the right."""
+    if layers:
+        colors = layer_colors(len(one.boxes()))
+        first = 0 if one.has_reference else len(one.scores(0)) - len(colors) + 1
+        names = ["start" if first + index == 0 else f"layer {first + index}" for index in range(len(colors))]
+        lines = [Line2D([], [], color=color, linewidth=4) for color in colors]
+        figure.legend(lines, names, loc="outside lower left", ncols=len(lines), **LEGEND)
+    if points and one.has_points:
+        heads_of: dict[int, list[str]] = {}
+        for head in range(one.config.decoder_attention_heads):
+            heads_of.setdefault(one.point_of_head(head), []).append(str(head + 1))
+        marks = [MARKS[point % len(MARKS)] for point in heads_of]
+        lines = [Line2D([], [], marker=shape, color=color, linestyle="none", **MARK_STYLE) for shape, color in marks]
+        names = [", ".join(heads) for heads in heads_of.values()]
         names[0] = f"salient point of head {names[0]}"
         figure.legend(lines, names, loc="outside lower right", ncols=len(lines), **LEGEND)
 
