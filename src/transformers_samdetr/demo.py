@@ -83,9 +83,7 @@ class Demo:
             return [None, [], None]
         found = select(picture[1], *controls)
         rows = self.detector.coco_rows(1, "", found)
-        table = [
-            [row["category_name"], round(row["score"], 4), *(round(one, 1) for one in row["bbox"])] for row in rows
-        ]
+        table = [[row["category_name"], round(row["score"], 4), *(round(x, 1) for x in row["bbox"])] for row in rows]
         return [self.detector.draw(picture[0], found, SHORTEST_SIDE), table, None]
 
     def explain(self, picture: tuple[Image.Image, dict[str, Tensor]] | None, *controls: Any) -> Image.Image:

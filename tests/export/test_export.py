@@ -16,17 +16,17 @@ from torch.export import ExportedProgram
 import transformers_samdetr
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.export import ExportedDetector, ExportError, export_detector
-from transformers_samdetr.export.export_detector import describe
-from transformers_samdetr.export.exported_detector import compare
-from transformers_samdetr.export.formats import (
+from transformers_samdetr.export.export_detector import (
     DEFAULT_OPSET,
     OPSETS,
+    describe,
     require_compiler,
     write_onnx,
     write_openvino,
     write_package,
     write_program,
 )
+from transformers_samdetr.export.exported_detector import compare
 from transformers_samdetr.export.program import ExportableDetector, capture, example_inputs
 from transformers_samdetr.image_processing_sam_detr import best_detections
 from transformers_samdetr.prediction import Detector, choose_threshold
@@ -306,7 +306,7 @@ def test_a_file_that_is_off_is_not_left(saved, tmp_path, monkeypatch):
     def write_another(program, path, opset, metadata):
         write_onnx(capture(ExportableDetector(decided(tiny_model(seed=1, **QUICK)))), path, opset, metadata)
 
-    monkeypatch.setattr("transformers_samdetr.export.formats.write_onnx", write_another)
+    monkeypatch.setattr("transformers_samdetr.export.export_detector.write_onnx", write_another)
     with pytest.raises(ExportError, match="outputs differ from the model's; it was deleted: 120 boxes differ"):
         export_detector(saved, tmp_path / "out" / "model.onnx")
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,21 +1,22 @@
 """Exports a saved model to a file that runs without this package, after comparing the file with the model."""
 
 import json
+import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 from .. import SamDetrForObjectDetection, SamDetrImageProcessor, __version__
-from . import formats
-from .exported_detector import CHECKED_SHAPES, Difference, ExportedDetector, compare
-from .formats import DEFAULT_OPSET, OPSETS
-from .program import ExportableDetector, capture
+from .exported_detector import CHECKED_SHAPES, Difference, ExportedDetector, compare, require
+from .program import ExportableDetector, capture, without_stack_traces
 
 PRECISIONS = {
     "onnx": ("float32", "float16", "int8"),
@@ -24,6 +25,9 @@ PRECISIONS = {
     "aot": ("float32", "bfloat16"),
 }
 """By format. ONNX Runtime has no bfloat16 on CPUs, and quantises to 8 bits in its own way."""
+OPSETS = range(18, 23)
+"""Of ONNX's own operators: what PyTorch writes and ONNX Runtime runs. It refuses our masks in the attention of 23."""
+DEFAULT_OPSET = 20
 FORMATS = tuple(PRECISIONS)
 SUFFIXES = {"onnx": ".onnx", "openvino": "_openvino", "torch_export": ".pt2", "aot": ".pt2"}
 """The end of the output's name; OpenVINO's is a folder."""
@@ -92,9 +96,9 @@ def export_detector(
         if not is_right:
             raise ExportError(message)
     if is_onnx:
-        formats.require("onnx", "onnxscript", "onnxruntime", *(["openvino"] if format == "openvino" else []))
+        require("onnx", "onnxscript", "onnxruntime", *(["openvino"] if format == "openvino" else []))
     elif format == "aot":
-        formats.require_compiler()
+        require_compiler()
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists: choose another output, or overwrite it.")
     progress("loading the model")
@@ -115,16 +119,16 @@ def export_detector(
         written, plain = Path(folder, f"model{SUFFIXES[format]}"), Path(folder, "float32.onnx")
         progress(f"writing {format}")
         if format == "torch_export":
-            formats.write_program(program, written, metadata)
+            write_program(program, written, metadata)
         elif format == "aot":
-            formats.write_package(program, written)
+            write_package(program, written)
         else:
-            formats.write_onnx(program, plain, opset, metadata)
+            write_onnx(program, plain, opset, metadata)
         if format == "openvino":
-            formats.write_openvino(plain, written, metadata, half=precision == "float16")
+            write_openvino(plain, written, metadata, half=precision == "float16")
         elif precision == "int8":
             progress("quantising")
-            formats.quantize(plain, written)
+            quantize(plain, written)
         elif format == "onnx":
             plain.rename(written)
         progress("comparing with the model")
@@ -157,3 +161,105 @@ def describe(
     if processor is not None:
         content["image_processor"] = json.loads(processor.to_json_string())
     return {name: json.dumps(value, ensure_ascii=False) for name, value in content.items()}
+
+
+def write_onnx(program: ExportedProgram, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
+    """Writes the weights and graph of `program.capture` to one file, with metadata, at an opset of `OPSETS`.
+
+    Inputs, outputs and open dimensions have the program's names.
+    """
+    import onnx
+    import onnxscript.optimizer
+
+    names, output_names = list(program.graph_signature.user_inputs), list(program.call_spec.out_spec.context)
+    simplify(program)
+    with warnings.catch_warnings(), without_stack_traces():
+        warnings.simplefilter("ignore")  # of operators that onnxscript would rather have under other names
+        # its own search for patterns takes minutes, and runtimes do the same as they load a file
+        options = {"opset_version": opset, "optimize": False, "verbose": False}
+        written = torch.onnx.export(program, input_names=names, output_names=output_names, **options)
+    onnxscript.optimizer.fold_constants(written.model)
+    onnxscript.optimizer.remove_unused_nodes(written.model)
+    proto = written.model_proto
+    del proto.graph.value_info[:]  # of what is in between, by the tracer's names; runtimes find it themselves
+    for entry in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
+        del entry.metadata_props[:]  # where in our code each comes from
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*proto.graph.input, *proto.graph.output)}
+    pixel_values = shapes["pixel_values"]
+    open_names = {pixel_values[axis].dim_param: name for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    for dimension in (dimension for shape in shapes.values() for dimension in shape):
+        if dimension.dim_param:
+            dimension.dim_param = open_names[dimension.dim_param]
+    onnx.helper.set_model_props(proto, dict(metadata))
+    onnx.save_model(proto, path)
+
+
+def simplify(program: ExportedProgram) -> None:
+    """Removes assertions, in place, and writes splits into parts of open sizes as slices.
+
+    ONNX would have SplitToSequence and SequenceAt for these, which TensorRT and OpenVINO do not support.
+    """
+    assertions = (torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_tensor_metadata.default)
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target in assertions:
+            graph.erase_node(node)
+        elif node.target == torch.ops.aten.split_with_sizes.default:
+            tensor, sizes, axis = (*node.args, 0)[:3]
+            start, parts = 0, []
+            with graph.inserting_before(node):
+                for size in sizes:
+                    stop = graph.call_function(operator.add, (start, size))
+                    parts.append(graph.call_function(torch.ops.aten.slice.Tensor, (tensor, axis, start, stop)))
+                    start = stop
+            for user in list(node.users):  # each takes one part
+                user.replace_all_uses_with(parts[user.args[1]])
+                graph.erase_node(user)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def quantize(source: Path, path: Path) -> None:
+    """Writes a copy whose linear layers have 8-bit weights and round their inputs to 8 bits as they come.
+
+    Convolutions stay as they are: in 8 bits they are slower on processors, and of the features AP hangs on.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    options = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8, "per_channel": True}
+    # 7 bits of weights: older processors add pairs of products in 16 bits
+    quantize_dynamic(source, path, reduce_range=True, **options)
+
+
+def write_openvino(source: Path, folder: Path, metadata: Mapping[str, str], half: bool) -> None:
+    """Writes `model.xml` and `model.bin`, with weights in float16 if `half`, from an ONNX file to a new folder.
+
+    The metadata stand in the model's runtime information, under `samdetr`.
+    """
+    import openvino
+
+    model = openvino.convert_model(source)
+    for name, value in metadata.items():
+        model.set_rt_info(value, ["samdetr", name])
+    folder.mkdir()
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=half)
+
+
+def write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+    """For `torch.export.load(path).module()`; `metadata` are files that it carries along."""
+    torch.export.save(program, path, extra_files={f"{name}.json": text for name, text in metadata.items()})
+
+
+def write_package(program: ExportedProgram, path: Path) -> None:
+    """For `torch._inductor.aoti_load_package(path)`: machine code for this kind of processor, by AOTInductor."""
+    import torch._inductor  # which takes a second
+
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+def require_compiler() -> None:
+    """A ValueError if there is no C++ compiler for AOTInductor."""
+    compiler = os.environ.get("CXX", "g++")
+    if not (shutil.which(compiler) or shutil.which("clang++")):
+        raise ValueError(f"format='aot' needs a C++ compiler, there is no {compiler}: install g++, or name one in CXX.")

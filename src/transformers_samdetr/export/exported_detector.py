@@ -1,5 +1,6 @@
 """Runs exported files of every format, and compares them with the model: boxes, scores and latency."""
 
+import importlib.util
 import json
 import os
 import statistics
@@ -17,7 +18,6 @@ from ..configuration_sam_detr import SamDetrConfig
 from ..image_processing_sam_detr import SamDetrImageProcessor, best_detections
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..pretrained_model import SamDetrObjectDetectionOutput
-from .formats import require
 from .program import example_inputs
 
 BOX_TOLERANCE = 1e-4
@@ -27,6 +27,18 @@ TIE = 1e-5
 Shape = tuple[int, int, int]
 """Batch size, height and width."""
 CHECKED_SHAPES: tuple[Shape, ...] = ((1, 160, 128), (3, 203, 250))
+
+
+EXTRAS = {"openvino": "openvino"}
+"""Of packages that another extra than `export` brings."""
+
+
+def require(*packages: str) -> None:
+    """An ImportError that says how to install those of the packages that are missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        extra = ",".join(dict.fromkeys(EXTRAS.get(name, "export") for name in missing))
+        raise ImportError(f'This format needs {", ".join(missing)}: pip install "transformers-samdetr[{extra}]"')
 
 
 class OnnxEngine:

@@ -163,12 +163,8 @@ def _decoded_frames(video: Path | str | BinaryIO) -> Iterator[tuple]:
             raise ValueError("it has no video stream")
         container.streams.video[0].thread_type = "AUTO"
         for frame in container.decode(video=0):
-
-            def pixels(frame=frame) -> np.ndarray:
-                # counterclockwise, in degrees, from the display matrix that phones write
-                return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
-
-            yield pixels, frame.time
+            turns = round(frame.rotation / 90)  # counterclockwise, from the display matrix that phones write
+            yield lambda frame=frame, turns=turns: np.rot90(frame.to_ndarray(format="rgb24"), turns), frame.time
 
 
 def _camera_frames(number: int) -> Iterator[tuple]:

@@ -82,10 +82,8 @@ def attention_figure(
         ValueError: there is no observation, or not one query and one title for each.
     """
     if not observations or not len(observations) == len(queries) == len(titles):
-        raise ValueError(
-            f"{len(observations)} observations, {len(queries)} queries and {len(titles)} titles: give at least one "
-            "observation, and a query and a title for each."
-        )
+        given = f"{len(observations)} observations, {len(queries)} queries and {len(titles)} titles"
+        raise ValueError(f"{given}: give at least one observation, and a query and a title for each.")
     rows = [-(-(2 + one.config.decoder_attention_heads) // HEADS_COLUMNS) for one in observations]
     heights = [count * (PANEL * panel_shape(*observations[0].image.size) + TITLE) + 0.35 for count in rows]
     figure = Figure(figsize=(PANEL * HEADS_COLUMNS, sum(heights)), layout="constrained")
