@@ -91,6 +91,9 @@ class CocoFile:
         self._equal_ids: dict[int | str, int | str] = {}  # a million annotations share one object of each
         found = []
         for key, index, row in read_json_rows(path):
+            if index >= 0 and key == "annotations" and isinstance(row, dict):
+                self._add_annotation(row)
+                continue
             where = f"{path}: {key}" + f"[{index}]" * (index >= 0)
             if index < 0:
                 found.append(key)
@@ -100,8 +103,6 @@ class CocoFile:
                     raise ValueError(f"{where} is {shown(row, repr)}: give a list.")
             elif key in KEYS and not isinstance(row, dict):
                 raise ValueError(f"{where} is {shown(row, repr)}: give an object in braces.")
-            elif key == "annotations":
-                self._add_annotation(row)
             elif key in KEYS:
                 named = "file_name" if key == "images" else "name"
                 identity, name = as_id(row.get("id")), row.get(named)
