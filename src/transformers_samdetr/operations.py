@@ -289,8 +289,9 @@ def resize_mask(pixel_mask: Tensor, size: tuple[int, int]) -> Tensor:
 class FrozenNorm2d(nn.Module):
     """A frozen batch norm, one scale and one shift a channel, under the names of the batch norm that it replaces."""
 
-    def __init__(self, norm: FrozenBatchNorm2d | FrozenBatchNormAct2d):
+    def __init__(self, norm: FrozenBatchNorm2d | FrozenBatchNormAct2d, block: nn.Module, convolution: str):
         super().__init__()
+        self._place = (block, convolution)  # a tuple: the block is not a part of its norm
         self.eps = norm.eps
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
@@ -299,6 +300,12 @@ class FrozenNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(frozen_norm(self, x)))
+
+    @property
+    def convolution(self) -> nn.Module:
+        """What its block applies before it: a `FrozenConv2d`, or what a library has put there, such as a LoRA layer."""
+        block, name = self._place
+        return getattr(block, name)
 
 
 KEPT: MutableMapping[nn.Module, tuple] = WeakKeyDictionary()
@@ -311,9 +318,12 @@ class FrozenConv2d(nn.Conv2d):
     Its block owns the norm, whose state stays under its own name; so it is in a tuple here.
     """
 
+    _norm: tuple = ()  # of convolutions that a library makes of this type, as LoRA does
+
     @property
-    def norm(self) -> FrozenNorm2d:
-        return self._norm[0]
+    def norm(self) -> FrozenNorm2d | None:
+        """The norm that its block applies to its output; None within a LoRA layer, which adds to the output first."""
+        return self._norm[0] if self._norm and self._norm[0].convolution is self else None
 
     def forward(self, x: Tensor) -> Tensor:
         return frozen_convolution(self, x)
@@ -367,10 +377,10 @@ def freeze_batch_norms(module: nn.Module) -> nn.Module:
     module = freeze_batch_norm_2d(module)
     for block in [part for part in module.modules() if type(part) in IN_ORDER]:
         children = list(block.named_children())
-        for (_, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
             is_plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
             if is_plain and isinstance(norm, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
-                frozen = FrozenNorm2d(norm)
+                frozen = FrozenNorm2d(norm, block, conv_name)
                 setattr(block, norm_name, frozen)
                 conv.__class__, conv._norm = FrozenConv2d, (frozen,)
     return module

@@ -142,12 +142,12 @@ def _is_folded(norm: nn.Module) -> bool:
 
 @frozen_convolution.routed
 def _(conv: FrozenConv2d, x: Tensor) -> Way:
-    return folded_convolution if _is_folded(conv.norm) else None
+    return folded_convolution if conv.norm is not None and _is_folded(conv.norm) else None
 
 
 @frozen_norm.routed
 def _(norm: FrozenNorm2d, x: Tensor) -> Way:
-    return already_applied if _is_folded(norm) else None
+    return already_applied if isinstance(norm.convolution, FrozenConv2d) and _is_folded(norm) else None
 
 
 @embed_points.routed
