@@ -306,11 +306,7 @@ class SamDetrConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "SamDetrConfig":
-        """The configuration of one of the paper's models, or of `sam-detr-tiny`, with some fields replaced.
-
-        Args:
-            name: one of `PRESETS`, such as `"sam-detr-pp-r50-smca"`.
-            overrides: any field of the configuration.
+        """The configuration `name`, such as `"sam-detr-pp-r50-smca"`, of `PRESETS`, with some fields replaced.
 
         Raises:
             ValueError: the name is no preset, or an override no field or not possible; the message names it.

@@ -130,9 +130,7 @@ def load_original_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[
     Nothing in the file can run: besides tensors and plain containers only `argparse.Namespace` is read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file asks for anything else, is damaged, holds no state dict, or tensors that are not finite or
-            larger than the file.
+        FileNotFoundError, ValueError: no such file; it asks for anything else, is damaged, or holds no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -189,8 +187,7 @@ def config_from_checkpoint(
         dilation: whether it is a DC5 model, which no tensor shows; overrides `args`.
 
     Raises:
-        ValueError: a tensor that tells the architecture is missing or has an unknown shape, or nothing says whether a
-            single-scale model is DC5.
+        ValueError: a tensor that tells the architecture is missing or of an unknown shape, or nothing says `dilation`.
     """
 
     def shape(name: str) -> tuple[int, ...]:

@@ -20,12 +20,9 @@ def save_for_hub(
     output_dir: str | Path,
     card: ModelCard | None = None,
 ) -> Path:
-    """Writes config, safetensors, preprocessor, model card and code, then loads the folder and compares it.
+    """Writes config, safetensors, preprocessor, model card and code, then loads and compares them (`check_saved`).
 
     The folder is made if needed; other files in it stay.
-
-    Raises:
-        RuntimeError: what was written does not load to the same model.
     """
     output_dir = Path(output_dir)
     model.save_pretrained(output_dir)
@@ -36,11 +33,7 @@ def save_for_hub(
 
 
 def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path) -> None:
-    """Loads `folder` and compares configuration, every tensor, the processor and the outputs for a picture.
-
-    Raises:
-        RuntimeError: something differs; the message names it.
-    """
+    """Raises a RuntimeError where `folder` loads to other classes, tensors, processor or outputs for a picture."""
     loaded = SamDetrForObjectDetection.from_pretrained(folder, dtype=model.dtype).to(model.device)
     ours, theirs = model.state_dict(), loaded.state_dict()
     wrong = [*(ours.keys() ^ theirs.keys())]

@@ -328,9 +328,6 @@ def best_detections(
     Returns:
         Scores `(B, D)`, descending, labels `(B, D)` and boxes `(B, D, 4)`, (x1, y1, x2, y2), in pixels of
         `target_sizes` or normalised without them; D is `top_k` or all there are.
-
-    Raises:
-        ValueError: `top_k` is below 1.
     """
     if top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1.")
@@ -372,13 +369,10 @@ def resized_size(image_size: tuple[int, int], size: SizeDict) -> tuple[int, int]
     """Height and width to resize to in pixels, rounded as DETR's authors do, and at least one.
 
     `size` has `shortest_edge`, `longest_edge` or both, or `max_height` and `max_width`, which keep the aspect ratio; or
-    `height` and `width`, which do not.
+    `height` and `width`, which do not. Without these, or beyond `MOST_PIXELS`, a ValueError is raised.
 
     >>> resized_size((480, 640), SizeDict(shortest_edge=800, longest_edge=1333))
     (800, 1066)
-
-    Raises:
-        ValueError: `size` has none of these, or the picture would have more than `MOST_PIXELS`.
     """
     if size.shortest_edge:
         new_size = get_size_with_aspect_ratio(image_size, size.shortest_edge, size.longest_edge)

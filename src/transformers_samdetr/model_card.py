@@ -85,16 +85,8 @@ class ModelCard:
         names = [config.id2label[index] for index in sorted(config.id2label)]
         results, table, threshold_note = None, NOT_STATED, ""
         if self.metrics:
-            results = [
-                EvalResult(
-                    task_type="object-detection",
-                    dataset_type=self.dataset_id or "custom",  # the Hub wants a type
-                    dataset_name=self.evaluation_data or self.dataset_id or NOT_STATED,
-                    metric_type=name,
-                    metric_value=value,
-                )
-                for name, value in self.metrics.items()
-            ]
+            dataset = self.dataset_id or "custom", self.evaluation_data or self.dataset_id or NOT_STATED  # type, name
+            results = [EvalResult("object-detection", *dataset, name, value) for name, value in self.metrics.items()]
             rows = "\n".join(f"| {name} | {value:g} |" for name, value in self.metrics.items())
             table = f"Measured on: {self.evaluation_data or NOT_STATED}.\n\n| metric | value |\n|---|---|\n{rows}"
         threshold = getattr(config, "detection_threshold", None)

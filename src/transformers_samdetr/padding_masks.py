@@ -1,8 +1,7 @@
 """A backbone that computes of a padded picture what it computes of the picture alone (`mask_padding=True`)."""
 
-# Alone, a picture ends where convolutions and poolings see their own border. In a batch something stands there: pixels
-# of padding, and soon features, for frozen norms and biases make them of zeros too. So each layer that looks beyond its
-# own position is given a border in its place. Layers that do not are left to compute whatever they like in padding.
+# Alone, a picture ends where convolutions and poolings see their own border. In a batch padding stands there, and soon
+# features of it. So each layer that looks beyond its own position is given a border in its place.
 # A layer with odd kernel, padded by half of it, makes ⌈h / s⌉ rows of h, as taking every s-th row does; so the mask
 # of a map with stride s is `pixel_mask[:, ::s, ::s]`, whatever the size.
 
@@ -30,8 +29,7 @@ _PIXEL_MASK = CompileableContextVar("pixel_mask")  # each thread its own, as dat
 def hook_masks(extractor: nn.Module) -> list[int]:
     """Prepares a backbone, in place, for `extract_masked_features`; returns the stride of each of its feature maps.
 
-    Raises:
-        SamDetrConfigError: a layer is not known to leave the picture alone; the message names it.
+    A layer that is not known to leave the picture alone raises a `SamDetrConfigError`.
     """
     backbone = getattr(extractor, "_backbone", extractor)  # timm's model within Transformers' wrapper
     _prepare(backbone, "", 1)

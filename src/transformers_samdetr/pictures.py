@@ -180,10 +180,8 @@ def upright(image: Image.Image) -> Image.Image:
 def picture_to_array(image: Image.Image, to_rgb: bool | None = True) -> np.ndarray:
     """The upright pixels of a PIL picture of any mode: `(H, W, 3)` uint8, transparent parts over white.
 
-    Without `to_rgb` they are `(H, W)` or `(H, W, C)` as stored: indices of a palette, 16-bit tones, an alpha channel.
-
-    Raises:
-        UnreadablePictureError: its file, read not before now, is broken, or its tones have no meaning.
+    Without `to_rgb` they are `(H, W)` or `(H, W, C)` as stored: indices of a palette, 16-bit tones, an alpha channel. A
+    broken file, read not before now, or tones without meaning are an `UnreadablePictureError`.
     """
     name = getattr(image, "filename", "") or f"A PIL picture of {image.width}x{image.height}, mode {image.mode},"
     with naming_errors(str(name)):
@@ -214,9 +212,7 @@ def read_array(pixels: Pixels, to_rgb: bool | None, layout: str | ChannelDimensi
     """A picture given as an array, in the same order of axes: integers of 8 bits, floats as they are.
 
     With `to_rgb` one channel becomes three, and so do four, transparent parts white; `layout` says where they are.
-
-    Raises:
-        UnreadablePictureError: it has no pixels, or values that are not finite numbers, or beyond 16 bits.
+    Without pixels, or with values that are not finite or beyond 16 bits, it is an `UnreadablePictureError`.
     """
     what = f"A picture given as an array of shape {tuple(pixels.shape)} and type {pixels.dtype}"
     if pixels.is_complex() if isinstance(pixels, torch.Tensor) else pixels.dtype.kind not in "buif":
@@ -261,7 +257,7 @@ def _integers_to_eight_bits(pixels: Pixels) -> Pixels:
     wide = _as_type(pixels, "int64")  # torch computes little in uint16
     lowest, highest = int(wide.min()), int(wide.max())
     if lowest < 0 or highest > 65535:
-        raise UnreadablePictureError(f"A picture has values from {lowest} to {highest}: give 0 to 255, or to 65535.")
+        raise UnreadablePictureError(f"A picture has pixels of {lowest} to {highest}: give 0 to 255, or 0 to 65535.")
     depth = next(depth for depth in BIT_DEPTHS if highest < 2**depth)
     if 8 < depth < 16:
         logger.warning_once(
