@@ -1,5 +1,8 @@
 """Tiles cover a picture, and an object that several of them show is found once, where it is."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.ops import box_iou
 
-from transformers_samdetr.prediction import SlicedDetector
-from transformers_samdetr.prediction.tiles import MAX_TILES, is_cut, merge_tiles, tile_boxes
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+from sliced_detection import MAX_TILES, SlicedDetector, is_cut, merge_tiles, tile_boxes  # noqa: E402
 
 
 class Seeing:
