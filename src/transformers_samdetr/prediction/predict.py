@@ -89,16 +89,13 @@ def predict_files(
         threshold: detections have a higher score; None for that of the model, see `choose_threshold`.
         nms_threshold: IoU above which the lower of two boxes with the same label is dropped; None drops nothing, which
             is the authors' way, and the one to measure with.
-        frame_step: of videos, every n-th frame.
-        max_frames: largest number of frames of each input, or None for all.
+        frame_step, max_frames: of videos, every n-th frame, and at most so many of each input, or None for all.
         track: whether objects get ids that stay with them from frame to frame; successive pictures count as frames.
         formats: lists to write, some of `FORMATS`.
-        save_crop: whether to write the part of the picture in each box, too.
-        show_fps: whether to write on each picture how many are processed in a second.
+        save_crop, show_fps: whether to write the part of the picture in each box, and the pictures a second on each.
         on_picture: called after each picture with its `image_id`, `source`, `frame`, `seconds`, `file_name`, `width`,
             `height` and `detections`.
-        explain: kinds of figures to write below `output_dir/explained`, some of `KINDS`.
-        explain_top: number of detections of a picture that are explained, the best ones.
+        explain, explain_top: figures, some of `KINDS`, of so many best detections, below `output_dir/explained`.
         report: path of an HTML page with all pictures and figures inside, or None.
 
     Raises:
