@@ -20,10 +20,11 @@ from transformers_samdetr.data.load import DetectionData, load_detection_data
 from transformers_samdetr.training import Recipe, load_model_and_processor
 from transformers_samdetr.training.interruption import EXIT_INTERRUPTED, EXIT_REQUEUE
 from transformers_samdetr.training.processes import start_processes
-from transformers_samdetr.training.recipes import DC5_12E, PAPER_RECIPES, PP_12E, PUBLISHED, R50_12E, R50_50E
+from transformers_samdetr.training.recipes import DC5_12E, PAPER_RECIPES, PP_12E, R50_12E, R50_50E
 
 from .definitions import Suite
 from .models import make_peer, start_from_objects
+from .published import PUBLISHED
 from .recipes_page import hours_for
 from .runs import FREE_FIELDS, LEDGER, Ledger
 from .worker import train_and_measure

@@ -6,7 +6,9 @@ python scripts/run_experiments.py --recipes > docs/recipes.md
 import torch
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection
-from transformers_samdetr.training.recipes import PAPER_RECIPES, PUBLISHED, Recipe
+from transformers_samdetr.training.recipes import PAPER_RECIPES, Recipe
+
+from .published import PUBLISHED
 
 
 def bytes_kept_for_backward(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments.published import PUBLISHED
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.training.recipes import PAPER_RECIPES, PUBLISHED
+from transformers_samdetr.training.recipes import PAPER_RECIPES
 
 from ..detection_folders import write_coco
 from ..models import TINY

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.published import PUBLISHED
 from experiments.recipes_page import KEPT_BYTES, bytes_kept_for_backward, recipes_page, trained_parameters
-from transformers_samdetr.training.recipes import PAPER_RECIPES, PUBLISHED
+from transformers_samdetr.training.recipes import PAPER_RECIPES
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared"

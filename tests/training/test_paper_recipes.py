@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments.published import PUBLISHED
 from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.presets import PRESETS
 from transformers_samdetr.training.optimizer import make_optimizer, make_schedule
-from transformers_samdetr.training.recipes import PAPER_RECIPES, PUBLISHED, Recipe
+from transformers_samdetr.training.recipes import PAPER_RECIPES, Recipe
 
 from ..models import tiny_model
 
