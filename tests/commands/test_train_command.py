@@ -2,10 +2,10 @@
 
 import pytest
 
-from transformers_samdetr.commands.train import PEER_TIMEOUT, described_fields
+from transformers_samdetr.commands.train import described_fields
 from transformers_samdetr.commands.train import parse as parse_arguments
 from transformers_samdetr.data import augment
-from transformers_samdetr.training import RECIPES, processes
+from transformers_samdetr.training import RECIPES
 from transformers_samdetr.training.recipes import AUGMENTATIONS
 
 
@@ -59,4 +59,4 @@ def test_a_wrong_value_is_refused_with_what_is_possible(parse, capsys):
 
 def test_every_field_is_described_and_constants_repeat_those_of_the_libraries():
     assert all(described_fields().values())
-    assert PEER_TIMEOUT == processes.PEER_TIMEOUT and AUGMENTATIONS == augment.AUGMENTATIONS
+    assert AUGMENTATIONS == augment.AUGMENTATIONS

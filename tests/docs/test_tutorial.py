@@ -112,7 +112,7 @@ def test_the_walk(workplace, monkeypatch):
     # the log comes before the epoch's line
     assert "KeyboardInterrupt" in interrupted and "COCO AP on the evaluation set" not in interrupted
     resumed = execute(resume, workplace)
-    assert "epoch   6/6  loss " in resumed and "COCO AP on the evaluation set: AP " in resumed
+    assert "epoch 6/6  loss " in resumed and "COCO AP on the evaluation set: AP " in resumed
     log = [json.loads(line) for line in (outputs / "photos" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["epoch"] for line in log] == [1, 2, 3, 4, 5, 6]
     assert log[-1]["train_loss"] < log[0]["train_loss"]

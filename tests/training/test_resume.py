@@ -35,7 +35,7 @@ from transformers_samdetr.training.interruption import (
     on_stop_signal,
     stop_at_once_on_interrupt,
 )
-from transformers_samdetr.training.resume import ResumeRefused, RunCheckpoints
+from transformers_samdetr.training.resume import Checkpointing, ResumeRefused
 
 from ..models import SMALL_BACKBONE, targets, tiny_model
 from ..processes import Processes, run
@@ -45,7 +45,7 @@ IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": "a1b2"}
 
 
 class Run:
-    """A model, its optimizer and schedule, and steps on random pictures: what RunCheckpoints has to restore."""
+    """A model, its optimizer and schedule, and steps on random pictures: what Checkpointing has to restore."""
 
     def __init__(self, folder, identity=IDENTITY, keep=2, seed=0):
         self.accelerator = Accelerator(cpu=True)
@@ -55,7 +55,8 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer.optimizer, lambda step: 0.9**step)
         self.accelerator.register_for_checkpointing(self.schedule)
-        self.checkpoints = RunCheckpoints(self.accelerator, folder, identity, keep)
+        self.checkpoints = Checkpointing("noise", keep=keep)
+        self.checkpoints.attach(self.accelerator, folder, identity)
         self.progress = {"step": 0}
 
     def step(self, count=1):

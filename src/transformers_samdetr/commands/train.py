@@ -23,11 +23,10 @@ from typing import get_args, get_type_hints
 
 from ..presets import PRESETS
 from ..training import RECIPES, Recipe
+from ..training.recipes import PEER_TIMEOUT
 from .data_arguments import add_data_arguments, checked_data_from
 from .messages import CommandParser, check_model, none_or
 
-PEER_TIMEOUT = 60.0
-"""As in `training.processes`, which takes seconds to import."""
 GROUPS = {
     "model": ("model", "model_overrides", "backbone_weights", "initial_boxes", "image_size", "freeze_backbone"),
     "pictures": ("augmentation", "sampling", "class_weights", "shuffle_buffer", "max_corrupt"),
@@ -137,7 +136,10 @@ def train(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None]) 
         sys.exit(received.exit_code)
     values = "  ".join(f"{name} {metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
     say(f"COCO AP on the evaluation set: {values}")
-    score = trainer.detection_threshold
+    progress = trainer.progress
+    if recipe.keep == "best" and progress.best_epoch < progress.epoch:
+        say(f"Kept is the model of epoch {progress.best_epoch}, with {recipe.metric} {progress.best_value:.1f}")
+    score = json.loads((Path(args.output_dir) / "config.json").read_text(encoding="utf-8"))["detection_threshold"]
     score = "" if score is None else f"; detections count from a score of {score:.2f}, where F1 is highest"
     say(f"The model lies in {args.output_dir}{score}. Next:")
     say(f"  samdetr-predict PICTURES --model {args.output_dir} --output_dir FOLDER")

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import length_hint
+from datetime import timedelta
 
 import psutil
 import torch
@@ -58,7 +58,7 @@ class Display:
         epochs_left = self.epochs - self.epoch
         # from the mean time of this epoch's steps and that of the last evaluation
         left = (epochs_left * self.steps - step) * seconds / max(step - self.first_step, 1)
-        left = clock(left + epochs_left * self.evaluation_seconds)
+        left = timedelta(seconds=round(left + epochs_left * self.evaluation_seconds))
         memory = psutil.Process().memory_info().rss  # what this process holds now on a CPU
         if self.device.type == "cuda":  # the most that tensors took so far
             memory = torch.cuda.max_memory_allocated(self.device)
@@ -87,27 +87,14 @@ class Display:
             yield from batches
             return
         with self.bars:
-            title = f"Evaluation {self.epoch + 1}/{self.epochs}"
-            task = self.bars.add_task(title, total=length_hint(batches) or None, note="", left="")
-            for batch in batches:
-                yield batch
-                self.bars.advance(task)
+            task = self.bars.add_task(f"Evaluation {self.epoch + 1}/{self.epochs}", note="", left="")
+            yield from self.bars.track(batches, task_id=task)
             self.bars.remove_task(task)
 
     def print(self, text: str) -> None:
         """A line on the main process, above the bars."""
         if self.shown:
             self.console.print(text, markup=False)
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> clock(3725)
-    '1:02:05'
-    """
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def losses_by_layer(losses: Mapping[str, float]) -> list[dict[str, float]]:

@@ -16,8 +16,6 @@ from transformers import PreTrainedModel
 from ..semantics_aligner import AlignerBase
 from .recipes import Recipe
 
-PEER_TIMEOUT = 60.0
-"""Seconds that a process waits for the others in training before it takes them for lost."""
 PREPARATION_TIMEOUT = 24 * 60 * 60.0
 """Seconds that it waits before training begins: one process may download or convert the data for all."""
 

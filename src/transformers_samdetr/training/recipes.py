@@ -6,6 +6,8 @@ from typing import Any
 
 AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
 """Those of `data.augment`, repeated since that file imports PyTorch; a test compares the two."""
+PEER_TIMEOUT = 60.0
+"""Seconds that processes wait for each other in training before they take one for lost."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from accelerate.utils import load as load_tensors
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
+from transformers.image_processing_utils import BaseImageProcessor
 
 from .checkpoint import (
     CheckpointError,
@@ -49,7 +50,10 @@ class ResumeRefused(ValueError):
 class Checkpointing(TrainingHook):
     """Saves a checkpoint every so many optimizer steps, at the end of each epoch before its evaluation, and on a stop.
 
-    A run that is killed during an evaluation repeats it, and not the epoch.
+    A run that is killed during an evaluation repeats it, and not the epoch. A checkpoint holds what Accelerate saves
+    (model, optimizer, scaler, EMA, schedule, random numbers of every process), the image processor and `run.json`. The
+    model is in the form of `from_pretrained`, unless FSDP or DeepSpeed shard it. Nothing in it is loaded by pickle
+    without `weights_only`. Every method is collective, and an error of one process is raised by all.
 
     Args:
         data_fingerprint: of the data, such as `DetectionData.fingerprint`; a resume with another one is refused.
@@ -61,7 +65,8 @@ class Checkpointing(TrainingHook):
         if every < 0 or keep < 1:
             raise ValueError(f"every={every} and keep={keep} are not possible: at least 0 and 1.")
         self.data_fingerprint, self.every, self.keep = data_fingerprint, every, keep
-        self.checkpoints: RunCheckpoints | None = None
+        self.accelerator: Accelerator | None = None  # until the start
+        self.saved: Path | None = None  # the checkpoint of the step that the run stands at
 
     def start(self, trainer: Trainer, resume: str | Path | None = None) -> bool:
         """Gets a trainer ready, and restores it where asked for; returns whether it was restored.
@@ -82,18 +87,24 @@ class Checkpointing(TrainingHook):
             "evaluation images": length_hint(trainer.evaluation_set) or "a stream",
             "classes": trainer.names,
         }
-        folder, identity = trainer.output_dir / "checkpoints", {"recipe": recipe, "data": data}
-        self.checkpoints = RunCheckpoints(
-            trainer.accelerator, folder, identity, self.keep, trainer.processor.save_pretrained
-        )
+        self.attach(trainer.accelerator, trainer.output_dir / "checkpoints", {"recipe": recipe, "data": data})
+        self.processor = trainer.processor
         if resume is None:
-            self.checkpoints.refuse_to_overwrite()
-            return False
-        progress = self.checkpoints.resume(resume)
-        if progress is not None:
+            self.refuse_to_overwrite()
+        elif progress := self.resume(resume):
             trainer.load_state_dict(progress)
-            trainer.resumed_from = self.checkpoints.saved
-        return progress is not None
+            trainer.resumed_from = self.saved
+        return self.saved is not None
+
+    def attach(self, accelerator: Accelerator, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Saves what is prepared with the accelerator into `folder`, the same one on all machines of a run.
+
+        `identity` is what must not change between start and resume, in JSON values; dicts may be nested.
+        """
+        self.accelerator, self.folder, self.identity = accelerator, folder, json.loads(json.dumps(identity))
+        self.processor: BaseImageProcessor | None = None  # saved beside the model
+        accelerator.register_save_state_pre_hook(self._save_model)
+        accelerator.register_load_state_pre_hook(self._load_model)
 
     def after_step(self, trainer: Trainer) -> None:
         """Saves if it is time."""
@@ -103,40 +114,10 @@ class Checkpointing(TrainingHook):
 
     def when_stopped(self, trainer: Trainer) -> None:
         """Saves, unless this step is saved already."""
-        if self.checkpoints is None:
+        if self.accelerator is None:
             raise RuntimeError("Checkpointing.start(trainer) must be called before trainer.train().")
         best = trainer.progress.best_epoch * trainer.order.steps_per_epoch or None
-        self.checkpoints.save(trainer.progress.global_step, trainer.state_dict(), best)
-
-
-class RunCheckpoints:
-    """Saves a run and resumes it; every method is collective, and an error of one process is raised by all.
-
-    A checkpoint holds what Accelerate saves (model, optimizer, scaler, EMA, schedule, random numbers of every process),
-    and `run.json`. The model is in the form of `from_pretrained`, unless FSDP or DeepSpeed shard it. Nothing in it is
-    loaded by pickle without `weights_only`.
-
-    Args:
-        accelerator: model and optimizer are prepared.
-        folder: of the checkpoints; on machines of one run it must be the same folder.
-        identity: what must not change between start and resume, JSON values; dicts may be nested.
-        keep: so many of the newest checkpoints are kept, at least 1, and the best one.
-        export: saves what belongs beside the model, such as the image processor, into the folder it is given.
-    """
-
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        folder: str | Path,
-        identity: Mapping[str, Any],
-        keep: int = 2,
-        export: Callable[[Path], object] = lambda folder: None,
-    ):
-        self.accelerator, self.folder, self.keep, self.export = accelerator, Path(folder), keep, export
-        self.identity = json.loads(json.dumps(identity))
-        self.saved: Path | None = None  # the checkpoint of the step that the run stands at
-        accelerator.register_save_state_pre_hook(self._save_model)
-        accelerator.register_load_state_pre_hook(self._load_model)
+        self.save(trainer.progress.global_step, trainer.state_dict(), best)
 
     def save(self, step: int, progress: Mapping[str, Any], best_step: int | None = None) -> Path:
         """Writes the checkpoint of a step, unless it is there already; deletes the oldest, but not that of `best_step`.
@@ -178,8 +159,8 @@ class RunCheckpoints:
     def _write(self, partial: Path) -> None:
         try:
             self.accelerator.save_state(str(partial))
-            if self.accelerator.is_main_process:
-                self.export(partial)
+            if self.processor is not None and self.accelerator.is_main_process:
+                self.processor.save_pretrained(partial)
         except CheckpointError:
             raise
         except Exception as error:  # a writer's errors share no class of their own; all are raised again

@@ -87,11 +87,8 @@ def find_backbone_weights(source: str) -> str | dict[str, Tensor]:
     """What `load_backbone_weights` takes for a `Recipe.backbone_weights`; downloads those of `"timm:NAME"`."""
     if source.startswith("timm:"):
         return timm.create_model(source.removeprefix("timm:"), pretrained=True).state_dict()
-    return read_efficientnet_lite0() if source == "efficientnet-lite0" else source
-
-
-def read_efficientnet_lite0() -> dict[str, Tensor]:
-    """The state dict that timm's `tf_efficientnet_lite0` takes (pixels normalised to [-1, 1])."""
+    if source != "efficientnet-lite0":
+        return source
     try:
         found = [file for file in files(EFFICIENTNET_PACKAGE) or [] if file.suffix == ".pth"]
     except PackageNotFoundError:

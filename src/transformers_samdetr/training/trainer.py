@@ -21,13 +21,13 @@ from ..data.stream import evaluation_examples
 from ..evaluation import SetLoss, evaluate_detector
 from .balance import class_weights
 from .checkpoint import replace_files
-from .display import Display
+from .display import Display, total_text
 from .log import TrainingProgress, epoch_line, write_line
 from .loss_sums import LossSums, any_process, loss_weights, stop_for_non_finite, weighted_terms, without_objects
 from .optimizer import count_trained, make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
-from .processes import PEER_TIMEOUT, limit_waiting, make_accelerator, name_sharded_layers
-from .recipes import Recipe
+from .processes import limit_waiting, make_accelerator, name_sharded_layers
+from .recipes import PEER_TIMEOUT, Recipe
 
 
 class TrainingHook(Protocol):
@@ -66,9 +66,7 @@ class Trainer:
 
     Attributes:
         progress: where the run stands.
-        stop_requested: set it (from a signal handler, say) to stop all processes after the running step or batch of an
-            evaluation.
-        stopped: whether `train` returned because of that.
+        stopped: whether `train` returned because of `request_stop`.
         resumed_from: the checkpoint that the run goes on from, or None.
         detection_threshold: of the last evaluation, the score from which on detections have the highest F1; saved with
             the model, for pictures of its detections. None where there was none or nothing was right.
@@ -131,7 +129,7 @@ class Trainer:
         set_learning_rates(self.schedule)  # those of this recipe, which may have more epochs than before
 
     def request_stop(self) -> None:
-        """Stops all processes after the running step; hooks may save then."""
+        """Stops all processes after the running step, or batch of an evaluation; for signal handlers and hooks."""
         self.stop_requested = True
 
     def train(self) -> dict[str, float]:
@@ -214,10 +212,10 @@ class Trainer:
         line = epoch_line(self.progress, metrics, self.recipe.name, self.parameters)
         if self.accelerator.is_main_process:
             write_line(self.output_dir, line)
-        losses = f"loss {line['train_loss']:.3f}  evaluation loss {line['test_loss']:.3f}"
-        precision = "  ".join(f"{name} {line[name]:5.1f}" for name in ("AP", "AP50", "AP75"))
-        head = f"epoch {line['epoch']:3d}/{self.recipe.epochs}"
-        self.display.print(f"{head}  {losses}  {precision}  {line['seconds']:.0f} s")
+        losses = {name.removeprefix("train_"): value for name, value in line.items() if name.startswith("train_")}
+        precision = "  ".join(f"{name} {line[name]:4.1f}" for name in ("AP", "AP50", "AP75"))
+        head = f"epoch {line['epoch']}/{self.recipe.epochs}  {total_text(losses)}"
+        self.display.print(f"{head}  evaluation loss {line['test_loss']:.3f}  {precision}  {line['seconds']:.0f} s")
         values = {f"epoch/{name}": value for name, value in line.items() if isinstance(value, (int, float))}
         self.accelerator.log(values, step=self.progress.global_step)
         if improved and self.recipe.keep == "best":
