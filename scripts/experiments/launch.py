@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,6 @@ from rich.live import Live
 from rich.table import Table
 
 from benchmarks.machine import worker_environment
-from transformers_samdetr.training.display import clock
 from transformers_samdetr.training.interruption import EXIT_INTERRUPTED, EXIT_REQUEUE, on_stop_signal
 from transformers_samdetr.training.log import LOG_FILE, read_log
 
@@ -224,7 +224,7 @@ def columns(job: Job) -> tuple[str, str, str, str]:
     epochs = f"epoch {line['epoch']}/{total}" if line else ""
     precision = f"AP {line['AP']:.1f}" if line else ""
     seconds = time.monotonic() - job.begin if job.state == RUNNING and job.begin is not None else 0
-    return job.state, epochs, precision, clock(seconds) if seconds >= 1 else ""
+    return job.state, epochs, precision, str(timedelta(seconds=round(seconds))) if seconds >= 1 else ""
 
 
 def jobs_table(jobs: list[Job]) -> Table:
