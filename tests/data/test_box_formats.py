@@ -80,7 +80,10 @@ def test_areas_decide_where_places_do_not():
     corners = np.array([[300.0, 300, 350, 350]] * 10)
     with pytest.raises(ValueError, match="could be xywh or xyxy or cxcywh"):
         detect_box_format(corners, sizes)
-    assert detect_box_format(corners, sizes, np.full(10, 50.0 * 50)).box_format == "xyxy"
+    for area in (50.0 * 50, 2552):  # 2 % and a square pixel of rounding
+        assert detect_box_format(corners, sizes, np.full(10, area)).box_format == "xyxy"
+    with pytest.raises(ValueError, match="could be xywh or xyxy or cxcywh"):
+        detect_box_format(corners, sizes, np.full(10, 2553.0))
 
 
 def test_ambiguous_boxes_are_refused_with_examples():
