@@ -6,13 +6,5 @@ from .dataset_check import full_check, quick_check
 from .load import DetectionData, load_detection_data
 from .stream import DetectionStream
 
-__all__ = [
-    "DetectionCollator",
-    "DetectionData",
-    "DetectionDataset",
-    "DetectionStream",
-    "full_check",
-    "load_detection_data",
-    "make_augmentation",
-    "quick_check",
-]
+__all__ = ["DetectionCollator", "DetectionData", "DetectionDataset", "DetectionStream", "full_check"]
+__all__ += ["load_detection_data", "make_augmentation", "quick_check"]

@@ -87,11 +87,8 @@ def make_augmentation(augmentation: str | Pipeline | None, size: Mapping[str, in
         augmentation: `"none"`; `"flip"`, left to right in half of the cases; `"crop"`, which adds a `random_window`;
             `"paper"`, see `PaperAugmentation`; `"strong"` for small sets, SSD's (Liu et al. 2016) in a milder form
             (colours but no hue, zoom out, crops around objects, flip), which costs time on the CPU; or a pipeline of
-            your own, of `torchvision.transforms.v2` or albumentations.
+            your own, of `torchvision.transforms.v2` or albumentations. Other names are a ValueError.
         size: the image processor's `size`, which `"paper"` needs.
-
-    Raises:
-        ValueError: there is no augmentation of this name, or `"paper"` has no size.
     """
     augmentation = "none" if augmentation is None else augmentation
     if callable(augmentation):
@@ -128,24 +125,16 @@ class Augmentation:
     """
 
     def __init__(self, pipeline: Pipeline | None, decides_size: bool = False):
-        self.pipeline = pipeline
-        self.decides_size = decides_size
+        self.pipeline, self.decides_size = pipeline, decides_size
         self._is_albumentations = type(pipeline).__module__.split(".")[0] == "albumentations"
         if self._is_albumentations and "bboxes" not in getattr(pipeline, "processors", {}):
-            raise ValueError(
-                "The albumentations pipeline would leave boxes where they were: build it as "
-                "A.Compose([...], bbox_params=A.BboxParams(format='coco', label_fields=['labels']))."
-            )
+            complete = "A.Compose([...], bbox_params=A.BboxParams(format='coco', label_fields=['labels']))"
+            raise ValueError(f"The albumentations pipeline would leave boxes where they were: build it as {complete}.")
 
     def __call__(self, image: Image.Image, annotations: Annotations, seed: int) -> tuple[Image.Image, Annotations]:
-        """A changed picture with its annotations; all randomness follows from the seed.
+        """A changed upright RGB picture with its COCO annotations; all randomness follows from the seed.
 
-        Args:
-            image: upright RGB picture.
-            annotations: `{"image_id", "annotations": [{"bbox": (x, y, width, height) in pixels, "area", …}]}`.
-
-        Raises:
-            ValueError: the pipeline returned boxes without their labels, or a picture that is not of 8 bits.
+        A ValueError says that the pipeline returned boxes without their labels, or a picture that is not of 8 bits.
         """
         if self.pipeline is None:
             return image, annotations
@@ -175,10 +164,8 @@ class Augmentation:
         image, target = self.pipeline(image, {"boxes": boxes, "labels": torch.from_numpy(rows)})
         boxes, labels = target["boxes"], target["labels"]
         if len(boxes) != len(labels):
-            raise ValueError(
-                f"The augmentation returned {len(boxes)} boxes but {len(labels)} labels: drop objects with "
-                "v2.SanitizeBoundingBoxes, which drops both."
-            )
+            problem = f"The augmentation returned {len(boxes)} boxes but {len(labels)} labels"
+            raise ValueError(f"{problem}: drop objects with v2.SanitizeBoundingBoxes, which drops both.")
         boxes = v2.functional.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
         corners, rows = boxes.double().numpy().reshape(-1, 4), labels.numpy().astype(int)
         return _to_picture(image), corners, rows, target.get("area")
@@ -203,10 +190,8 @@ def _to_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     if image.dtype not in (torch.uint8, np.uint8):
-        raise ValueError(
-            f"The augmentation returned a picture of type {image.dtype}: return 8 bits, and leave scaling and "
-            "normalising to the image processor."
-        )
+        problem = f"The augmentation returned a picture of type {image.dtype}"
+        raise ValueError(f"{problem}: return 8 bits, and leave scaling and normalising to the image processor.")
     return v2.functional.to_pil_image(image)
 
 

@@ -113,8 +113,7 @@ def detect_box_format(
         boxes, sizes: `(T, 4)`, and `(T, 2)`, width and height of each box's picture in pixels.
         areas: `(T,)` annotated areas in square pixels, where there are any: none can exceed its box, and areas that are
             all those of the boxes in one format rule out the others.
-        source: named in errors.
-        formats: those of `FORMATS` that the names of the columns allow.
+        source, formats: named in errors; those of `FORMATS` that the names of the columns allow.
 
     Raises:
         ValueError: there are no boxes, or none of the formats is possible, or several. The message has examples.
@@ -144,14 +143,10 @@ def detect_box_format(
     best = min(wrong, key=wrong.get)
     rivals = [name for name in wrong if name != best and wrong[name] < max(EVIDENCE, 5 * wrong[best])]
     if wrong[best] > MOST_WRONG * len(boxes):
-        raise ValueError(
-            f"The boxes of {source} fit no format: in the best one, {best}, {wrong[best]} of {len(boxes)} have no size "
-            f"or leave their picture, such as {examples(np.flatnonzero(impossible[best])[:3])}. Correct them, or "
-            "declare box_format=."
-        )
+        such = f"have no size or leave their picture, such as {examples(np.flatnonzero(impossible[best])[:3])}"
+        problem = f"fit no format: in the best one, {best}, {wrong[best]} of {len(boxes)} {such}"
+        raise ValueError(f"The boxes of {source} {problem}. Correct them, or declare box_format=.")
     if rivals:
-        raise ValueError(
-            f"The boxes of {source} could be {' or '.join([best, *rivals])}: of {len(boxes)} looked at, such as "
-            f"{examples(range(min(3, len(boxes))))}, too few rule one out. {declare}"
-        )
+        few = f"of {len(boxes)} looked at, such as {examples(range(len(boxes))[:3])}, too few rule one out"
+        raise ValueError(f"The boxes of {source} could be {' or '.join([best, *rivals])}: {few}. {declare}")
     return FormatGuess(best, wrong, len(boxes))

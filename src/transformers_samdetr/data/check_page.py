@@ -30,9 +30,7 @@ def write_check_page(
 ) -> None:
     """Writes a page that needs no other file and no network; its folder must exist.
 
-    Args:
-        findings, tables, facts: as `full_check(data)` returned them.
-        augmentation, seed: shown on some training pictures, or None.
+    `findings`, `tables` and `facts` are those of `full_check(data)`; some training pictures show the augmentation.
     """
     painter = _Painter(data)
     values = dict(

@@ -46,10 +46,9 @@ def find_coco(files: SetFiles) -> dict[str, str]:
         elif rank(found[split]) < rank(path):
             files.passed_over.append(f"{path}: {found[split]} is read for this split")
         else:
-            raise ValueError(
-                f"{files.path(path)} and {files.path(found[split])} could both be the split "
-                f"{split or 'of all pictures'!r}: name the files train and val, or give one of them as --data."
-            )
+            both = f"{files.path(path)} and {files.path(found[split])} could both be the split"
+            remedy = "name the files train and val, or give one of them as --data"
+            raise ValueError(f"{both} {split or 'of all pictures'!r}: {remedy}.")
     if len(found) > 1 and "" in found:
         files.passed_over.append(f"{found.pop('')}: other files have a split in their names")
     return found
@@ -182,9 +181,8 @@ def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:
         for identity, name, parent in content.categories:
             parents[identity] = parent
             if names.setdefault(identity, name) != name:
-                raise ValueError(
-                    f"{content.path} calls category {identity} {name!r}, elsewhere it is {names[identity]!r}."
-                )
+                problem = f"calls category {identity} {name!r}, elsewhere it is {names[identity]!r}"
+                raise ValueError(f"{content.path} {problem}.")
     if len({isinstance(identity, str) for identity in names}) > 1:
         raise ValueError(f"The categories of {files.root} have ids of both kinds, {shown(list(names))}: number them.")
     used = set().union(*(content.category_ids for content in contents.values()))
@@ -214,7 +212,6 @@ def _pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: 
         listed = shown(sorted(known, key=lambda identity: (str(type(identity)), identity)))
         where = content.where(content.category_ids.index(unknown))
         raise ValueError(f"{where} has category_id {shown(unknown, repr)}, which is none of the file's {listed}.")
-
     pictures = AnnotatedPictures()
     pictures.images = _find_pictures(content, files, path, split, notes)
     pictures.image_ids = list(rows)
@@ -250,11 +247,9 @@ def _find_pictures(content: CocoFile, files: SetFiles, path: str, split: str, no
     missing = [name for name, file in found.items() if file is None]
     if missing:
         looked = ", ".join(str(Path(files.path(f))) if f else str(files.root) for f in folders)
-        raise ValueError(
-            f"{len(missing)} of the {len(content.images)} pictures in {content.path} do not exist, such as "
-            f"{', '.join(map(shown, missing[:3]))}; looked in {looked}{files.hint(missing[0])}. "
-            "Put them there, or leave them out of the file."
-        )
+        problem = f"{len(missing)} of the {len(content.images)} pictures in {content.path} do not exist"
+        such = f"{', '.join(map(shown, missing[:3]))}; looked in {looked}{files.hint(missing[0])}"
+        raise ValueError(f"{problem}, such as {such}. Put them there, or leave them out of the file.")
     other = sum(os.path.basename(name.replace("\\", "/")) != os.path.basename(file) for name, file in found.items())
     if other:
         notes.append(f"{other} pictures of {content.path.name} were found by a name in another case or Unicode form")

@@ -10,16 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Valu
 
 from ..annotations import shown
 from .box_formats import FormatGuess, detect_box_format, four_columns
-from .schema import (
-    AnnotatedPicture,
-    AnnotatedPictures,
-    AnySet,
-    annotation_features,
-    box_of,
-    canonical_example,
-    detection_features,
-    to_dataset,
-)
+from .schema import AnnotatedPicture, AnnotatedPictures, AnySet, box_of, detection_features, to_dataset
 from .source_files import picture_size
 
 BATCH = 1000
@@ -81,16 +72,13 @@ def find_columns(features: Features, given: Mapping[str, str] | None = None, sou
         for name, aliases in OBJECT_ALIASES.items():
             found.setdefault(name, first(aliases, beside(parent)))
     elif four := four_columns(plain)[0]:
-        raise ValueError(
-            f"{source} has one object a row, with its box in {', '.join(four)}: make one row of each picture, with a "
-            "list in each of these columns, or give the table as a CSV file."
-        )
+        remedy = "make one row of each picture, with a list in each of these columns, or give the table as a CSV file"
+        raise ValueError(f"{source} has one object a row, with its box in {', '.join(four)}: {remedy}.")
     missing = [name for name in ("image", "bbox", "category") if found.get(name) is None]
     if missing:
-        raise ValueError(
-            f"{source} has no column that looks like {' or '.join(missing)}. {listing} "
-            f"Say which it is, as in columns={{{missing[0]!r}: 'objects.{missing[0]}'}} (--columns {missing[0]}=…)."
-        )
+        remedy = f"as in columns={{{missing[0]!r}: 'objects.{missing[0]}'}} (--columns {missing[0]}=…)"
+        problem = f"{source} has no column that looks like {' or '.join(missing)}"
+        raise ValueError(f"{problem}. {listing} Say which it is, {remedy}.")
     return {name: path for name, path in found.items() if path is not None}
 
 
@@ -143,10 +131,8 @@ def read_categories(splits: list[AnySet], path: str, class_names: ClassNames | N
             raise ValueError(f"The splits of {source} name their classes differently: {declared}.")
         return dict(enumerate(declared[0]))
     if any(isinstance(split, IterableDataset) for split in splits):
-        raise ValueError(
-            f"{source} does not name the classes of {path}, and a stream is not read through to collect them: "
-            "give class_names=[…] (--class_names)."
-        )
+        problem = f"{source} does not name the classes of {path}, and a stream is not read through to collect them"
+        raise ValueError(f"{problem}: give class_names=[…] (--class_names).")
     found: set[int | str] = set()
     top = path.split(".")[0]
     for batch in (b for split in splits for b in split.select_columns([top]).with_format(None).iter(batch_size=BATCH)):
@@ -246,14 +232,15 @@ def to_schema(
             content = {"path": example[image], "bytes": None} if isinstance(example[image], str) else example[image]
             file = (content["bytes"] or (content["path"] or "").encode()) if content else b""
             image_id = picture.image_id if own_ids else int.from_bytes(hashlib.sha256(file).digest()[:7], "big")
-            return {"image": content, **canonical_example(picture, image_id, labels, box_format)}
+            one = AnnotatedPictures()
+            one.add(picture)
+            return {"image": content, "image_id": image_id, **one.to_arrow(labels, box_format).to_pylist()[0]}
 
         if isinstance(data.features[image], Image):
             data = data.cast_column(image, Image(decode=False))
         features = detection_features(names)
         features["image"] = Image(decode=False)
         return data.map(convert, features=features, remove_columns=list(data.features))
-
     annotated = AnnotatedPictures()
     for picture in read_pictures(data, columns):
         annotated.add(picture)
@@ -272,5 +259,6 @@ def to_schema(
         pictures = pictures.rename_column(image, "image")
     if pictures.features["image"] != Image():
         pictures = pictures.cast_column("image", Image())
-    both = concatenate_datasets([pictures, to_dataset({}, table, annotation_features(names))], axis=1)
+    features = Features({name: feature for name, feature in detection_features(names).items() if name != "image"})
+    both = concatenate_datasets([pictures, to_dataset({}, table, features)], axis=1)
     return both if indices is None else both.select(indices)

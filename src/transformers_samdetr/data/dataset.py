@@ -38,10 +38,8 @@ def read_example(example: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any
         image = Image.fromarray(picture_to_array(image))
     annotated = (example["width"], example["height"])
     if image.size != annotated:
-        raise ValueError(
-            f"the picture has {image.width}x{image.height} pixels as displayed, but is annotated with "
-            f"{annotated[0]}x{annotated[1]}."
-        )
+        displayed, given = ("{}x{}".format(*size) for size in (image.size, annotated))
+        raise ValueError(f"the picture has {displayed} pixels as displayed, but is annotated with {given}.")
     return image, coco_annotations(example)
 
 
@@ -69,8 +67,7 @@ class Examples:
     """What sets and streams of examples share: reading, augmentation, and the count of unusable pictures.
 
     Args:
-        augmentation: as `make_augmentation` gives it, or None.
-        seed: chooses the random numbers.
+        augmentation, seed: as `make_augmentation` gives it, or None; of the random numbers.
         max_corrupt: so many different pictures may be unusable for a process and its workers.
         most: at least as many as there are pictures.
     """
@@ -119,11 +116,10 @@ class Examples:
                 count, most = self.num_skipped, self.max_corrupt
                 name = picture_name(example["image_id"], (example["image"] or NO_PICTURE)["path"])
                 if count > most:
-                    names = ", ".join(self.skipped[:10])
-                    raise RuntimeError(
-                        f"{count} pictures cannot be used, more than max_corrupt={most}: {names}. The last: {name}: "
-                        f"{error} Run samdetr-check, repair or remove them, or raise max_corrupt."
-                    ) from error
+                    names = f"{', '.join(self.skipped[:10])}. The last: {name}: {error}"
+                    problem = f"{count} pictures cannot be used, more than max_corrupt={most}: {names}"
+                    remedy = "Run samdetr-check, repair or remove them, or raise max_corrupt."
+                    raise RuntimeError(f"{problem} {remedy}") from error
                 logger.warning("Skipped %s (%d of at most %d): %s", name, count, most, error)
                 continue
             if self.augmentation is None:
@@ -160,9 +156,7 @@ class DetectionDataset(Examples, torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Image.Image, Annotations]:
         """The upright RGB picture and `{"image_id", "annotations"}`, boxes (x, y, width, height) in its pixels.
 
-        Raises:
-            IndexError: there is no such example, which also ends a loop over the set.
-            RuntimeError: more than `max_corrupt` pictures are unusable, or all are; the message names them.
+        A RuntimeError names the pictures where more than `max_corrupt` are unusable, or all.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index={index} is none of 0 to {len(self) - 1}.")

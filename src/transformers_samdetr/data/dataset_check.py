@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..pictures import UnreadablePictureError, read_picture
+from .box_formats import SLACK_PIXELS
 from .dataset import NO_PICTURE, undecoded
 from .load import DetectionData
 from .picture_facts import (
@@ -28,8 +29,6 @@ from .schema import AnySet
 SHOWN = 5
 SAMPLE = 24
 """Pictures of each split that the fast check reads."""
-SLACK_PIXELS = 2.0
-"""Boxes may stick out of their picture by rounding."""
 MANY = 0.05
 """Share of boxes from which on something odd is taken for a mistake of the whole set."""
 FEW_OBJECTS = 10
@@ -50,7 +49,7 @@ class Finding:
     severity: Severity
     message: str
     examples: Sequence[str] = ()
-    places: Sequence[tuple[str, int]] = ()
+    places: Sequence[Place] = ()
 
     def __str__(self) -> str:
         more = ", …" if len(self.examples) > SHOWN else ""
@@ -64,9 +63,7 @@ class Findings:
 
     all: list[Finding] = field(default_factory=list)
 
-    def add(
-        self, severity: Severity, message: str, examples: Sequence[str] = (), places: Sequence[tuple[str, int]] = ()
-    ) -> None:
+    def add(self, severity: Severity, message: str, examples: Sequence[str] = (), places: Sequence[Place] = ()) -> None:
         """Adds one, which stays behind others as severe."""
         self.all.append(Finding(severity, message, examples, places))
         self.all.sort(key=lambda finding: -finding.severity)
@@ -80,9 +77,8 @@ class Findings:
         errors = self.of(Severity.ERROR)
         if errors:
             listing = "\n".join(f"  {error}" for error in errors)
-            raise ValueError(
-                f"{source} cannot be trained on as it is:\n{listing}\nsamdetr-check --report shows it with pictures."
-            )
+            problem = f"{source} cannot be trained on as it is:\n{listing}"
+            raise ValueError(f"{problem}\nsamdetr-check --report shows it with pictures.")
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.all)) or "Nothing was found."
@@ -127,20 +123,15 @@ def _check_annotations(tables: dict[str, AnnotationTable], names: list[str], fin
         ids, counts = np.unique(table.image_ids, return_counts=True)
         repeated, count = ids[counts > 1], len(table.image_ids)
         if len(repeated):
-            findings.add(
-                Severity.ERROR,
-                f"{split}: {len(repeated)} image ids occur more than once, and evaluation counts each id once: number "
-                "anew",
-                [f"id {image_id}" for image_id in repeated[:20]],
-            )
+            message = "image ids occur more than once, and evaluation counts each id once: number anew"
+            examples = [f"id {image_id}" for image_id in repeated[:20]]
+            findings.add(Severity.ERROR, f"{split}: {len(repeated)} {message}", examples)
         unsized = np.flatnonzero((table.sizes <= 0).any(1))
         if len(unsized):
-            findings.add(
-                Severity.ERROR if len(unsized) == count else Severity.WARNING,
-                f"{split}: {len(unsized)} of {count} pictures have no size: their header is unreadable",
-                [f"image {table.image_ids[row]}" for row in unsized[:20]],
-                [(split, int(row)) for row in unsized],
-            )
+            severity = Severity.ERROR if len(unsized) == count else Severity.WARNING
+            message = f"{split}: {len(unsized)} of {count} pictures have no size: their header is unreadable"
+            examples = [f"image {table.image_ids[row]}" for row in unsized[:20]]
+            findings.add(severity, message, examples, [(split, int(row)) for row in unsized])
         without = int((table.objects_per_image == 0).sum())
         if without:
             findings.add(Severity.NOTE, f"{split}: {without} of {count} pictures have no objects")
@@ -183,12 +174,11 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
     ):
         found = np.flatnonzero(chosen)
         if len(found):
-            examples = [
-                f"image {table.image_ids[table.rows[i]]}: {names[table.labels[i]]} "
-                f"[{', '.join(f'{value:g}' for value in table.boxes[i])}] in "
-                f"{table.sizes[table.rows[i]][0]}x{table.sizes[table.rows[i]][1]}"
-                for i in found[:20]
-            ]
+            examples = []
+            for i in found[:20]:
+                row, box = table.rows[i], ", ".join(f"{value:g}" for value in table.boxes[i])
+                sides = "{}x{}".format(*table.sizes[row])
+                examples.append(f"image {table.image_ids[row]}: {names[table.labels[i]]} [{box}] in {sides}")
             places = [(split, int(row)) for row in np.unique(table.rows[found[:1000]])]
             severity = Severity.ERROR if len(found) > limit * len(table.rows) else Severity.WARNING
             findings.add(severity, f"{split}: {len(found)} of {len(table.rows)} {message}", examples, places)
@@ -259,11 +249,8 @@ def _check_duplicates(
         except (UnreadablePictureError, OSError):  # only its header and a part of its pixels were read before
             continue
     if len(candidates) > MOST_COMPARED:
-        findings.add(
-            Severity.NOTE,
-            f"of {len(candidates)} pairs of similar pictures, as a fixed camera takes them, the {MOST_COMPARED} most "
-            "similar were compared",
-        )
+        similar = f"{len(candidates)} pairs of similar pictures, as a fixed camera takes them"
+        findings.add(Severity.NOTE, f"of {similar}, the {MOST_COMPARED} most similar were compared")
 
     def trained(groups: list[list[Place]], one: str, many: str) -> str:
         count = sum(split == "train" for group in groups for split, _ in group)
@@ -328,14 +315,12 @@ def quick_check(data: DetectionData) -> Findings:
     """All annotations, and a few pictures from all over each split; seconds even for COCO. Of a stream its start."""
     findings, sets = Findings(), splits(data)
     streamed = [split for split in sets if isinstance(sets[split], IterableDataset)]
-    if streamed:  # the first pictures, as files in memory
-        for split in streamed:
-            start = list(sets[split].take(200))
-            sets[split] = Dataset.from_list(start, features=sets[split].features)
+    for split in streamed:  # the first pictures, as files in memory
+        sets[split] = Dataset.from_list(list(sets[split].take(200)), features=sets[split].features)
+    if streamed:
         sizes = " and ".join(f"{len(sets[split])} of {split}" for split in streamed)
-        findings.add(
-            Severity.NOTE, f"streams: only the first pictures were checked, {sizes}; the others are while they are read"
-        )
+        message = f"streams: only the first pictures were checked, {sizes}; the others are while they are read"
+        findings.add(Severity.NOTE, message)
     tables = {split: AnnotationTable.of(of_split) for split, of_split in sets.items()}
     _check_annotations(tables, data.names, findings, whole=not streamed)
     for split, table in tables.items():

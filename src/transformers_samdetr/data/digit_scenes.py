@@ -21,18 +21,13 @@ def build_digit_scenes(num_train: int = 1500, num_eval: int = 100, size: int = 2
     """Composes the set; train and validation scenes share neither a digit's picture nor a region of a photograph.
 
     Args:
-        num_train: number of scenes of the split `train`.
-        num_eval: number of scenes of the split `validation`.
-        size: width and height of a scene, in pixels.
+        num_train, num_eval: number of scenes of the splits `train` and `validation`.
+        size: width and height of a scene, in pixels, at least 64, below which digits would not fit.
         seed: chooses all of it.
 
     Returns:
         Splits in the schema of COCO sets on the Hub (see `detection_features`); boxes (x, y, width, height) in pixels,
         tight around the ink; ten classes `0` to `9`.
-
-    Raises:
-        ValueError: a size below 64 pixels, in which digits would not fit.
-        ImportError: scikit-learn is not installed.
     """
     if size < 64:
         raise ValueError(f"size={size} is not possible: digits need scenes of at least 64 pixels.")
@@ -49,9 +44,8 @@ class _Composer:
         try:
             from sklearn.datasets import load_digits, load_sample_images
         except ImportError as error:
-            raise ImportError(
-                "The digit scenes are made of scikit-learn's pictures: pip install scikit-learn"
-            ) from error
+            problem = "The digit scenes are made of scikit-learn's pictures"
+            raise ImportError(f"{problem}: pip install scikit-learn") from error
         digits = load_digits()
         digits_with_border = np.pad(digits.images, ((0, 0), (1, 1), (1, 1)))  # strokes end before the picture does
         self.digits = (digits_with_border / 16 * 255).astype(np.uint8)  # (N, 10, 10)

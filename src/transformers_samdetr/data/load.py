@@ -61,10 +61,8 @@ class DetectionData:
             f"a stream of {known_length(data) or ''}".rstrip() if isinstance(data, IterableDataset) else len(data)
             for data in (self.train, self.evaluation)
         )
-        head = (
-            f"{self.source}: {train} training and {evaluation} evaluation images, "
-            f"{len(self.names)} {'class' if len(self.names) == 1 else 'classes'}, boxes {self.box_format}"
-        )
+        classes = "1 class" if len(self.names) == 1 else f"{len(self.names)} classes"
+        head = f"{self.source}: {train} training and {evaluation} evaluation images, {classes}, boxes {self.box_format}"
         return "\n".join([head, *(f"  {note}" for note in self.notes)])
 
 
@@ -101,19 +99,18 @@ def load_detection_data(
         source: `"digits"`, scenes made here; a folder in the layout of COCO, YOLO or VOC, or its JSON or YAML file; a
             CSV file with an object a row, or a folder of such; a folder or file of parquet or arrow, or of
             `save_to_disk`; a name on the Hub; or a set of the `datasets` library.
-        train_split, eval_split: names of splits. Otherwise the usual names are looked for, and without a split for
-            evaluation a fifth of the training split is held out, always the same pictures.
+        train_split, eval_split: names of splits. Otherwise the usual names are looked for.
         columns: where a set of the `datasets` library has what, by the names `image`, `image_id`, `width`, `height`,
             `bbox`, `category`, `area`, `iscrowd`, `id`, such as `{"bbox": "objects.box"}`, or four columns, such as
             `{"bbox": "x1,y1,x2,y2"}`. The usual names are found.
         box_format: one of `BOX_FORMATS` or their aliases. Otherwise that of the layout, or detected on a sample.
         class_names: by category id, for sets of the `datasets` library that do not name their classes.
-        streaming: reads a set of the `datasets` library (the Hub, parquet, arrow) while it is used, for sets larger
-            than the disk.
+        streaming: reads a set of the `datasets` library while it is used, for sets larger than the disk.
         stream_length: pictures of the training stream, where its source does not say.
         seed: chooses the digit scenes.
-        hold_out: without a split for evaluation, a fifth of the training split is held out. Otherwise all pictures of
-            the only split are for evaluation, and `train` is empty: for measuring a model that was trained elsewhere.
+        hold_out: without a split for evaluation, a fifth of the training split is held out, always the same pictures.
+            Otherwise all pictures of the only split are for evaluation, and `train` is empty: for measuring a model
+            that was trained elsewhere.
 
     Returns:
         Sets whose pictures are decoded when they are read, not before. `print(data.describe())` says what was found.
@@ -121,7 +118,6 @@ def load_detection_data(
     Raises:
         ValueError: the source lacks a split, a file or a field, or its boxes are in no format or in several; the
             message says which, and what would be right.
-        TypeError: the source is of none of these types.
     """
     box_format = None if box_format is None else check_box_format(box_format)
     options = LoadOptions(train_split, eval_split, columns, box_format, class_names, streaming, stream_length, hold_out)
@@ -131,10 +127,9 @@ def load_detection_data(
     elif isinstance(source, dict):
         name, sets = "the given sets", source
     elif not isinstance(source, (str, Path)):
-        raise TypeError(
-            f"source is of type {type(source).__name__}: give a folder, a Hub name, 'digits' or a datasets.Dataset "
-            "(datasets.Dataset.from_generator makes one of anything that yields examples)."
-        )
+        remedy = "give a folder, a Hub name, 'digits' or a datasets.Dataset"
+        generator = "datasets.Dataset.from_generator makes one of anything that yields examples"
+        raise TypeError(f"source is of type {type(source).__name__}: {remedy} ({generator}).")
     elif name == "digits":
         sets, options = build_digit_scenes(seed=seed), replace(options, box_format="xywh")
     else:
@@ -153,8 +148,10 @@ def load_detection_data(
             raise ValueError(f"There is no data set at {source}; give an existing folder, a Hub name, or 'digits'.")
         else:
             sets = _open(name, options)
-    if streaming:
-        sets = {split: _stream(data) for split, data in sets.items()}
+    sets = dict(sets)
+    for split, data in sets.items() if streaming else ():
+        if isinstance(data, Dataset) and len(data):  # in pieces, which are shuffled as the files of other streams are
+            sets[split] = with_length(data.to_iterable_dataset(num_shards=min(len(data), 64)), len(data))
     return from_sets(name, sets, options)
 
 
@@ -235,13 +232,6 @@ def _open(source: str, options: LoadOptions, files: dict[str, list[str]] | None 
     return streams
 
 
-def _stream(data: AnySet) -> AnySet:
-    """A stream of a set in 64 pieces, which are shuffled as the files of other streams are."""
-    if isinstance(data, IterableDataset) or not len(data):
-        return data
-    return with_length(data.to_iterable_dataset(num_shards=min(len(data), 64)), len(data))
-
-
 def from_folder(source: str, content: FolderContent, options: LoadOptions) -> DetectionData:
     """Data of a folder of pictures with annotation files."""
     notes, names = list(content.notes), list(content.categories.values())
@@ -282,10 +272,8 @@ def from_sets(source: str, sets: Mapping[str, AnySet], options: LoadOptions) -> 
     train = sets[eval_name if train_name is None else train_name]
     streaming = isinstance(train, IterableDataset)
     if streaming and eval_name is None:
-        raise ValueError(
-            f"{source} has no split for evaluation, and none can be held out of a stream: name one with eval_split "
-            "(--eval_split), or load the set without streaming."
-        )
+        remedy = "name one with eval_split (--eval_split), or load the set without streaming"
+        raise ValueError(f"{source} has no split for evaluation, and none can be held out of a stream: {remedy}.")
     splits = [train] if eval_name is None else [train, sets[eval_name]]
     # the first examples of a stream tell its features
     splits = [split if split.features is not None else split._resolve_features() for split in splits]
@@ -310,10 +298,8 @@ def from_sets(source: str, sets: Mapping[str, AnySet], options: LoadOptions) -> 
     canonical = [to_schema(splits[i], found, categories, box_format, first_ids[i]) for i in (0, 1)]
     if options.stream_length is not None:
         if not streaming:
-            raise ValueError(
-                f"stream_length={options.stream_length} is for streams, and {source} is none: it has {len(train)} "
-                "training pictures. Leave it out, or stream the set."
-            )
+            problem = f"stream_length={options.stream_length} is for streams, and {source} is none"
+            raise ValueError(f"{problem}: it has {len(train)} training pictures. Leave it out, or stream the set.")
         with_length(canonical[0], options.stream_length)
     names = list(categories.values())
     if any(isinstance(split, IterableDataset) for split in splits):
@@ -359,10 +345,9 @@ def choose_splits(available: Iterable[str], options: LoadOptions, source: str) -
     if train is None and len(available) == 1:
         train = available[0]
     if train is None or train == evaluation:
-        raise ValueError(
-            f"{source} has the splits {', '.join(available) or '(none)'}: say with train_split which of them is for "
-            "training, and with eval_split which other one for evaluation."
-        )
+        remedy = "say with train_split which of them is for training, and with eval_split which other one"
+        listing = ", ".join(available) or "(none)"
+        raise ValueError(f"{source} has the splits {listing}: {remedy} for evaluation.")
     return train, evaluation or first(EVALUATION, other_than=train)
 
 

@@ -89,10 +89,8 @@ def look_at_pictures(
 def similar_pairs(facts: dict[Place, PictureFacts]) -> list[tuple[float, Place, Place]]:
     """Pairs of pictures whose thumbnails are close, `(root mean square difference in levels, one, other)`, rising.
 
-    Each picture is compared with its nearest neighbours alone, so that the time grows as N log N.
-
-    Args:
-        facts: of readable pictures, of equal files one.
+    Each picture is compared with its nearest neighbours alone, so that the time grows as N log N. Of equal files only
+    one is among `facts`, and none that is unreadable.
     """
     places = list(facts)
     if len(places) < 2:

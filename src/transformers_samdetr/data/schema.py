@@ -22,8 +22,12 @@ CHUNK = 1000
 """Rows that are read together."""
 
 
-def annotation_features(names: list[str]) -> Features:
-    """`detection_features` without the picture; a ValueError if two classes have the same name."""
+def detection_features(names: list[str]) -> Features:
+    """Features of an example: `image`, `image_id`, `width`, `height` and `objects`.
+
+    `objects` holds equally long lists: `id`, `area` in square pixels, `bbox` (x, y, width, height) in pixels of the
+    picture as displayed, `category` (index into `names`) and `iscrowd`. Two classes of the same name are a ValueError.
+    """
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"The classes {twice} occur more than once: give each class a name of its own.")
@@ -35,16 +39,7 @@ def annotation_features(names: list[str]) -> Features:
         "iscrowd": List(Value("int8")),
     }
     size = {"width": Value("int32"), "height": Value("int32")}
-    return Features({"image_id": Value("int64"), **size, "objects": objects})
-
-
-def detection_features(names: list[str]) -> Features:
-    """Features of an example: `image`, `image_id`, `width`, `height` and `objects`.
-
-    `objects` holds equally long lists: `id`, `area` in square pixels, `bbox` (x, y, width, height) in pixels of the
-    picture as displayed, `category` (index into `names`) and `iscrowd`.
-    """
-    return Features({"image": Image(), **annotation_features(names)})
+    return Features({"image": Image(), "image_id": Value("int64"), **size, "objects": objects})
 
 
 def coco_annotations(example: dict[str, Any]) -> dict[str, Any]:
@@ -140,10 +135,9 @@ class AnnotatedPictures:
         return len(self.images)
 
     def add(self, picture: AnnotatedPicture) -> None:
-        """Adds a picture; a box may be infinite, NaN or lie anywhere, which the checks report.
+        """Adds a picture, whose boxes may be infinite, NaN or lie anywhere, which the checks report.
 
-        Raises:
-            ValueError: the lists are of different lengths, or a value is none that the schema holds, in which image.
+        A ValueError names the picture where lists are of different lengths, or a value is none that the schema holds.
         """
         count = len(picture.boxes)
         for name in ("categories", "areas", "crowds", "ids"):
@@ -164,11 +158,7 @@ class AnnotatedPictures:
         self.ids.extend(range(count) if ids is None else [0 if i is None else i for i in ids])
 
     def to_arrow(self, labels: Mapping[int | str, int], box_format: str) -> pa.Table:
-        """All columns of `annotation_features` but `image_id`; `labels` has the label of each category.
-
-        Raises:
-            ValueError: a category is none of `labels`; the message names the image.
-        """
+        """The columns `width`, `height` and `objects`; a ValueError names the image of a category without a label."""
         sizes, counts = np.stack([self.widths, self.heights], axis=1), np.array(self.counts, dtype=np.int64)
         try:
             found = [labels[category] for category in self.categories]
@@ -177,10 +167,8 @@ class AnnotatedPictures:
             place = next(wrong)
             row = int(np.searchsorted(np.cumsum(counts), place, side="right"))
             picture = AnnotatedPicture(self.images[row], self.image_ids[row], None, None, [], [])
-            raise ValueError(
-                f"{picture} has the category {shown(self.categories[place], repr)}, which is none of the set's "
-                f"{list(labels)[:20]}."
-            ) from None
+            problem = f"{picture} has the category {shown(self.categories[place], repr)}"
+            raise ValueError(f"{problem}, which is none of the set's {list(labels)[:20]}.") from None
         with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite, which the checks report
             boxes = boxes_to_xywh(np.array(self.boxes), box_format, np.repeat(sizes, counts, axis=0).astype(np.float64))
             areas = np.array(self.areas)
@@ -220,15 +208,6 @@ def to_dataset(columns: Mapping[str, Any], annotations: pa.Table, features: Feat
     table = pa.Table.from_arrays(arrays, schema=features.arrow_schema)
     # a random fingerprint: of the content the library would make by pickling all of it
     return Dataset(table, fingerprint=generate_random_fingerprint())
-
-
-def canonical_example(
-    picture: AnnotatedPicture, image_id: int, labels: Mapping[int | str, int], box_format: str
-) -> dict[str, Any]:
-    """One picture's annotations in the schema of `annotation_features`, checked as by `AnnotatedPictures`."""
-    pictures = AnnotatedPictures()
-    pictures.add(picture)
-    return {"image_id": image_id, **pictures.to_arrow(labels, box_format).to_pylist()[0]}
 
 
 def content_fingerprint(*splits: Dataset, names: Sequence[str]) -> str:

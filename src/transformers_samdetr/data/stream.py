@@ -33,10 +33,10 @@ def require_length(data: IterableDataset) -> int:
     """The number of pictures of the stream; where nothing gives it, a ValueError says what to do."""
     length = known_length(data)
     if length is None:
+        remedy = "give their number with --stream_length N, load_detection_data(..., stream_length=N) in Python"
         raise ValueError(
             "The training stream does not say how many pictures it has, which the schedule of the learning rate needs: "
-            "give their number with --stream_length N, load_detection_data(..., stream_length=N) in Python. A smaller "
-            "number makes epochs of so many pictures."
+            f"{remedy}. A smaller number makes epochs of so many pictures."
         )
     return length
 

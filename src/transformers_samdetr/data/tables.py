@@ -59,9 +59,8 @@ def _pictures(name: str, files: SetFiles) -> list[dict[str, Any]]:
             without_suffix = filter(is_picture, files.by_stem.get(folded(file_name), ()))
             file = files.find(file_name, [os.path.dirname(name), "images", ""]) or next(without_suffix, None)
             if file is None:
-                raise ValueError(
-                    f"{where} names {shown(file_name, repr)}, which is not in {files.root}{files.hint(file_name)}."
-                )
+                problem = f"names {shown(file_name, repr)}, which is not in {files.root}"
+                raise ValueError(f"{where} {problem}{files.hint(file_name)}.")
             pictures[file_name] = {"image": files.path(file)} | {column: [] for column in (*sides, *texts)}
         if any(row[side] for side in sides):  # an empty box is that of a picture without objects
             try:

@@ -88,10 +88,8 @@ def read_voc(files: SetFiles, chosen: dict[str, list[str]]) -> FolderContent:
         raise ValueError(f"The XML files of {files.root} hold no objects.")
     notes = [f"pixels counted from {int(from_one)}, as the boxes' lowest corner tells"]
     if disagree:
-        notes.append(
-            f"{len(disagree)} XML files name another picture in <filename> than that of their own name, which is "
-            f"taken: {', '.join(disagree[:3])}"
-        )
+        another = "name another picture in <filename> than that of their own name, which is taken"
+        notes.append(f"{len(disagree)} XML files {another}: {', '.join(disagree[:3])}")
     return FolderContent(splits, {name: name for name in names}, "xyxy", notes)
 
 
@@ -118,7 +116,6 @@ def _read(path: str, files: SetFiles, disagree: list[str]) -> AnnotatedPicture:
         if not name:
             raise ValueError(f"{file}: object {number} has no name.")
         names.append(name)
-
     folder, own_stem, file_name = os.path.dirname(path), stem(path), (root.findtext("filename") or "").strip()
     parts, above = folder.split("/"), os.path.dirname(folder)
     places = [i for i, part in enumerate(parts) if part.lower().startswith(("annot", "xml", "label"))]
@@ -135,10 +132,8 @@ def _read(path: str, files: SetFiles, disagree: list[str]) -> AnnotatedPicture:
     own = min(filter(is_picture, files.by_stem.get(folded(own_stem), ())), key=rank, default=named)
     if own is None:
         wanted = file_name or own_stem
-        raise ValueError(
-            f"{file} belongs to {shown(wanted)}, and no picture in {files.root} has this name, or that of the XML "
-            f"file{files.hint(wanted)}."
-        )
+        problem = f"{file} belongs to {shown(wanted)}, and no picture in {files.root} has this name"
+        raise ValueError(f"{problem}, or that of the XML file{files.hint(wanted)}.")
     if named is not None and folded(stem(named)) != folded(stem(own)):
         disagree.append(path)
     width, height = (side_of(root.findtext(f"size/{side}") or 0, side, file) for side in ("width", "height"))

@@ -69,10 +69,8 @@ def find_yolo(files: SetFiles, given: str | None = None) -> YoloLayout | None:
     if labels and re.match(r"[A-Za-z]+[ \t]", read_text(files.path(labels[0]))):
         files.passed_over.append(f"{labels[0]} begins with a word, as KITTI's label files do")
     elif labels:
-        files.passed_over.append(
-            f"{labels[0]} is a label file, but the set does not name the classes: add a data.yaml with `train: images` "
-            "and `names: [...]`, or a classes.txt with a name a line"
-        )
+        remedy = "add a data.yaml with `train: images` and `names: [...]`, or a classes.txt with a name a line"
+        files.passed_over.append(f"{labels[0]} is a label file, but the set does not name the classes: {remedy}")
     elif texts:
         files.passed_over.append(f"{texts[0]} has not the name of a picture, and lies in no folder `labels`")
     return None
@@ -179,11 +177,10 @@ def _pictures_of(files: SetFiles, layout: YoloLayout, notes: list[str]) -> dict[
         if missing:
             wanted = "/".join(clean_parts(missing[0]))
             near = difflib.get_close_matches(wanted, [path for path in files.folders if path], n=1)
-            raise ValueError(
-                f"{layout.source} names {shown(missing[0], repr)} for {split}, which is not in {files.root}"
-                + "".join(f"; there is {path}" for path in near)
-                + ": correct it, or delete the line (without an evaluation split a fifth of the pictures is held out)."
-            )
+            there = "".join(f"; there is {path}" for path in near)
+            problem = f"names {shown(missing[0], repr)} for {split}, which is not in {files.root}{there}"
+            remedy = "correct it, or delete the line (without an evaluation split a fifth of the pictures is held out)"
+            raise ValueError(f"{layout.source} {problem}: {remedy}.")
         result[split] = [image for entry in entries for image in _images(paths[entry], files)]
     return result
 
@@ -226,9 +223,8 @@ def _images(path: str, files: SetFiles) -> list[str]:
         joined = re.search(r"\.(jpe?g|png|bmp)\w*[/\\]", line, re.IGNORECASE)  # two lines without a line end
         image = None if joined else files.find(line, [os.path.dirname(path), ""])
         if image is None:
-            raise ValueError(
-                f"{files.path(path)} lists {shown(line, repr)}, which is not in {files.root}{files.hint(line)}."
-            )
+            problem = f"lists {shown(line, repr)}, which is not in {files.root}"
+            raise ValueError(f"{files.path(path)} {problem}{files.hint(line)}.")
         images.append(image)
     return images
 
@@ -312,11 +308,10 @@ def _are_polygons(lines: list[Line], layout: YoloLayout, notes: list[str]) -> bo
             return False
         if count % 2 == 0 and _are_boxes(numbers, 2):
             file, number, _ = longer[0]
-            raise ValueError(
-                f"{file}, line {number}: all {len(longer)} lines of {numbers.shape[1]} numbers can be boxes with "
-                f"{count // 2} keypoints as well as polygons: write `kpt_shape: [{count // 2}, 2]` into data.yaml if "
-                "they are keypoints, `kpt_shape: []` if they are polygons."
-            )
+            lines_of, points = f"all {len(longer)} lines of {numbers.shape[1]} numbers", count // 2
+            problem = f"{lines_of} can be boxes with {points} keypoints as well as polygons"
+            remedy = f"write `kpt_shape: [{points}, 2]` into data.yaml if they are keypoints, `kpt_shape: []`"
+            raise ValueError(f"{file}, line {number}: {problem}: {remedy} if they are polygons.")
     return True
 
 

@@ -135,9 +135,7 @@ class EvaluationResult:
     images: dict[ImageId, EvaluatedImage]  # in rising order
     num_worst: int = 4  # pictures of each kind of error
 
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
+    num_images = property(lambda self: len(self.images))
 
     @cached_property
     def num_objects(self) -> np.ndarray:
@@ -146,7 +144,6 @@ class EvaluationResult:
 
     @cached_property
     def coco(self) -> AveragePrecision:
-        """COCO's average precision and recall as fractions."""
         return self._table().average_precision()
 
     @cached_property
@@ -230,10 +227,7 @@ class EvaluationResult:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % confidence intervals of COCO's twelve numbers in percent, by a bootstrap over the images.
-
-        They say how far the numbers would vary with other pictures of the same kind, not with other training runs.
-        """
+        """95 % confidence intervals of COCO's twelve numbers in percent, over other pictures, not other trainings."""
         own, rows = self.metrics(), bootstrap_differences(None, self._table())
         return {
             name: (-1.0, -1.0) if own[name] < 0 else (max(low, 0.0), min(high, 100.0))
@@ -260,10 +254,9 @@ class EvaluationResult:
 
     @cached_property
     def calibration(self) -> tuple[float, list[dict[str, float]]]:
-        """Expected calibration error (ECE) at IoU 0.5 as a fraction, and the bins that it is computed of.
+        """Expected calibration error (ECE) at IoU 0.5 as a fraction: the mean gap between a bin's score and precision.
 
-        ECE is the mean over all detections of the gap between score and precision in bins of equal width. A bin has
-        `bin_lower`, `bin_upper`, `avg_confidence`, `avg_accuracy` and `count`.
+        Then the bins, each with `bin_lower`, `bin_upper`, `avg_confidence`, `avg_accuracy` and `count`.
         """
         scores, right = self._counted["score"], self._counted["error"] == ErrorKinds.CORRECT
         if not len(scores):
@@ -276,10 +269,7 @@ class EvaluationResult:
         return self.found[self.found["error"] != ErrorKinds.IGNORED]
 
     def threshold_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Scores `(N,)`, falling, and precision, recall and F1 of all detections from each score on, at IoU 0.5.
-
-        All classes together; crowd regions and the detections on them do not count.
-        """
+        """Scores `(N,)`, falling, and precision, recall and F1 at IoU 0.5 from each score on, all classes together."""
         ordered = self._counted[np.argsort(-self._counted["score"], kind="stable")]
         right, number = np.cumsum(ordered["error"] == ErrorKinds.CORRECT), np.arange(1, len(ordered) + 1)
         last = np.append(np.diff(ordered["score"]) != 0, True)[: len(ordered)]  # equal scores come together

@@ -53,8 +53,7 @@ def evaluate_detector(
         dataset: of known length, or a stream, which every process then reads to its end by itself; an example is the
             upright RGB picture and `{"image_id", "annotations"}` with all COCO annotations of it, boxes (x, y, width,
             height) in its pixels, labels as `category_id`. Ids may be strings.
-        batch_size: pictures that go through the model together.
-        workers: processes that load pictures, for each of these; of a stream at most one.
+        batch_size, workers: pictures that go through the model together, processes that load them (one for a stream).
         names, max_detections, worst: as in `CocoEvaluator`; at most `max_detections[-1]` detections of a picture count.
         set_labels: the set's label of each of the model's, -1 for none: such detections do not count. Without it the
             labels are the same; see `set_labels_of`.
@@ -79,9 +78,8 @@ def evaluate_detector(
             outputs = model(**{name: v.to(device) if name != "labels" else v for name, v in inputs.items()})
             if loss is not None:
                 loss.add(outputs.loss, sum(len(labels["class_labels"]) for labels in inputs["labels"]), is_own)
-            results = processor.post_process_object_detection(
-                outputs, threshold=0.0, target_sizes=sizes, top_k=max_detections[-1]
-            )
+            most = max_detections[-1]
+            results = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes, top_k=most)
             for position, annotation, result in zip(positions, annotations, results, strict=True):
                 result = {name: values.cpu() for name, values in result.items()}
                 if set_labels is not None:
@@ -128,10 +126,7 @@ class _StreamedBatches(IterableDataset):
 
 
 def _collate(processor: BaseImageProcessor, with_labels: bool, batch: Batch) -> tuple[bool, list, dict, list, list]:
-    """Whether the batch counts, positions, inputs, the pictures' heights and widths, and the annotations as they are.
-
-    The processor's own labels would not do for these: they lack crowd regions, and their boxes are clipped.
-    """
+    """Whether the batch counts, positions, inputs, heights and widths, and the annotations, with crowds, unclipped."""
     is_own, examples = batch
     positions, images, annotations = (list(column) for column in zip(*examples, strict=True))
     labels = {}
@@ -153,10 +148,9 @@ def set_labels_of(id2label: Mapping[int, str], names: Sequence[str]) -> list[int
     known = set(id2label.values())
     missing = [name for name in names if name not in known]
     if missing:
-        raise ValueError(
-            f"The model does not know {missing[:10]}, {len(missing)} of the set's {len(names)} classes; it has "
-            f"{list(id2label.values())[:10]}. Evaluate on a set with these names, or fine-tune on this one."
-        )
+        problem = f"The model does not know {missing[:10]}, {len(missing)} of the set's {len(names)} classes"
+        remedy = "Evaluate on a set with these names, or fine-tune on this one."
+        raise ValueError(f"{problem}; it has {list(id2label.values())[:10]}. {remedy}")
     label_of = {name: label for label, name in enumerate(names)}
     return [label_of.get(id2label[label], -1) for label in range(len(id2label))]
 
@@ -184,18 +178,16 @@ def evaluate_saved_model(
     Classes are matched by name; detections of classes that the set does not have are not counted.
 
     Args:
-        model: folder or Hub name.
+        model, other_model: folder or Hub name; the other's result comes second, with a paired test of both.
         data, train_split, eval_split, columns, box_format, class_names: as in `load_detection_data`; its evaluation set
             is used. Of a set without splits that is all of it, or the fifth that training held out if the model was
             trained on it.
-        output_dir: gets `metrics.json` and a PNG of each figure; created if it does not exist.
-        report: path of an HTML page with all results, or None.
+        output_dir, report: folder, made here, of `metrics.json` and a PNG of each figure; path of an HTML page or None.
         batch_size, workers: of each process, as in `evaluate_detector`.
         image_size: fixed height and width in pixels, or None for what the model was saved with.
         max_detections: COCOeval's `maxDets`; AR is given for each, and AP for the last.
         threshold: lowest score of the detections in the confusion matrix, or None for that of the highest F1.
         worst: pictures of each kind of error in the report.
-        other_model: a second model, whose result comes second, on the same pictures, with a paired test.
 
     Raises:
         ValueError: the model lacks a class of the set, or a value in the set is wrong.
@@ -264,13 +256,8 @@ def compare_average_precision(
 ) -> dict[str, float]:
     """COCO's AP in percent by name, on the evaluation pictures of a set, and `images`, how many there are.
 
-    Args:
-        runners: by name, what `evaluate_detector` takes; with the labels of `model`.
-        model: folder or Hub name; its image processor and labels are those of all.
-        data, batch_size: as in `load_detection_data` and `evaluate_detector`.
-
-    Raises:
-        ValueError: the set has classes that the model does not know.
+    `runners` are what `evaluate_detector` takes, all with the image processor and labels of `model`, a folder or Hub
+    name. A ValueError says which classes of the set it does not know.
     """
     source, processor = load_detection_data(data), AutoImageProcessor.from_pretrained(model)
     labels = set_labels_of(AutoConfig.from_pretrained(model).id2label, source.names)

@@ -135,11 +135,8 @@ def write_report(
 ) -> None:
     """Writes a page that needs no other file and no network; its folder must exist.
 
-    Args:
-        result: numbers, and the worst pictures, which must know their positions.
-        title: what was evaluated on what.
-        threshold, figures: that of the confusion matrix, and `result_figures`.
-        open_image: the upright RGB picture at a position of the set.
+    `threshold` is that of the confusion matrix, `figures` are `result_figures`; the worst pictures of the result are
+    opened by their positions, upright and RGB.
     """
     urls = {}
     for name, figure in figures.items():
@@ -254,9 +251,8 @@ def errors_figure(result: EvaluationResult) -> Figure:
     figure, axes = _plain_figure(grid="x")
     gains = [100 * result.error_gains[kind] for kind in ERROR_KINDS]
     bars = axes.barh([kind.name.lower() for kind in ERROR_KINDS], gains, color=[ERROR_COLORS[k] for k in ERROR_KINDS])
-    for bar, kind in zip(bars, ERROR_KINDS, strict=True):
-        text = f" {100 * result.error_gains[kind]:.1f}   ({result.error_counts[kind]:,})"
-        axes.text(bar.get_width(), bar.get_y() + bar.get_height() / 2, text, va="center", fontsize=9)
+    texts = [f" {gain:.1f}   ({result.error_counts[kind]:,})" for gain, kind in zip(gains, ERROR_KINDS, strict=True)]
+    axes.bar_label(bars, texts, fontsize=9)
     axes.invert_yaxis()
     axes.set(xlabel="AP50 gained if repaired, in points (number of errors)", xlim=(0, 1.35 * max([*gains, 0.5])))
     return figure
@@ -268,10 +264,9 @@ def calibration_figure(result: EvaluationResult) -> Figure:
     figure, axes = _plain_figure()
     axes.plot([0, 1], [0, 1], color="#222222", linewidth=0.8, linestyle=":")
     for one in bins:
-        width = one["bin_upper"] - one["bin_lower"]
-        axes.bar(one["bin_lower"], one["avg_accuracy"], width, align="edge", color="#6BAED6", edgecolor="white")
-        middle = one["bin_lower"] + width / 2
-        axes.annotate(f"{one['count']:,}", (middle, one["avg_accuracy"]), ha="center", va="bottom", fontsize=7)
+        width, style = one["bin_upper"] - one["bin_lower"], {"color": "#6BAED6", "edgecolor": "white"}
+        bar = axes.bar(one["bin_lower"], one["avg_accuracy"], width, align="edge", **style)
+        axes.bar_label(bar, [f"{one['count']:,}"], fontsize=7)
     axes.plot([one["avg_confidence"] for one in bins], [one["avg_accuracy"] for one in bins], "o", color="#08306B")
     axes.set(xlabel="score", ylabel="precision", xlim=(0, 1), ylim=(0, 1.05))
     axes.set_title(f"expected calibration error {100 * error:.1f} %", fontsize=10)
@@ -308,13 +303,11 @@ def draw_errors(image: Image.Image, picture: ErrorPicture, names: Sequence[str],
     colors = np.where(truth["missed"], ERROR_COLORS[ErrorKinds.MISSED], ERROR_COLORS[ErrorKinds.CORRECT])
     colors = np.where(truth["crowd"], "#8C8C8C", colors).tolist()
     left = (picture.objects.boxes, texts, None, colors)
-
     chosen = (found["error"] != ErrorKinds.IGNORED) if are_missed else (found["error"] == kind)
     highest = np.flatnonzero(chosen)[np.argsort(-found["score"][chosen], kind="stable")][:SHOWN]
     colors = [ERROR_COLORS[error] for error in found["error"][highest]]
     texts = [names[label] for label in found["label"][highest]]
     right = (picture.boxes[highest], texts, found["score"][highest], colors)
-
     both = Image.new("RGB", (2 * image.width + GAP, image.height), "white")
     for start, (boxes, texts, scores, colors) in ((0, left), (image.width + GAP, right)):
         boxes = boxes * scale

@@ -35,13 +35,10 @@ class Detections(NamedTuple):
 
 
 def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], num_classes: int) -> Objects:
-    """Checks the COCO annotations of an image, which errors name.
+    """Checks the COCO annotations of an image; a ValueError names it and the wrong or missing value.
 
     Each has `bbox` (x, y, width, height in pixels) and `category_id`, a label from 0 and below `num_classes`. `area` is
     that of the box if missing or None, `iscrowd` is 0 if missing. Other keys are ignored.
-
-    Raises:
-        ValueError: a key is missing, a box is not four finite numbers with sides >= 0, or a label is out of range.
     """
     where = f"Image {image_id!r}"
     for annotation in annotations:
@@ -63,13 +60,10 @@ def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], nu
 def read_detections(
     image_id: ImageId, result: Mapping[str, Any], num_classes: int, max_per_class: int | None = None
 ) -> Detections:
-    """Checks what `post_process_object_detection` returns for an image, which errors name.
+    """Checks what `post_process_object_detection` returns for an image; a ValueError names it and the wrong value.
 
     `scores` `(D,)`, `labels` `(D,)` below `num_classes` and `boxes` `(D, 4)`, x1, y1, x2, y2 in pixels of the original
     picture, are tensors, arrays or lists. Of each class the `max_per_class` highest scores are kept; None keeps all.
-
-    Raises:
-        ValueError: lengths differ, a score is not finite, a box has a negative side, or a label is out of range.
     """
     where = f"Image {image_id!r}, detections"
     missing = [key for key in ("scores", "labels", "boxes") if key not in result]
@@ -104,17 +98,13 @@ def _labels(values: Any, num_classes: int, where: str) -> np.ndarray:
     labels = _float64(values).astype(np.int64)
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
-        raise ValueError(
-            f"{where}: the label {wrong[0]} must be from 0 to {num_classes - 1}, for {num_classes} classes; map "
-            "category ids to labels first, or name all classes."
-        )
+        problem = f"the label {wrong[0]} must be from 0 to {num_classes - 1}, for {num_classes} classes"
+        raise ValueError(f"{where}: {problem}; map category ids to labels first, or name all classes.")
     return labels.astype(np.int32)
 
 
 def _check_boxes(boxes: np.ndarray, where: str) -> None:
     wrong = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1))
     if wrong.any():
-        raise ValueError(
-            f"{where}: the box {boxes[wrong][0].tolist()} (x, y, width, height) is not finite or has a negative side; "
-            "check whether corners were given as sides, or sides as corners."
-        )
+        problem = f"the box {boxes[wrong][0].tolist()} (x, y, width, height) is not finite or has a negative side"
+        raise ValueError(f"{where}: {problem}; check whether corners were given as sides, or sides as corners.")

@@ -10,29 +10,23 @@ from torch import Tensor
 class SetLoss:
     """The summed losses of all pictures, divided by the number of their objects (at least 1).
 
-    The model divides the loss of a batch by its number of objects, averaged over the processes and at least 1. Here
-    each batch is multiplied by that number again. (The authors' `test_loss` is the mean over batches, which depends on
-    which pictures are together.)
+    The model divides the loss of a batch by its number of objects, averaged over the processes and at least 1, which is
+    undone here. (The authors' `test_loss` is the mean over batches, which depends on which pictures are together.)
     """
 
     def __init__(self):
         self.batches: list[tuple[Tensor, int, bool]] = []
 
     def add(self, loss: Tensor, count: int, counted: bool) -> None:
-        """Adds one batch; every process must add the same number of batches.
+        """Adds the model's loss of a batch, a scalar; every process must add the same number of batches.
 
-        Args:
-            loss: the model's loss, a scalar; it stays on its device until `compute`.
-            count: number of objects in the batch's labels.
-            counted: False for a batch that another process counts.
+        `count` is the number of objects in its labels, `counted` False for a batch that another process counts.
         """
         self.batches.append((loss.detach(), count, counted))
 
     def compute(self) -> float:
-        """The loss of the set, the same on all processes; every process must call this.
-
-        Sums are made on the host in float64, which Apple's GPUs do not have.
-        """
+        """The loss of the set, the same on all processes; every process must call this."""
+        # the losses stay on their device until here; sums in float64, which Apple's GPUs do not have, on the host
         losses = torch.stack([loss for loss, _, _ in self.batches]).float().tolist()
         own = [(loss, count, counted) for loss, (_, count, counted) in zip(losses, self.batches, strict=True)]
         total, objects = [], 0

@@ -103,10 +103,8 @@ class CocoAP(evaluate.Metric):
             prediction, reference = prediction.as_py(), reference.as_py()
             unknown = {*prediction["labels"], *(one["category_id"] for one in reference["annotations"])} - set(label_of)
             if unknown:
-                raise ValueError(
-                    f"Image {reference['image_id']!r}: the category ids {sorted(unknown)} are not in id2label, which "
-                    f"has {sorted(label_of)[:20]}; add them."
-                )
+                problem = f"the category ids {sorted(unknown)} are not in id2label, which has {sorted(label_of)[:20]}"
+                raise ValueError(f"Image {reference['image_id']!r}: {problem}; add them.")
             prediction["labels"] = [label_of[category_id] for category_id in prediction["labels"]]
             annotations = [{**one, "category_id": label_of[one["category_id"]]} for one in reference["annotations"]]
             evaluator.add(reference["image_id"], prediction, annotations)
