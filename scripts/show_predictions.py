@@ -69,8 +69,9 @@ def draw_training(examples: Sequence[dict], detector: Detector, count: int, fold
     """Writes `matches.png` and, for a model with denoising queries, `denoising.png`; returns their paths."""
     import torch
 
+    from experiments import training_figures
     from transformers_samdetr.data.dataset import DetectionCollator, DetectionDataset
-    from transformers_samdetr.visualization import explain, training_figures
+    from transformers_samdetr.visualization import explain
 
     model, dataset = detector.model, DetectionDataset(examples)
     batch = DetectionCollator(detector.processor)([dataset[index] for index in range(count)])

@@ -35,7 +35,7 @@ TESTS = {
     "padding_masks.py": "model/test_mask_padding processing model/test_modeling_sam_detr",
     "annotations.py": "processing data/test_box_formats data/test_batch",
     "data/box_formats.py": "data/test_box_formats data/test_data_sources data/test_exports data/test_yolo_and_voc",
-    "training/order.py": "training/test_order training/test_stream_order training/test_trainer",
+    "training/order.py": "training/test_order training/test_balance training/test_stream_order training/test_trainer",
     "training/resume.py": "training/test_checkpoint training/test_resume training/test_trainer",
     "training/checkpoint.py": "training/test_checkpoint training/test_resume training/test_trainer",
     "evaluation/average_precision.py": "evaluation",

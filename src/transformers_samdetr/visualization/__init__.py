@@ -1,4 +1,4 @@
-"""Detections drawn on pictures; figures of what a model looked at are in `explain` and `training_figures`."""
+"""Detections drawn on pictures; figures of what a model looked at are in `explain`."""
 
 from .drawing import class_colors, contact_sheet, draw_detections, numbered_names
 

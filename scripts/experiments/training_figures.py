@@ -13,13 +13,13 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..configuration_sam_detr import SamDetrConfig
-from ..geometry import center_to_corners
-from ..loss import DenoisingQueries, Targets, make_denoising_queries, match, prepare_targets
-from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..pretrained_model import SamDetrObjectDetectionOutput
-from .drawing import contact_sheet, draw_detections
-from .explain import MARKS, draw_box, picture_grid, show_picture
+from transformers_samdetr.configuration_sam_detr import SamDetrConfig
+from transformers_samdetr.geometry import center_to_corners
+from transformers_samdetr.loss import DenoisingQueries, Targets, make_denoising_queries, match, prepare_targets
+from transformers_samdetr.modeling_sam_detr import SamDetrForObjectDetection
+from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
+from transformers_samdetr.visualization.drawing import contact_sheet, draw_detections
+from transformers_samdetr.visualization.explain import MARKS, draw_box, picture_grid, show_picture
 
 OBJECT, PREDICTION = (0, 114, 178), (230, 159, 0)
 SHORTEST_LINE = 8
