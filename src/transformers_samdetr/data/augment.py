@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision import tv_tensors
+from torchvision.ops import box_area
 from torchvision.transforms import v2
 from transformers.image_utils import SizeDict
 
@@ -72,12 +73,8 @@ def random_window(image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
         return image, target
     before = target["boxes"]
     image, boxes = _random_crop(image, before, lambda side: (max(1, round(0.75 * side)), side))
-    keep = _areas(boxes) >= _areas(before) / 3
+    keep = box_area(boxes) >= box_area(before) / 3
     return image, {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
-
-
-def _areas(boxes: torch.Tensor) -> torch.Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def make_augmentation(augmentation: str | Pipeline | None, size: Mapping[str, int] | None = None) -> "Augmentation":
@@ -231,7 +228,7 @@ class PaperAugmentation:
             for name, value in self.size.items()
         }
         image, boxes = _resize(image, boxes, SizeDict(**final))
-        return image, {**target, "boxes": boxes} | ({"area": _areas(boxes)} if cropped else {})
+        return image, {**target, "boxes": boxes} | ({"area": box_area(boxes)} if cropped else {})
 
 
 def _resize(image: Image.Image, boxes: tv_tensors.BoundingBoxes, size: SizeDict):

@@ -33,12 +33,10 @@ def write_check_page(
     `findings`, `tables` and `facts` are those of `full_check(data)`; some training pictures show the augmentation.
     """
     painter = _Painter(data)
+    examples = [[painter.draw(*place) for place in list(dict.fromkeys(one.places))[:4]] for one in findings.all]
     values = dict(
         data=data,
-        findings=[
-            (finding, [painter.draw(*place) for place in list(dict.fromkeys(finding.places))[:4]])
-            for finding in findings.all
-        ],
+        findings=list(zip(findings.all, examples, strict=True)),
         shown=SHOWN,
         splits={split: _figures(table, facts[split]) for split, table in tables.items()},
         classes=_classes(tables, data.names, painter.colors),

@@ -37,8 +37,7 @@ PICTURE_ALIASES = {
 def find_columns(features: Features, given: Mapping[str, str] | None = None, source: str = "The set") -> dict[str, str]:
     """The dotted path of each field of the schema that a set has, by the names in the tables of aliases.
 
-    Four columns that hold the boxes together are joined by commas. Raises a ValueError that lists the columns where a
-    `given` path or name does not exist, or pictures, boxes or classes are not found.
+    Four columns that hold the boxes together are joined by commas. A ValueError lists the columns.
     """
     paths, found = leaf_paths(features), dict(given or {})
     listing = f"It has {', '.join(paths)}."
@@ -119,8 +118,7 @@ def value_at(example: Mapping[str, Any], path: str) -> Any:
 def read_categories(splits: list[AnySet], path: str, class_names: ClassNames | None, source: str) -> dict[Any, str]:
     """The classes of all splits together: the name of each of the set's own ids, in the order of the labels.
 
-    `class_names` are by id, or in the order of ids from 0. Raises a ValueError where splits name their classes
-    differently, or a stream does not name them.
+    `class_names` are by id, or in the order of ids from 0.
     """
     if class_names is not None:
         return dict(sorted(class_names.items() if isinstance(class_names, Mapping) else enumerate(class_names)))
@@ -164,10 +162,7 @@ def read_pictures(data: AnySet, columns: Mapping[str, str]) -> Iterator[Annotate
 
 
 def read_picture(example: Mapping[str, Any], columns: Mapping[str, str]) -> AnnotatedPicture:
-    """One example, its picture not decoded (a path, or a dict of `path` and `bytes`) or absent.
-
-    Raises a ValueError that names image and column where there is no list with an entry for each object.
-    """
+    """One example, its picture not decoded (a path, or a dict of `path` and `bytes`) or absent."""
     value = {}
     for name, path in columns.items():
         parts = [value_at(example, part) for part in _parts(name, path) if part.split(".")[0] in example]

@@ -132,9 +132,8 @@ class DetectionDataset(Examples, torch.utils.data.Dataset):
     """Pictures and COCO annotations, augmented; what an index gives is a function of (seed, epoch, index) alone.
 
     A picture that cannot be read, or is not of the size it is annotated with, is named in the log and replaced by the
-    next one that can, augmented with the random numbers of the index asked for. So batches stay complete on every
-    process, and all other examples are what they would have been. In evaluation, which counts a picture once, it is
-    left out.
+    next one that can, augmented with the random numbers of the index asked for, so that batches stay complete and all
+    other examples are what they would have been. In evaluation, which counts a picture once, it is left out.
 
     Args:
         data: set in the schema of `detection_features`.

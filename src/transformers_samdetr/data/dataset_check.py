@@ -220,11 +220,7 @@ def _check_duplicates(
     facts: dict[str, dict[int, PictureFacts]],
     findings: Findings,
 ) -> None:
-    """Pictures that occur more than once: with the same pixels, or looking the same.
-
-    The same pixels in both splits are an error. What looks the same, such as a picture saved again, is a warning with
-    its certainty: a fixed camera takes many such pictures.
-    """
+    """Pictures with the same pixels, an error in both splits, or that look the same, a warning with its certainty."""
     stored = {split: undecoded(of_split.select_columns(["image"])) for split, of_split in splits(data).items()}
     by_place = {(split, row): fact for split, of_split in facts.items() for row, fact in of_split.items()}
     first, equal = {}, []

@@ -21,8 +21,7 @@ THUMBNAIL = 12
 SIMILAR = 2.5
 """Largest root mean square difference of two thumbnails that may show the same, in levels of 0 to 255.
 
-Photographs saved again, as PNG or as JPEG of quality 60 or half the size, stay below 2. So do many pictures of a fixed
-camera, which is why `largest_difference` looks again.
+Photographs saved again, also as JPEG of quality 60 or half the size, stay below 2. So do many of a fixed camera.
 """
 VERY_SIMILAR = 1.0
 """Thumbnails as close as this are looked at again whatever the annotations are."""

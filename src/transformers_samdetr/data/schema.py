@@ -135,10 +135,7 @@ class AnnotatedPictures:
         return len(self.images)
 
     def add(self, picture: AnnotatedPicture) -> None:
-        """Adds a picture, whose boxes may be infinite, NaN or lie anywhere, which the checks report.
-
-        A ValueError names the picture where lists are of different lengths, or a value is none that the schema holds.
-        """
+        """Adds a picture; boxes may be infinite, NaN or anywhere, which the checks report. A ValueError names it."""
         count = len(picture.boxes)
         for name in ("categories", "areas", "crowds", "ids"):
             values = getattr(picture, name)

@@ -17,11 +17,7 @@ NAME_COLUMNS = ("filename", *PICTURE_ALIASES["image"], "image_id")
 
 
 def read_tables(files: SetFiles, names: Iterable[str]) -> dict[str, Dataset]:
-    """Sets with a row for each picture, by the split in the name of their table or its folder, `""` for one without.
-
-    Raises a ValueError that names table and line where two tables are of one split, a picture is missing, or a box has
-    no numbers.
-    """
+    """Sets with a row for each picture, by the split in the name of their table or its folder, `""` for one without."""
     found: dict[str, Dataset] = {}
     for name in names:
         try:

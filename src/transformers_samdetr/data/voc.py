@@ -13,10 +13,7 @@ PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
 
 
 def find_voc(files: SetFiles) -> dict[str, list[str]]:
-    """XML files of each split in `ImageSets/Main` or folders called train, val and so on; `""` for a set without.
-
-    Empty for other layouts.
-    """
+    """XML files by split, of `ImageSets/Main` or folders train, val, …, `""` without; empty for other layouts."""
     paths = files.with_suffix(".xml")
     while paths:  # all of a folder are of one kind, so that one of them tells
         folder = os.path.dirname(paths[0])
@@ -94,10 +91,9 @@ def read_voc(files: SetFiles, chosen: dict[str, list[str]]) -> FolderContent:
 
 
 def _read(path: str, files: SetFiles, disagree: list[str]) -> AnnotatedPicture:
-    """The picture of an XML file, with its boxes as they stand in the file.
+    """The picture of the XML file's own name, otherwise of its `<filename>`, with the boxes as they stand in the file.
 
-    The picture is that of the XML file's own name, otherwise that in its `<filename>`, which stays what it was when
-    files are renamed or sets are put together, and so often names another; `disagree` gets the path then.
+    `<filename>` stays what it was when files are renamed, and so often names another; `disagree` gets the path then.
     """
     file = files.path(path)
     root = read_xml(file)

@@ -188,8 +188,7 @@ def _pictures_of(files: SetFiles, layout: YoloLayout, notes: list[str]) -> dict[
 def _resolve(entry: str, files: SetFiles, layout: YoloLayout) -> str | None:
     """The folder, list or picture that a description means, which tools write relative to several places.
 
-    A place that is not listed, out of the set or far below it, is listed now with the folder of labels that belongs to
-    it: the user's own text names it.
+    One that is out of the set's folder or far below it is listed now, with its labels: the user's own text names it.
     """
     here = os.path.abspath(layout.source.parent)
     places = (os.path.normpath(os.path.join(here, base, entry)) for base in (layout.base, "."))

@@ -209,10 +209,7 @@ def threshold_figure(result: EvaluationResult) -> Figure:
 
 
 def confusion_figure(result: EvaluationResult, threshold: float) -> Figure:
-    """The confusion matrix (see `EvaluationResult.confusion`), in colours the share of each true class.
-
-    Where there are many classes, those that are confused most are shown and the others put together.
-    """
+    """`EvaluationResult.confusion`, shares of each true class in colours; of many classes, those confused most."""
     matrix, names = result.confusion(threshold), result.names
     used = [label for label in range(len(names)) if matrix[label].any() or matrix[:, label].any()]
     if len(used) > CONFUSED_CLASSES:
