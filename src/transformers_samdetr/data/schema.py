@@ -135,7 +135,7 @@ class AnnotatedPictures:
         return len(self.images)
 
     def add(self, picture: AnnotatedPicture) -> None:
-        """Adds a picture; boxes may be infinite, NaN or anywhere, which the checks report. A ValueError names it."""
+        """Adds one; boxes may be NaN or anywhere, which the checks report. Other wrong values raise a ValueError."""
         count = len(picture.boxes)
         for name in ("categories", "areas", "crowds", "ids"):
             values = getattr(picture, name)

@@ -18,15 +18,18 @@ class SetLoss:
         self.batches: list[tuple[Tensor, int, bool]] = []
 
     def add(self, loss: Tensor, count: int, counted: bool) -> None:
-        """Adds the model's loss of a batch, a scalar; every process must add the same number of batches.
+        """Adds one batch; every process must add the same number of batches.
 
-        `count` is the number of objects in its labels, `counted` False for a batch that another process counts.
+        Args:
+            loss: the model's, a scalar, which stays on its device until `compute`.
+            count: number of objects in the batch's labels.
+            counted: False for a batch that another process counts.
         """
         self.batches.append((loss.detach(), count, counted))
 
     def compute(self) -> float:
         """The loss of the set, the same on all processes; every process must call this."""
-        # the losses stay on their device until here; sums in float64, which Apple's GPUs do not have, on the host
+        # sums are made on the host in float64, which Apple's GPUs do not have
         losses = torch.stack([loss for loss, _, _ in self.batches]).float().tolist()
         own = [(loss, count, counted) for loss, (_, count, counted) in zip(losses, self.batches, strict=True)]
         total, objects = [], 0
