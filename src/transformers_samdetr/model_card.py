@@ -5,54 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCard as HubCard
 
 from .modeling_sam_detr import SamDetrForObjectDetection
 
 NOT_STATED = "not stated"
 WEIGHTS_FILE = "model.safetensors"
-_TEMPLATE = """---
-{front_matter}
----
-
-# {name}
-
-{kind} object detector with {parameters:,} parameters, of which {trainable:,} are trainable, for {num_labels} classes.
-{source}
-
-## How to use
-
-```python
-from transformers import pipeline
-
-detector = pipeline("object-detection", model="{repo_id}", trust_remote_code=True)
-for detection in detector("picture.jpg", threshold={threshold:g}):
-    print(detection["label"], detection["score"], detection["box"])
-```
-
-The code that `trust_remote_code=True` runs lies in this repository. With the package `transformers-samdetr` installed,
-`import transformers_samdetr` takes its place.
-
-## Training data
-
-{training_data}
-
-## Metrics
-
-{metrics}{threshold_note}
-
-## Classes
-
-{classes}
-
-## Licence
-
-{licence}
-
-## Citation
-
-Gongjie Zhang, Zhipeng Luo, Yingchen Yu, Jiaxing Huang, Kaiwen Cui, Shijian Lu, Eric P. Xing: Semantic-Aligned Matching
-for Enhanced DETR Convergence and Multi-Scale Feature Fusion.
-"""
 
 
 @dataclass(frozen=True)
@@ -81,21 +39,11 @@ class ModelCard:
 
     def render(self, model: SamDetrForObjectDetection) -> str:
         """The card as Markdown, with the Hub's metadata in front."""
-        config = model.config
-        names = [config.id2label[index] for index in sorted(config.id2label)]
-        results, table, threshold_note = None, NOT_STATED, ""
+        results = None
         if self.metrics:
             dataset = self.dataset_id or "custom", self.evaluation_data or self.dataset_id or NOT_STATED  # type, name
             results = [EvalResult("object-detection", *dataset, name, value) for name, value in self.metrics.items()]
-            rows = "\n".join(f"| {name} | {value:g} |" for name, value in self.metrics.items())
-            table = f"Measured on: {self.evaluation_data or NOT_STATED}.\n\n| metric | value |\n|---|---|\n{rows}"
-        threshold = getattr(config, "detection_threshold", None)
-        if threshold is not None:
-            threshold_note = (
-                f"\n\nDetections with a score above {threshold:g} had the highest F1 in that evaluation; "
-                "`pipeline` uses this threshold by default."
-            )
-        front_matter = ModelCardData(
+        data = ModelCardData(
             library_name="transformers",
             pipeline_tag="object-detection",
             license=self.licence,
@@ -104,22 +52,10 @@ class ModelCard:
             eval_results=results,
             model_name=(self.name or "SAM-DETR") if results else None,
         )
-        return _TEMPLATE.format(
-            front_matter=front_matter.to_yaml(),
-            name=self.name or "SAM-DETR",
-            kind="SAM-DETR++" if config.num_feature_levels > 1 else "SAM-DETR",
-            parameters=model.num_parameters(),
-            trainable=model.num_parameters(only_trainable=True),
-            num_labels=config.num_labels,
-            source=self.source or f"Origin of the weights: {NOT_STATED}.",
-            repo_id=self.repo_id or "PATH_OR_REPOSITORY",
-            training_data=self.training_data or self.dataset_id or NOT_STATED,
-            metrics=table,
-            threshold=0.5 if threshold is None else threshold,
-            threshold_note=threshold_note,
-            classes=", ".join(name for name in names if name != "N/A") or NOT_STATED,
-            licence=self.licence or NOT_STATED,
-        )
+        template = str(Path(__file__).with_name("model_card.md"))
+        names = [name for _, name in sorted(model.config.id2label.items())]
+        card = HubCard.from_template(data, template, card=self, model=model, names=names, not_stated=NOT_STATED)
+        return card.content + "\n"
 
 
 def parse_metric(text: str) -> tuple[str, float]:
