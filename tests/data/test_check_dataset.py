@@ -148,9 +148,9 @@ def test_duplicates_and_leaks(folder):
 def test_classes_and_ids(folder):
     edit(folder, lambda content: content["annotations"].__setitem__(slice(None), content["annotations"][::2]))
     text = found(folder)
-    assert "warning: 1 classes are evaluated but have no training object (dog)" in text
+    assert "warning: 1 of 2 classes are evaluated but have no training object (dog)" in text
     assert "note: train: 6 of 12 pictures have no objects" in text
-    assert "note: 1 classes have fewer than 10 training objects (cat 6)" in text
+    assert "note: 1 of 2 classes have fewer than 10 training objects (cat 6)" in text
     edit(folder, lambda content: content["annotations"].clear())
     assert "error: train: no picture has an object" in found(folder)
 
@@ -196,7 +196,7 @@ def test_training_checks_by_itself(folder, capsys):
     data = checked_data_from(parser.parse_args(["--data", str(folder), "--eval_split", "val"]))
     assert len(data.train) == 12
     printed = capsys.readouterr().out
-    assert "12 training and 4 evaluation images" in printed and "  note: 2 classes have fewer than 10" in printed
+    assert "12 training and 4 evaluation images" in printed and "  note: 2 of 2 classes have fewer than 10" in printed
     edit(folder, set_box(0, [1, 2, -3, 4]))
     with pytest.raises(ValueError, match="negative width or height"):
         checked_data_from(parser.parse_args(["--data", str(folder)]))

@@ -114,7 +114,7 @@ def test_another_recipe_or_data_is_refused_with_the_difference(tmp_path):
     assert "recipe.seed: 0 in the checkpoint, 1 now" in message and "data: 'a1b2' in the checkpoint" in message
     assert "epochs" not in message and str(checkpoint) in message
     with pytest.raises(ResumeRefused, match="earlier run"):
-        other.checkpoints.refuse_to_overwrite()
+        other.checkpoints.resume(None)
 
 
 def test_more_epochs_and_free_fields_are_allowed(tmp_path, caplog):

@@ -136,15 +136,14 @@ def _check_annotations(tables: dict[str, AnnotationTable], names: list[str], fin
         if without:
             findings.add(Severity.NOTE, f"{split}: {without} of {count} pictures have no objects")
     train, evaluation = (np.bincount(tables[split].labels, minlength=len(names)) for split in ("train", "evaluation"))
-    unseen, rare = f"of {len(names)} classes have no object at all", (train > 0) & (train < FEW_OBJECTS)
     for severity, chosen, message in (
-        (Severity.WARNING, (train == 0) & (evaluation > 0), "classes are evaluated but have no training object"),
-        (Severity.NOTE, (train == 0) & (evaluation == 0), unseen),
-        (Severity.NOTE, rare, f"classes have fewer than {FEW_OBJECTS} training objects"),
+        (Severity.WARNING, (train == 0) & (evaluation > 0), "are evaluated but have no training object"),
+        (Severity.NOTE, (train == 0) & (evaluation == 0), "have no object at all"),
+        (Severity.NOTE, (train > 0) & (train < FEW_OBJECTS), f"have fewer than {FEW_OBJECTS} training objects"),
     ):
         found = [names[label] + f" {train[label]}" * bool(train[label]) for label in np.flatnonzero(chosen)]
         if found and whole:
-            findings.add(severity, f"{len(found)} {message}", found)
+            findings.add(severity, f"{len(found)} of {len(names)} classes {message}", found)
 
 
 def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings: Findings) -> None:

@@ -110,7 +110,7 @@ def write_error(partial: Path, error: Exception, file: Path | None = None) -> Ch
         written = [path for path in partial.rglob("*") if path.is_file()]
         name = max(written, key=lambda path: path.stat().st_mtime_ns, default=partial)
     folder = partial.parent if partial.name.startswith(PARTIAL) else partial
-    good = next((path for path in list_checkpoints(folder) if not _first_fault(path)), None)
+    good = next((path for path in list_checkpoints(folder) if not first_fault(path)), None)
     left = f"The last good checkpoint is {good}" if good else "There is no earlier checkpoint"
     return CheckpointError(
         f"A checkpoint could not be written. {name or partial}: {error}. {left}. Make room or give another folder, "
@@ -120,7 +120,7 @@ def write_error(partial: Path, error: Exception, file: Path | None = None) -> Ch
 
 def verify_checkpoint(checkpoint: Path) -> None:
     """Reads every file of a checkpoint; a CheckpointError names the one that is not as the manifest has it."""
-    if fault := _first_fault(checkpoint):
+    if fault := first_fault(checkpoint):
         raise CheckpointError(f"{fault}. Resume from another checkpoint, or with 'auto' from the last good one.")
 
 
@@ -131,7 +131,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """
     faults = []
     for checkpoint in list_checkpoints(folder):
-        fault = _first_fault(checkpoint)
+        fault = first_fault(checkpoint)
         if not fault:
             return checkpoint
         logger.warning("%s. It is passed over for an older checkpoint.", fault)
@@ -153,7 +153,7 @@ def delete_old_checkpoints(folder: Path, keep: int, best: int | None = None) -> 
             raise CheckpointError(f"An old checkpoint could not be deleted. {error.filename}: {error}") from error
 
 
-def _first_fault(checkpoint: Path) -> str | None:
+def first_fault(checkpoint: Path) -> str | None:
     """What is wrong with the first bad file, or None."""
     path = manifest = checkpoint / MANIFEST
     try:

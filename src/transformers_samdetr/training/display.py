@@ -32,9 +32,8 @@ class Display:
         self.epochs, self.steps, self.every = epochs, steps, every
         self.live: Live | None = None
         self.evaluation_seconds = 0.0  # of the last evaluation
-        columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        notes = "{task.fields[left]}", "{task.fields[note]}"
-        self.bars = Progress(*columns, *notes, console=self.console, transient=True)
+        columns = BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[left]}"
+        self.bars = Progress("{task.description}", *columns, console=self.console, transient=True)
 
     def begin_epoch(self, epoch: int, step: int) -> None:
         """Starts the clock of an epoch, counted from 0, of which `step` steps are done."""
@@ -42,7 +41,7 @@ class Display:
         self.epoch = epoch
         if self.on_terminal:
             title = f"Epoch {epoch + 1}/{self.epochs}"
-            self.task = self.bars.add_task(title, total=self.steps, completed=step, note="", left="")
+            self.task = self.bars.add_task(title, total=self.steps, completed=step, left="")
             self.live = Live(self.bars, console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
 
@@ -65,11 +64,10 @@ class Display:
         speed = f"{self.images / max(seconds, 1e-9):.1f} images/s"
         note = f"{speed}  lr {lr:.2g}  memory {memory / 2**30:.1f} GiB"
         if self.on_terminal:
-            self.bars.update(self.task, completed=step, left=f"ETA of the run {left}")
+            self.bars.update(self.task, completed=step, left=f"ETA {left}")
             if seconds - self.refreshed >= REFRESH_SECONDS:
                 self.refreshed = seconds
-                self.bars.update(self.task, note=note)
-                self.live.update(Group(self.bars, loss_table(losses())))
+                self.live.update(Group(self.bars, note, loss_table(losses())))
         else:
             head = f"epoch {self.epoch + 1}/{self.epochs}  step {step}/{self.steps}  ETA {left}"
             self.print(f"{head}  {note}  {loss_text(losses())}")
@@ -87,7 +85,7 @@ class Display:
             yield from batches
             return
         with self.bars:
-            task = self.bars.add_task(f"Evaluation {self.epoch + 1}/{self.epochs}", note="", left="")
+            task = self.bars.add_task(f"Evaluation {self.epoch + 1}/{self.epochs}", left="")
             yield from self.bars.track(batches, task_id=task)
             self.bars.remove_task(task)
 

@@ -55,11 +55,14 @@ class WindowOrder:
         return -(-self.num_images // self.batch_size)
 
     def permutation(self, epoch: int) -> Sequence[int]:
-        """All images once, in the order of an epoch (epochs count from 0)."""
+        """All images in the order of an epoch (epochs count from 0), each as often as it comes."""
         if self._permutation is None or self._permutation[0] != epoch:
             generator = torch.Generator().manual_seed(position_seed(self.seed, epoch))
-            self._permutation = epoch, torch.randperm(self.num_images, generator=generator).tolist()
+            self._permutation = epoch, self._draw(generator).tolist()
         return self._permutation[1]
+
+    def _draw(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.randperm(self.num_images, generator=generator)
 
     def window(self, epoch: int, step: int) -> Sequence[int]:
         """The images of one optimizer step."""
@@ -99,22 +102,17 @@ class RepeatedOrder(WindowOrder):
         self.extra = int(self.chances.sum() + 1e-6)
         super().__init__(int(self.times.sum()) + self.extra, batch_size, slots, seed)
 
-    def permutation(self, epoch: int) -> Sequence[int]:
-        """All images, each as often as it comes in an epoch, in that epoch's order."""
-        if self._permutation is None or self._permutation[0] != epoch:
-            generator = torch.Generator().manual_seed(position_seed(self.seed, epoch))
-            count = len(self.times)
-            mixed = torch.randperm(count, generator=generator)
-            ends = self.chances[mixed].cumsum(0)
-            first = torch.rand((), generator=generator, dtype=torch.float64)
-            places = (torch.arange(self.extra) + first) * ends[-1] / max(self.extra, 1)
-            drawn = mixed[torch.searchsorted(ends, places, right=True).clamp(max=count - 1)]
-            times = self.times.index_add(0, drawn, torch.ones_like(drawn))
-            images = torch.arange(count).repeat_interleave(times)
-            repetition = torch.arange(len(images)) - (times.cumsum(0) - times).repeat_interleave(times)
-            order = torch.randperm(len(images), generator=generator)
-            self._permutation = epoch, (images + count * repetition)[order].tolist()
-        return self._permutation[1]
+    def _draw(self, generator: torch.Generator) -> torch.Tensor:
+        count = len(self.times)
+        mixed = torch.randperm(count, generator=generator)
+        ends = self.chances[mixed].cumsum(0)
+        first = torch.rand((), generator=generator, dtype=torch.float64)
+        places = (torch.arange(self.extra) + first) * ends[-1] / max(self.extra, 1)
+        drawn = mixed[torch.searchsorted(ends, places, right=True).clamp(max=count - 1)]
+        times = self.times.index_add(0, drawn, torch.ones_like(drawn))
+        images = torch.arange(count).repeat_interleave(times)
+        repetition = torch.arange(len(images)) - (times.cumsum(0) - times).repeat_interleave(times)
+        return (images + count * repetition)[torch.randperm(len(images), generator=generator)]
 
 
 class StreamOrder(WindowOrder):
@@ -217,7 +215,7 @@ class ProcessBatches(Sampler[Sequence]):
     """The micro-batches of one process in one epoch, as `batch_sampler` of a `DataLoader` that Accelerate leaves alone.
 
     Every process gets as many as every other, or wrappers that communicate would wait for ever. An empty slot of the
-    last window therefore yields the window's first image once more, which by `is_filler` counts as nothing.
+    last window therefore yields the window's first image once more, which is to count as nothing.
     """
 
     def __init__(
@@ -235,10 +233,6 @@ class ProcessBatches(Sampler[Sequence]):
         for window in self.order.windows(self.epoch, self.start_step):
             for slot in self.my_slots:
                 yield self.order.share(window, slot) or window[:1]
-
-    def is_filler(self, step: int, slot: int) -> bool:
-        """Whether this slot has no images of its own."""
-        return not self.order.micro_batch(self.epoch, step, slot)
 
 
 class RepeatedExamples(DetectionDataset):

@@ -24,6 +24,7 @@ from .checkpoint import (
     begin_checkpoint,
     commit_checkpoint,
     delete_old_checkpoints,
+    first_fault,
     latest_checkpoint,
     list_checkpoints,
     step_of,
@@ -89,9 +90,7 @@ class Checkpointing(TrainingHook):
         }
         self.attach(trainer.accelerator, trainer.output_dir / "checkpoints", {"recipe": recipe, "data": data})
         self.processor = trainer.processor
-        if resume is None:
-            self.refuse_to_overwrite()
-        elif progress := self.resume(resume):
+        if progress := self.resume(resume):
             trainer.load_state_dict(progress)
             trainer.resumed_from = self.saved
         return self.saved is not None
@@ -136,25 +135,18 @@ class Checkpointing(TrainingHook):
             raise
         return self.saved
 
-    def resume(self, source: str | Path) -> dict[str, Any] | None:
-        """Restores the run from a checkpoint, removes torn ones that are newer, and returns the saved progress.
+    def resume(self, source: str | Path | None) -> dict[str, Any] | None:
+        """Restores the run as `start` says, removes torn checkpoints that are newer, and returns the saved progress.
 
-        `source` is a checkpoint's folder, or `"auto"` for the newest good one of this run's: None if there is none yet.
-        Raises CheckpointError if it is torn or edited, ResumeRefused if of another run or not the newest of this one.
+        None for a fresh start. Raises ResumeRefused also if a newer checkpoint of this run is good.
         """
-        found = self._main(lambda: self._find(str(source)))
+        found = self._main(lambda: self._find(source and str(source)))
         if found is None:
             return None
         checkpoint, state = Path(found[0]), found[1]
         self._all(lambda: self._load(checkpoint, state["num_processes"]))
         self.saved = checkpoint
         return state["progress"]
-
-    def refuse_to_overwrite(self) -> None:
-        """Raises ResumeRefused if the folder holds checkpoints, which a new run would mix with its own."""
-        newest = self._main(lambda: [str(path) for path in list_checkpoints(self.folder)[:1]])
-        if newest:
-            raise ResumeRefused(f"{newest[0]} is of an earlier run: resume it ('auto'), or give another output_dir.")
 
     def _write(self, partial: Path) -> None:
         try:
@@ -183,8 +175,12 @@ class Checkpointing(TrainingHook):
         delete_old_checkpoints(self.folder, self.keep, best_step)
         return final
 
-    def _find(self, source: str) -> tuple[str, dict] | None:
+    def _find(self, source: str | None) -> tuple[str, dict] | None:
         """The checkpoint to resume from and its `run.json`; says what differs from the run that saved it."""
+        if source is None:
+            for newest in list_checkpoints(self.folder)[:1]:
+                raise ResumeRefused(f"{newest} is of an earlier run: resume it ('auto'), or give another output_dir.")
+            return None
         if source == "auto":
             checkpoint = latest_checkpoint(self.folder)
             if checkpoint is None:
@@ -224,16 +220,13 @@ class Checkpointing(TrainingHook):
                 *(processes, before),
             )
         for path in [path for path in list_checkpoints(self.folder) if step_of(path) > step_of(checkpoint)]:
-            try:
-                verify_checkpoint(path)
-            except CheckpointError:  # it would count among the newest that are kept
-                logger.warning("%s is removed, being torn.", path)
-                shutil.rmtree(path)
-            else:
+            if not first_fault(path):
                 raise ResumeRefused(
                     f"{path} is newer than {checkpoint}: resume from it (or with 'auto'), or give another output_dir "
                     "to start a second run from the older one."
                 )
+            logger.warning("%s is removed, being torn.", path)  # it would count among the newest that are kept
+            shutil.rmtree(path)
         return str(checkpoint), state
 
     def _save_model(self, models: list[torch.nn.Module], weights: list[dict], folder: str) -> None:

@@ -31,10 +31,7 @@ class NoBoxes(ValueError):
 
 
 def load_model_and_processor(
-    recipe: Recipe,
-    class_names: Sequence[str],
-    category_ids: Sequence[int] | None = None,
-    train: AnySet | None = None,
+    recipe: Recipe, class_names: Sequence[str], category_ids: Sequence[int] | None = None, train: AnySet | None = None
 ) -> tuple[SamDetrForObjectDetection, BaseImageProcessor]:
     """A model with these classes and the image processor that fits it.
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class TrainingHook(Protocol):
 
 
 class _Stopped(Exception):
-    """All processes agreed to stop within an evaluation."""
+    """All processes agreed to stop, after a step or within an evaluation."""
 
 
 class Trainer:
@@ -143,17 +144,15 @@ class Trainer:
         metrics: dict[str, float] = {}
         self.stopped = False
         recipe, progress = self.recipe, self.progress
-        while progress.epoch < recipe.epochs and not 0 < recipe.patience <= progress.epochs_without_improvement:
-            self.train_epoch()
-            if self.stopped:
-                return metrics
-            try:
+        try:
+            while progress.epoch < recipe.epochs and not 0 < recipe.patience <= progress.epochs_without_improvement:
+                self.train_epoch()
                 metrics = self.evaluate()
-            except _Stopped:
-                self.stopped = True
-                self._call_hooks("when_stopped")
-                return metrics
-            self.finish_epoch(metrics)
+                self.finish_epoch(metrics)
+        except _Stopped:
+            self.stopped = True
+            self._call_hooks("when_stopped")
+            return metrics
         if recipe.keep == "last":
             self.save()
         self.accelerator.end_training()
@@ -199,9 +198,9 @@ class Trainer:
                     means = self.losses.local_means(progress.step)
                     values = {f"train/{name}": value for name, value in means.items()}
                     self.accelerator.log({**values, "lr": lr}, step=progress.global_step)
-                self._call_hooks("when_stopped" if self.stopped else "after_step")
                 if self.stopped:
-                    return
+                    raise _Stopped
+                self._call_hooks("after_step")
         finally:
             self.display.end_epoch()
 
@@ -241,17 +240,15 @@ class Trainer:
             generator=torch.Generator().manual_seed(position_seed(self.recipe.seed, progress.epoch)),
         )
         micro_batches = iter(loader)
-        for step in range(progress.step, self.order.steps_per_epoch):
-            yield [
-                without_objects(batch) if batches.is_filler(step, slot) else batch
-                for slot, batch in zip(batches.my_slots, micro_batches, strict=False)
-            ]
+        for _ in range(progress.step, self.order.steps_per_epoch):
+            yield list(islice(micro_batches, len(batches.my_slots)))
 
     def train_window(self, window: list[dict]) -> None:
         """One optimizer step, from the gradients of all micro-batches of all processes."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         slots = range(accelerator.process_index, self.order.slots, accelerator.num_processes)
         fillers = [not self.order.micro_batch(progress.epoch, progress.step, slot) for slot in slots]
+        window = [without_objects(batch) if filler else batch for batch, filler in zip(window, fillers, strict=True)]
         counts = [sum(len(target["class_labels"]) for target in batch["labels"]) for batch in window]
         weights = loss_weights(counts, fillers, accelerator)
         bad: list[Tensor] = []
