@@ -25,7 +25,6 @@ from transformers_samdetr.data.load import DetectionData
 from transformers_samdetr.training import Checkpointing, Recipe, Trainer
 from transformers_samdetr.training.interruption import on_stop_signal
 from transformers_samdetr.training.log import LOG_FILE, read_log
-from transformers_samdetr.training.optimizer import count_trained
 
 from .models import build_model, reference_boxes
 from .runs import LEDGER, Ledger, Run
@@ -95,6 +94,11 @@ def alone_in(folder: Path) -> Iterator[None]:
                 f"{folder} is in use: another process trains this run. Wait for it, or stop it."
             ) from None
         yield
+
+
+def count_trained(model: nn.Module) -> int:
+    """Parameters that get a gradient."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @torch.no_grad()

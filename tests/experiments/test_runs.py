@@ -13,9 +13,8 @@ from experiments.launch import FAILED, FINISHED, Job, ProgressTable, Schedule, j
 from experiments.models import build_model
 from experiments.runs import Ledger, LedgerMismatch, Run, best_learning_rate, plan
 from experiments.timing import ClassNames
-from experiments.worker import TrainingClock, alone_in, train_run
+from experiments.worker import TrainingClock, alone_in, count_trained, train_run
 from transformers_samdetr.training import Checkpointing, Trainer
-from transformers_samdetr.training.optimizer import count_trained
 from transformers_samdetr.training.start import boxes_of_objects
 
 from ..models import SMALL_BACKBONE

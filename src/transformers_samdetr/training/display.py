@@ -1,4 +1,4 @@
-"""What a user sees of a run: bars and losses by layer on a terminal, lines of text elsewhere."""
+"""What a user sees of a run: bars and the losses on a terminal, lines of text elsewhere."""
 
 import sys
 import threading
@@ -14,7 +14,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
 
 TERMS = ("ce", "bbox", "giou")
 REFRESH_SECONDS = 1.0
@@ -67,7 +66,7 @@ class Display:
             self.bars.update(self.task, completed=step, left=f"ETA {left}")
             if seconds - self.refreshed >= REFRESH_SECONDS:
                 self.refreshed = seconds
-                self.live.update(Group(self.bars, note, loss_table(losses())))
+                self.live.update(Group(self.bars, note, loss_text(losses())))
         else:
             head = f"epoch {self.epoch + 1}/{self.epochs}  step {step}/{self.steps}  ETA {left}"
             self.print(f"{head}  {note}  {loss_text(losses())}")
@@ -95,34 +94,16 @@ class Display:
             self.console.print(text, markup=False)
 
 
-def losses_by_layer(losses: Mapping[str, float]) -> list[dict[str, float]]:
-    """Each decoder layer's terms, the last layer at the end, from names like `loss_ce_0` and `loss_ce`.
+def loss_text(losses: Mapping[str, float]) -> str:
+    """The loss, the last decoder layer's terms, and each layer's sum, the last layer at the end; with coefficients.
 
-    >>> losses_by_layer({"loss_ce": 1.0, "loss_ce_0": 2.0, "loss": 3.0})
-    [{'ce': 2.0}, {'ce': 1.0}]
+    >>> loss_text({"loss": 3.0, "loss_ce": 1.0, "loss_ce_0": 2.0})
+    'loss 3.000  ce 1.000  by layer 2.00 1.00'
     """
     earlier = sorted({int(name.rsplit("_", 1)[1]) for name in losses if name[-1:].isdigit()})
-    suffixes = [f"_{layer}" for layer in earlier] + [""]
-    return [{t: losses[f"loss_{t}{suffix}"] for t in TERMS if f"loss_{t}{suffix}" in losses} for suffix in suffixes]
-
-
-def loss_table(losses: Mapping[str, float]) -> Table:
-    """Terms by layer, with their coefficients, and the whole loss."""
-    layers = losses_by_layer(losses)
-    table = Table(title=total_text(losses), title_justify="left", box=None, pad_edge=False)
-    table.add_column("layer")
-    for index in range(len(layers)):
-        table.add_column(str(index + 1), justify="right")
-    for term in TERMS:
-        table.add_row(term, *(f"{layer[term]:.3f}" if term in layer else "" for layer in layers))
-    return table
-
-
-def loss_text(losses: Mapping[str, float]) -> str:
-    """The same on one line: the loss, the last layer's terms, and each layer's sum."""
-    layers = losses_by_layer(losses)
-    terms = "  ".join(f"{term} {value:.3f}" for term, value in layers[-1].items())
-    sums = " ".join(f"{sum(layer.values()):.2f}" for layer in layers)
+    layers = [f"_{layer}" for layer in earlier] + [""]
+    sums = " ".join(f"{sum(losses.get(f'loss_{term}{layer}', 0.0) for term in TERMS):.2f}" for layer in layers)
+    terms = "  ".join(f"{term} {losses[f'loss_{term}']:.3f}" for term in TERMS if f"loss_{term}" in losses)
     return f"{total_text(losses)}  {terms}  by layer {sums}"
 
 

@@ -27,11 +27,6 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
-def count_trained(model: nn.Module) -> int:
-    """Parameters that get a gradient."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int) -> LambdaLR:
     """The recipe's schedule over `total_steps` optimizer steps."""
 

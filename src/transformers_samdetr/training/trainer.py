@@ -25,7 +25,7 @@ from .checkpoint import replace_files
 from .display import Display, total_text
 from .log import TrainingProgress, epoch_line, write_line
 from .loss_sums import LossSums, any_process, loss_weights, stop_for_non_finite, weighted_terms, without_objects
-from .optimizer import count_trained, make_average, make_optimizer, make_schedule, set_learning_rates
+from .optimizer import make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
 from .processes import limit_waiting, make_accelerator, name_sharded_layers
 from .recipes import PEER_TIMEOUT, Recipe
@@ -98,7 +98,8 @@ class Trainer:
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
         self.average = make_average(model, recipe, accelerator)
-        optimizer, self.parameters = make_optimizer(model, recipe), count_trained(model)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        optimizer = make_optimizer(model, recipe)
         self.schedule = make_schedule(optimizer, recipe, self.order.steps_per_epoch * recipe.epochs)
         name_sharded_layers(accelerator, model)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
