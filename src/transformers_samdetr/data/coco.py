@@ -212,8 +212,26 @@ def _pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: 
         listed = shown(sorted(known, key=lambda identity: (str(type(identity)), identity)))
         where = content.where(content.category_ids.index(unknown))
         raise ValueError(f"{where} has category_id {shown(unknown, repr)}, which is none of the file's {listed}.")
+
+    folder, above = os.path.dirname(path), os.path.dirname(os.path.dirname(path))
+    # those of the split first: another split may have files of the same names
+    names = [folder, f"{folder}/images", f"{folder}/data"] if folder else []
+    for name in filter(None, (split, re.sub(r"\d+$", "", split), "default")):
+        names += [name, f"images/{name}", f"{name}/images", f"{name}/data", f"data/{name}"]
+    folders = [name for name in dict.fromkeys([*names, "", "images", "data", above]) if name in files.folders]
+    found = {name: files.find(name, folders) for name, _, _ in content.images.values()}
+    missing = [name for name, file in found.items() if file is None]
+    if missing:
+        looked = ", ".join(str(Path(files.path(f))) if f else str(files.root) for f in folders)
+        problem = f"{len(missing)} of the {len(content.images)} pictures in {content.path} do not exist"
+        such = f"{', '.join(map(shown, missing[:3]))}; looked in {looked}{files.hint(missing[0])}"
+        raise ValueError(f"{problem}, such as {such}. Put them there, or leave them out of the file.")
+    other = sum(os.path.basename(name.replace("\\", "/")) != os.path.basename(file) for name, file in found.items())
+    if other:
+        notes.append(f"{other} pictures of {content.path.name} were found by a name in another case or Unicode form")
+
     pictures = AnnotatedPictures()
-    pictures.images = _find_pictures(content, files, path, split, notes)
+    pictures.images = [files.path(found[name]) for name, _, _ in content.images.values()]
     pictures.image_ids = list(rows)
     for (image_id, (_, width, height)), image in zip(content.images.items(), pictures.images, strict=True):
         if not width or not height:
@@ -233,24 +251,3 @@ def _pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: 
     pictures.ids = array("q", np.where(numbered, positions, np.array(content.ids, dtype=np.int64)[order]).tobytes())
     pictures.categories = [content.category_ids[place] for place in order.tolist()]
     return pictures
-
-
-def _find_pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: list[str]) -> list[str]:
-    """The path of each image's file."""
-    folder, above = os.path.dirname(path), os.path.dirname(os.path.dirname(path))
-    # those of the split first: another split may have files of the same names
-    names = [folder, f"{folder}/images", f"{folder}/data"] if folder else []
-    for name in filter(None, (split, re.sub(r"\d+$", "", split), "default")):
-        names += [name, f"images/{name}", f"{name}/images", f"{name}/data", f"data/{name}"]
-    folders = [name for name in dict.fromkeys([*names, "", "images", "data", above]) if name in files.folders]
-    found = {name: files.find(name, folders) for name, _, _ in content.images.values()}
-    missing = [name for name, file in found.items() if file is None]
-    if missing:
-        looked = ", ".join(str(Path(files.path(f))) if f else str(files.root) for f in folders)
-        problem = f"{len(missing)} of the {len(content.images)} pictures in {content.path} do not exist"
-        such = f"{', '.join(map(shown, missing[:3]))}; looked in {looked}{files.hint(missing[0])}"
-        raise ValueError(f"{problem}, such as {such}. Put them there, or leave them out of the file.")
-    other = sum(os.path.basename(name.replace("\\", "/")) != os.path.basename(file) for name, file in found.items())
-    if other:
-        notes.append(f"{other} pictures of {content.path.name} were found by a name in another case or Unicode form")
-    return [files.path(found[name]) for name, _, _ in content.images.values()]

@@ -56,7 +56,16 @@ class _Composer:
     def compose(self, split: str, index: int) -> dict:
         """One example; its picture as PNG bytes. Ids of the two splits never meet."""
         rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
-        canvas = self._background(rng, split)
+        # a crop of a photograph, from its left three quarters for training, from the rest for validation
+        photograph = self.photographs[rng.integers(len(self.photographs))]
+        border = photograph.shape[1] * 3 // 4
+        region = photograph[:, :border] if split == "train" else photograph[:, border:]
+        side = int(rng.integers(100, min(region.shape[:2]) + 1))
+        top, left = (rng.integers(length - side + 1) for length in region.shape[:2])
+        crop = Image.fromarray(region[top : top + side, left : left + side])
+        if rng.random() < 0.5:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        canvas = np.asarray(crop.resize((self.size, self.size), Image.Resampling.BILINEAR), dtype=np.float32)
         objects: dict[str, list] = {"id": [], "area": [], "bbox": [], "category": [], "iscrowd": []}
         for _ in range(rng.integers(1, 7)):
             self._place_digit(rng, split, index, canvas, objects)
@@ -69,18 +78,6 @@ class _Composer:
             "height": self.size,
             "objects": objects,
         }
-
-    def _background(self, rng: np.random.Generator, split: str) -> np.ndarray:
-        """A crop of a photograph, from its left three quarters for training, from the rest for validation."""
-        photograph = self.photographs[rng.integers(len(self.photographs))]
-        border = photograph.shape[1] * 3 // 4
-        region = photograph[:, :border] if split == "train" else photograph[:, border:]
-        side = int(rng.integers(100, min(region.shape[:2]) + 1))
-        top, left = (rng.integers(length - side + 1) for length in region.shape[:2])
-        crop = Image.fromarray(region[top : top + side, left : left + side])
-        if rng.random() < 0.5:
-            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(crop.resize((self.size, self.size), Image.Resampling.BILINEAR), dtype=np.float32)
 
     def _place_digit(self, rng: np.random.Generator, split: str, index: int, canvas: np.ndarray, objects: dict) -> None:
         # every fifth digit is for validation

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from .box_formats import check_box_format
@@ -18,7 +19,7 @@ from .column_sets import ClassNames, find_columns, guess_box_format, has_integer
 from .digit_scenes import build_digit_scenes
 from .schema import AnySet, FolderContent, content_fingerprint, detection_features, to_dataset
 from .source_files import SetFiles, require_utf8, split_in
-from .stream import known_length, rows_of_parquet, with_length
+from .stream import known_length, with_length
 from .tables import read_tables
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, read_yolo
@@ -227,8 +228,10 @@ def _open(source: str, options: LoadOptions, files: dict[str, list[str]] | None 
     builder = datasets.load_dataset_builder(source, data_files=files)
     streams = dict(builder.as_streaming_dataset())
     for split, stream in streams.items():
-        rows = rows_of_parquet((builder.config.data_files or {}).get(split, [""]))
-        streams[split] = with_length(stream, rows) if rows and known_length(stream) is None else stream
+        parts = list(map(str, (builder.config.data_files or {}).get(split, [""])))
+        if known_length(stream) is None and all(part.endswith(".parquet") and "://" not in part for part in parts):
+            rows = sum(pq.read_metadata(part).num_rows for part in parts)  # in the last few bytes of each
+            streams[split] = with_length(stream, rows) if rows else stream
     return streams
 
 

@@ -1,9 +1,8 @@
 """Streams of pictures, for sets larger than the disk: their length, and examples."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
 import torch
 from datasets import IterableDataset
 from datasets.splits import SplitDict, SplitInfo
@@ -39,14 +38,6 @@ def require_length(data: IterableDataset) -> int:
             f"{remedy}. A smaller number makes epochs of so many pictures."
         )
     return length
-
-
-def rows_of_parquet(files: Iterable[str]) -> int | None:
-    """Rows of files on this machine, from their last few bytes alone; None if one of them is something else."""
-    files = list(map(str, files))
-    if not all(file.endswith(".parquet") and "://" not in file for file in files):
-        return None
-    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 class DetectionStream(Examples, torch.utils.data.IterableDataset):
