@@ -79,6 +79,17 @@ def test_wrong_boxes(folder, box, message):
             quick_check(data).raise_errors(str(folder))
 
 
+def test_shares_that_are_read_as_pixels(folder):
+    def shrink(content: dict) -> None:
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [0.2, 0.3, 0.4, 0.5]
+
+    edit(folder, shrink)
+    edit(folder, shrink, "val")
+    assert "error: train: 12 of 12 boxes are of a pixel or less: are they shares of the picture?" in found(folder)
+    assert "error" not in str(quick_check(load_detection_data(folder, box_format="xywh_normalised")).all[0])
+
+
 def test_a_stray_box_among_many_is_a_warning(folder):
     extra = [{"id": 900 + i, "image_id": i % 12, "category_id": 3, "bbox": [i % 7, i % 5, 8, 9]} for i in range(100)]
     edit(folder, lambda content: content["annotations"].extend(extra))

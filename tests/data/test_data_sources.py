@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig
@@ -302,6 +303,66 @@ def test_tables_with_an_object_a_row(tmp_path, delimiter):
     (tmp_path / "test_labels.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n0.jpg,cat,1,2,3,4")
     with pytest.raises(ValueError, match="line 2 names '0.jpg', which is not in .*; for 0.jpg there is images/0.png"):
         load_detection_data(tmp_path)
+
+
+TABLES_OF_KAGGLE = {
+    "text": ("image_id,width,height,bbox,source", '{0},40,30,"[9.0, 6.0, 20.0, 12.0]",web', "xywh", "object"),
+    "no class": ("image,xmin,ymin,xmax,ymax", "{0}.png,9,6,29,18", "xyxy", "object"),
+    "name and id": ("image_id,class_name,class_id,x_min,y_min,x_max,y_max", "{0},cat,7,9,6,29,18", "xyxy", "cat"),
+    "shares": ("ImageID,LabelName,XMin,XMax,YMin,YMax", "{0},cat,0.225,0.725,0.2,0.6", "xyxy_normalised", "cat"),
+    "Make Sense": (
+        "label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,image_width,image_height",
+        "cat,9,6,20,12,{0}.png,40,30",
+        "xywh",
+        "cat",
+    ),
+    "Make Sense, no header": ("", "cat,9,6,20,12,{0}.png,40,30", "xywh", "cat"),
+    "keras-retinanet": ("", "images/{0}.png,9,6,29,18,cat", "xyxy", "cat"),
+    "commas for points": ("filename;class;xmin;ymin;xmax;ymax", "{0}.png;cat;9,0;6,0;29,0;18,0", "xyxy", "cat"),
+}
+"""The header, a row, the format of the boxes and the class."""
+
+
+@pytest.mark.parametrize("name", TABLES_OF_KAGGLE)
+def test_tables_in_other_columns(tmp_path, name):
+    header, row, box_format, label = TABLES_OF_KAGGLE[name]
+    for index in range(5):
+        save_picture(tmp_path / "images" / f"{index}.png", seed=index)
+    lines = [header] * bool(header) + [row.format(index) for index in range(5)]
+    (tmp_path / "annotations.csv").write_text("\n".join(lines))
+    data = load_detection_data(tmp_path, box_format=box_format)
+    assert data.names == [label] and len(data.train) == 4
+    assert all(np.allclose(example["objects"]["bbox"], [[9, 6, 20, 12]]) for example in data.train)
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "struct"])
+def test_pictures_as_other_libraries_store_them(tmp_path, kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", SIZE).save(buffer, "PNG")
+    objects = {"bbox": [[9.0, 6.0, 20.0, 12.0]], "category": [0]}
+    content = {"bytes": buffer.getvalue(), "path": None} if kind == "struct" else buffer.getvalue()
+    sets = Dataset.from_list([{"image": content, "objects": objects}] * 5)
+    if kind != "struct":
+        sets = sets.cast_column("image", Value(kind))
+    data = load_detection_data(sets, box_format="xywh")
+    assert data.train[0]["image"].size == SIZE and data.train[0]["objects"]["bbox"] == [[9, 6, 20, 12]]
+    sets.to_parquet(tmp_path / "train.parquet")
+    streamed = load_detection_data(
+        DatasetDict(train=sets, test=sets), box_format="xywh", class_names=["cat"], streaming=True
+    )
+    assert next(iter(streamed.train))["width"] == SIZE[0]
+
+
+def test_boxes_in_an_array_and_one_box_a_row():
+    text = Value("string")
+    features = Features({"image": text, "bboxes": Array2D((None, 4), "float32"), "labels": List(text)})
+    row = {"image": "0.png", "bboxes": [[9.0, 6.0, 20.0, 12.0]], "labels": ["cat"]}
+    with_size = features | {"width": Value("int32"), "height": Value("int32")}
+    rows = [row | {"width": 40, "height": 30}] * 5
+    data = load_detection_data(Dataset.from_list(rows, Features(with_size)), box_format="xywh")
+    assert data.names == ["cat"] and data.train["objects"][0]["bbox"] == [[9, 6, 20, 12]]
+    with pytest.raises(ValueError, match="one object a row, with its box in bbox: make one row of each picture"):
+        load_detection_data(Dataset.from_list([{"image": "0.png", "bbox": [9, 6, 29, 18], "label": "cat"}] * 5))
 
 
 def test_columns_and_format_can_be_declared():

@@ -116,6 +116,12 @@ def test_a_text_in_another_encoding_is_named(tmp_path):
     (tmp_path / "classes.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(ValueError, match="classes.txt is not UTF-8 text: .* Save it as UTF-8"):
         read_text(tmp_path / "classes.txt")
+    (tmp_path / "data.yaml").write_bytes("names: [café]".encode("latin-1"))
+    with pytest.raises(ValueError, match="data.yaml is not UTF-8 text: .* Save it as UTF-8"):
+        read_yaml(tmp_path / "data.yaml")
+    (tmp_path / "data.yaml").write_text("names: [cat]\ntrain:\timages\n")
+    with pytest.raises(ValueError, match=r"not valid YAML: found character .* in line 2, column 7\. Correct it there"):
+        read_yaml(tmp_path / "data.yaml")
 
 
 @pytest.mark.parametrize("piece", [1, 3, 7, 1000])

@@ -78,7 +78,7 @@ def test_a_yolo_folder_without_splits_and_polygons(tmp_path):
         ("7 0.5 0.5 0.2 0.2", r"b.txt, line 1: class 7 is none of the named \[0, 1\]"),
         ("1 0.5 0.5 0.2", "b.txt, line 1 .*give the class, an integer, and center x"),
         ("1 0.5 0.5 0.2 0.2 0.9 0.1 0.2", "line 1 .*corners of a polygon"),
-        ("dog 0.5 0.5 0.2 0.2", "line 1 .*not numbers"),
+        ("dog 0.5 0.5 0.2 0.2", "line 1 .*not numbers: give the class, an integer, and center x"),
         ("0.5 0.5 0.2 0.2 0.1", "line 1 .*the class, an integer"),
     ],
 )
@@ -99,6 +99,17 @@ def test_mistakes_in_yaml_are_named(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images\nnames: 2\n")
     with pytest.raises(ValueError, match="data.yaml has names=.2.: give a list"):
         load_detection_data(tmp_path / "data.yaml")
+
+
+def test_a_folder_in_a_folder_and_scores_in_some_lines(tmp_path):
+    folder = tmp_path / "archive" / "set" / "set"
+    write_yolo(folder / "images", folder / "labels", list("abc"))
+    (folder / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
+    expected = load_detection_data(tmp_path).train["objects"]
+    label = folder / "labels" / "b.txt"
+    label.write_text("".join(f"{line} 0.87\n" for line in label.read_text().splitlines() if line))
+    data = load_detection_data(tmp_path)
+    assert "a score" in data.describe() and data.train["objects"][:] == expected[:]
 
 
 @pytest.mark.parametrize("up", ["", "../"])

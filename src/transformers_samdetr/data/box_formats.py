@@ -119,7 +119,7 @@ def detect_box_format(
         ValueError: there are no boxes, or none of the formats is possible, or several. The message has examples.
     """
     boxes, sizes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(sizes, dtype=np.float64)
-    declare = f"Declare it with box_format=, one of {', '.join(BOX_FORMATS)}."
+    declare = f"Declare it with box_format= (--box_format), one of {', '.join(BOX_FORMATS)}."
     if not len(boxes):
         raise ValueError(f"{source} has no boxes in its first pictures to detect their format on. {declare}")
 

@@ -23,7 +23,7 @@ TASKS = ("instances", "person_keypoints", "stuff", "captions", "panoptic", "imag
 OTHER_FORMATS = {  # what a JSON file with this key, and without COCO's, is
     **{"items": "Datumaro's own format", "shapes": "a LabelMe file of one picture", "features": "a GeoJSON file"},
     **{"_via_img_metadata": "a VIA project", "shape_attributes": "a VIA project", "imgHeight": "a file of one picture"},
-    **{"samples": "FiftyOne's own format", "classes": "FiftyOne's own format"},
+    **{"samples": "FiftyOne's own format", "classes": "FiftyOne's or Supervisely's own format"},
 }
 KNOWN_KEY = re.compile(rf'"({"|".join([*KEYS, *OTHER_FORMATS])})"\s*:')
 

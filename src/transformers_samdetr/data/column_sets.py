@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, concatenate_datasets
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, IterableDataset, Value, concatenate_datasets
 
 from ..annotations import shown
 from .box_formats import FormatGuess, detect_box_format, four_columns
@@ -51,7 +51,7 @@ def find_columns(features: Features, given: Mapping[str, str] | None = None, sou
         by_name = {path.rpartition(".")[2].lower(): path for path in candidates}
         return next((by_name[alias] for alias in aliases if alias in by_name), None)
 
-    lists = [path for path, feature in paths.items() if hasattr(feature, "feature")]
+    lists = [path for path, feature in paths.items() if hasattr(feature, "feature") or isinstance(feature, Array2D)]
     plain = [path for path in paths if "." not in path and path not in lists]
     pictures = [path for path, feature in paths.items() if isinstance(feature, Image)]
     named = [path for path in plain if isinstance(paths[path], Image) or paths[path] == Value("string")]
@@ -66,12 +66,14 @@ def find_columns(features: Features, given: Mapping[str, str] | None = None, sou
     if found["bbox"] is None:
         parents = dict.fromkeys(path.rpartition(".")[0] for path in paths)
         found["bbox"] = next((",".join(four) for four, _ in map(four_columns, map(beside, parents)) if four), None)
-    if found["bbox"] is not None:  # the others are beside the boxes
+    is_one_box = isinstance(getattr(features.get(found["bbox"]), "feature", None), Value)
+    if found["bbox"] is not None and not is_one_box:  # the others are beside the boxes
         parent = found["bbox"].split(",")[0].rpartition(".")[0]
         for name, aliases in OBJECT_ALIASES.items():
             found.setdefault(name, first(aliases, beside(parent)))
-    elif four := four_columns(plain)[0]:
-        remedy = "make one row of each picture, with a list in each of these columns, or give the table as a CSV file"
+    elif four := [found["bbox"]] if is_one_box else four_columns(plain)[0]:
+        where = "this column" if is_one_box else "each of these columns"
+        remedy = f"make one row of each picture, with a list in {where}, or give the table as a CSV file"
         raise ValueError(f"{source} has one object a row, with its box in {', '.join(four)}: {remedy}.")
     missing = [name for name in ("image", "bbox", "category") if found.get(name) is None]
     if missing:
@@ -79,6 +81,15 @@ def find_columns(features: Features, given: Mapping[str, str] | None = None, sou
         problem = f"{source} has no column that looks like {' or '.join(missing)}"
         raise ValueError(f"{problem}. {listing} Say which it is, {remedy}.")
     return {name: path for name, path in found.items() if path is not None}
+
+
+def with_pictures(data: AnySet) -> AnySet:
+    """The set with columns of encoded pictures, such as pandas writes them, as columns of pictures."""
+    for name, feature in data.features.items():
+        is_file = isinstance(feature, Mapping) and feature.keys() == {"bytes", "path"}
+        if is_file or feature in (Value("binary"), Value("large_binary")):
+            data = data.cast_column(name, Image())
+    return data
 
 
 def _parts(name: str, path: str) -> list[str]:

@@ -159,6 +159,8 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
     outside = usable & ((x >= right) | (y >= bottom) | (x + width <= 0) | (y + height <= 0))
     beyond = np.maximum.reduce([-x, -y, x + width - right, y + height - bottom])
     cut = usable & ~outside & (beyond > SLACK_PIXELS)
+    shares = usable & ~outside & (x + width <= 1.5) & (y + height <= 1.5)
+    shares &= shares.mean() > 0.5
     keys = [table.rows, *table.boxes.T, table.labels]
     order = np.lexsort(keys)  # stable, so that the first of equal ones stays first
     repeated = np.zeros(len(order), dtype=bool)
@@ -168,6 +170,7 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
         (negative, 0, "boxes have a negative width or height: were corners taken for sides? Declare --box_format"),
         (empty, MANY, "boxes have no area, and are left out in training"),
         (outside, MANY, "boxes lie outside of their picture altogether: is the box format right?"),
+        (shares, MANY, "boxes are of a pixel or less: are they shares of the picture? Declare --box_format"),
         (cut, MANY, f"boxes leave their picture by more than {SLACK_PIXELS:g} pixels, and are clipped"),
         (repeated, 1, "objects are annotated twice, box and class"),
     ):

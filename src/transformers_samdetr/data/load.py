@@ -15,7 +15,15 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from .box_formats import check_box_format
 from .coco import find_coco, read_coco
-from .column_sets import ClassNames, find_columns, guess_box_format, has_integer_ids, read_categories, to_schema
+from .column_sets import (
+    ClassNames,
+    find_columns,
+    guess_box_format,
+    has_integer_ids,
+    read_categories,
+    to_schema,
+    with_pictures,
+)
 from .digit_scenes import build_digit_scenes
 from .schema import AnySet, FolderContent, content_fingerprint, detection_features, to_dataset
 from .source_files import SetFiles, require_utf8, split_in
@@ -168,7 +176,9 @@ def _read_folder(path: Path) -> FolderContent | Mapping[str, Dataset] | None:
         if path.suffix == ".json":
             return read_coco(files, {split_in(path.stem): given})
         if path.suffix not in (".yaml", ".yml", ".data", *TABLES):
-            raise ValueError(f"{path} is no COCO JSON, YOLO YAML, CSV, parquet or arrow file: give one, or its folder.")
+            raise ValueError(
+                f"{path} is no COCO JSON, YOLO YAML, CSV, parquet or arrow file: give one, or its folder, unpacked."
+            )
     layout = find_yolo(files, given) if given is None or path.suffix not in TABLES else None
     if layout is not None:
         return read_yolo(files, layout)
@@ -279,9 +289,9 @@ def from_sets(source: str, sets: Mapping[str, AnySet], options: LoadOptions) -> 
         raise ValueError(f"{source} has no split for evaluation, and none can be held out of a stream: {remedy}.")
     splits = [train] if eval_name is None else [train, sets[eval_name]]
     # the first examples of a stream tell its features
-    splits = [split if split.features is not None else split._resolve_features() for split in splits]
+    splits = [with_pictures(split if split.features is not None else split._resolve_features()) for split in splits]
     if eval_name is None:
-        splits = [train.select(rows) for rows in hold_out(range(len(train)), source, notes)]
+        splits = [splits[0].select(rows) for rows in hold_out(range(len(train)), source, notes)]
     elif train_name is None:
         splits[0] = splits[0].take(0) if streaming else splits[0].select([])
     found = find_columns(splits[0].features, options.columns, source)

@@ -50,10 +50,14 @@ def read_text(path: str | os.PathLike) -> str:
 
 def read_yaml(path: Path) -> Any:
     """Mappings and lists in which every scalar is a text, so that `no`, `1.0` and `007` stay what they are."""
+    text = read_text(path)
     try:
-        return yaml.load(read_text(path), Loader=yaml.BaseLoader)
+        return yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:  # TypeError: a mapping as a key
-        raise ValueError(f"{path} is not valid YAML: {shown(error)}.") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or shown(error)
+        raise ValueError(f"{path} is not valid YAML: {problem}{place}. Correct it there.") from error
 
 
 def read_xml(path: str | os.PathLike) -> ElementTree.Element:
@@ -65,7 +69,7 @@ def read_xml(path: str | os.PathLike) -> ElementTree.Element:
             content = content[declared.end() :].decode(declared[1].decode())
         return ElementTree.fromstring(content)
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise ValueError(f"{path} is not valid XML: {error}.") from error
+        raise ValueError(f"{path} is not valid XML: {error}. Correct it there, or export it again.") from error
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[str, int, Any]]:

@@ -29,6 +29,10 @@ from .source_files import (
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "_darknet.labels", "predefined_classes.txt")
 NOTHING = ("", "null", "~", "None", [])
+LINE = (  # what errors ask for
+    "give the class, an integer, and center x, center y, width and height, or corners of a polygon, as shares of the "
+    "picture, with spaces between them"
+)
 SLACK = 0.01  # how far a share may be outside of the picture by rounding
 Line = tuple[str, int, list[float]]  # a label file, the number of a line of it, and the numbers in this line
 
@@ -46,7 +50,7 @@ class YoloLayout:
 
 def find_yolo(files: SetFiles, given: str | None = None) -> YoloLayout | None:
     """The description of a YOLO set, of the `given` file or of the first that is one; None for other layouts."""
-    described = [path for path in files.with_suffix(".yaml", ".yml", ".data") if path.count("/") < 2]
+    described = [path for path in files.with_suffix(".yaml", ".yml", ".data") if path.count("/") < 4]
     for path in [given] if given else sorted(described, key=lambda path: (path.count("/"), path)):
         try:
             layout = _described(path, files)
@@ -250,7 +254,7 @@ def _objects(
             try:
                 values = [float(value) for value in text.split()]
             except ValueError as error:
-                raise ValueError(f"{file}, line {number} ({text.strip()[:60]!r}): not numbers.") from error
+                raise ValueError(f"{file}, line {number} ({text.strip()[:60]!r}): not numbers: {LINE}.") from error
             if values:
                 lines.append((file, number, values))
                 if len(values) < 5 or not values[0].is_integer():
@@ -277,10 +281,7 @@ def _objects(
 
 def _refuse(line: Line, problem: str = "") -> NoReturn:
     text = " ".join(f"{value:g}" for value in line[2])[:60]
-    raise ValueError(
-        f"{line[0]}, line {line[1]} ({text!r}): {problem}give the class, an integer, and center x, center y, width and "
-        "height, or corners of a polygon, as shares of the picture."
-    )
+    raise ValueError(f"{line[0]}, line {line[1]} ({text!r}): {problem}{LINE}.")
 
 
 def _are_polygons(lines: list[Line], layout: YoloLayout, notes: list[str]) -> bool:
@@ -295,7 +296,7 @@ def _are_polygons(lines: list[Line], layout: YoloLayout, notes: list[str]) -> bo
         notes.append(f"keypoints (kpt_shape {shape}) are left out, boxes are taken")
         return False
     tracks = [values[6] for _, _, values in longer if len(values) == 7]
-    is_scored = 0 < len(longer) == len(lines) and counts <= {6, 7}
+    is_scored = counts == {6} or 0 < len(longer) == len(lines) and counts <= {6, 7}  # no polygon has six
     if is_scored and all(map(float.is_integer, tracks)) and max(tracks, default=2) > 1:
         notes.append("the sixth number of the lines, a score, is left out" + ", and so is the track" * bool(tracks))
         return False
