@@ -105,6 +105,15 @@ def _ask_for_similar(name: str, known: Collection[str], cutoff: float, quote: st
     return f"is {quote}{meant[0]}{quote} meant?" if meant else None
 
 
+def _names_by_label(names: Any) -> dict[int, str]:
+    """Class names by label, of a mapping (JSON's keys are text) or a list."""
+    try:
+        return {int(key): name for key, name in (names.items() if isinstance(names, Mapping) else enumerate(names))}
+    except (TypeError, ValueError):
+        remedy = "give the names by label, such as {0: 'cat', 1: 'dog'}"
+        raise SamDetrConfigError.of("id2label", repr(names), f"{remedy}.") from None
+
+
 _SIZES = (
     "d_model num_queries encoder_attention_heads encoder_ffn_dim encoder_n_points decoder_layers "
     "decoder_attention_heads decoder_ffn_dim num_keypoints roi_size num_channels"
@@ -260,14 +269,14 @@ class SamDetrConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any):
-        if name == "id2label" and isinstance(value, Mapping):
-            value = {int(key): label for key, label in value.items()}  # JSON's keys are text
+        if name == "id2label" and value is not None:
+            value = _names_by_label(value)
         super().__setattr__(name, value)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """The configuration that was saved; with other classes, without what training saved of the old ones."""
-        names = list((kwargs.get("id2label") or {}).values())
+        names = list(_names_by_label(kwargs.get("id2label") or {}).values())
         old_names = list((config_dict.get("id2label") or {}).values())
         if (names and names != old_names) or kwargs.get("num_labels", len(old_names)) != len(old_names):
             of_old_names = ("category_ids", "class_weights", "detection_threshold")
@@ -345,6 +354,8 @@ class SamDetrConfig(PreTrainedConfig):
         remedy = "it must be a multiple of 32 for the GroupNorm, or set input_projection_norm=False"
         self._require("d_model", self.d_model % 32 == 0 or not self.input_projection_norm, remedy)
         self._require("num_labels", self.num_labels >= 1, "a detector needs at least one class")
+        is_numbered = sorted(self.id2label) == list(range(len(self.id2label)))
+        self._require("id2label", is_numbered, "number the classes from 0 on, without gaps")
 
         resampling, points = self.query_resampling, self.num_keypoints
         if resampling == "keypoints":

@@ -351,11 +351,11 @@ def best_detections(
 
 def _checked_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:
     """`(B, 2)` heights and widths, or a ValueError."""
-    shape = "rows of different lengths"
+    shape = "rows that are no numbers, or of different lengths"
     if not isinstance(target_sizes, Tensor):
         try:
             target_sizes = torch.tensor([row.tolist() if hasattr(row, "tolist") else row for row in target_sizes])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             target_sizes = None
     if target_sizes is not None:
         shape = f"shape {tuple(target_sizes.shape)}"
@@ -427,11 +427,14 @@ class SamDetrObjectDetectionPipeline(ObjectDetectionPipeline):
             super().check_model_type(supported_models)
 
     def preprocess(self, image, timeout: float | None = None) -> dict[str, Any]:
-        is_read_here = isinstance(image, str) or is_pil_image(image)
-        if is_read_here and isinstance(self.image_processor, DetectionProcessingMixin):
-            image = open_picture(image, timeout) if isinstance(image, str) else upright(image)
-            inputs = self.image_processor(images=[image], return_tensors="pt").to(self.dtype)
-            inputs["target_size"] = torch.tensor([[image.height, image.width]], dtype=torch.int32)
+        processor = self.image_processor
+        is_path = isinstance(image, (str, os.PathLike))
+        if isinstance(processor, DetectionProcessingMixin) and (is_path or is_valid_image(image)):
+            image = open_picture(image, timeout) if is_path else processor.fetch_images(image)
+            image = upright(image) if is_pil_image(image) else processor.process_image(image, do_convert_rgb=True)
+            inputs = processor(images=[image], return_tensors="pt").to(self.dtype)
+            size = image.size[::-1] if is_pil_image(image) else image.shape[-2:]
+            inputs["target_size"] = torch.tensor([size], dtype=torch.int32)
         else:
             inputs = super().preprocess(image, timeout)
         return {"pictures": [inputs]} if self._is_sam_detr else inputs  # the pipeline collates lists as they are

@@ -221,8 +221,10 @@ def read_array(pixels: Pixels, to_rgb: bool | None, layout: str | ChannelDimensi
         raise UnreadablePictureError(f"{what} has no pixels.")
     if _is_float(pixels) and not (math.isfinite(pixels.min()) and math.isfinite(pixels.max())):
         raise UnreadablePictureError(f"{what} has values that are not finite.")
-    if isinstance(pixels, np.ndarray) and not pixels.dtype.isnative:
-        pixels = pixels.astype(pixels.dtype.newbyteorder("="))  # torch reads the machine's byte order only
+    if isinstance(pixels, np.ndarray):  # torch reads the machine's byte order only, and no array[:, :, ::-1]
+        pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+    if pixels.ndim == 3 and layout is None and not {1, 3, 4} & {pixels.shape[0], pixels.shape[2]}:
+        raise UnreadablePictureError(f"{what} has not 1, 3 or 4 channels, first or last: leave the others out.")
     pixels = _integers_to_eight_bits(pixels)
     if to_rgb and pixels.ndim == 3 and {1, 4} & {pixels.shape[0], pixels.shape[2]}:
         layout = layout or infer_channel_dimension_format(pixels, num_channels=(1, 3, 4))

@@ -108,3 +108,13 @@ def test_coarse_to_fine_levels():
 def test_preset_overrides():
     config = SamDetrConfig.from_preset("sam-detr-pp-r50", num_labels=3, num_queries=50)
     assert (config.num_labels, config.num_queries, config.encoder_ffn_dim) == (3, 50, 1024)
+
+
+def test_forms_of_class_names():
+    for names in (["cat", "dog"], ("cat", "dog"), {"0": "cat", "1": "dog"}, {1: "dog", 0: "cat"}):
+        assert SamDetrConfig.from_preset("sam-detr-tiny", id2label=names).id2label == {0: "cat", 1: "dog"}
+    for names in ({1: "cat", 2: "dog"}, {0: "cat", 2: "dog"}):
+        with pytest.raises(SamDetrConfigError, match=r"id2label=.*: number the classes from 0 on, without gaps"):
+            SamDetrConfig(id2label=names)
+    with pytest.raises(SamDetrConfigError, match="id2label=.*give the names by label, such as"):
+        SamDetrConfig(id2label={"cat": 0, "dog": 1})

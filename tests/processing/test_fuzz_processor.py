@@ -199,6 +199,11 @@ def test_damaged_exif_is_that_of_an_upright_picture():
         (np.full((4, 5, 3), np.nan), "not finite"),
         (np.zeros((4, 5, 3), np.complex64), "complex64 is none: give uint8"),
         (np.full((4, 5, 3), None), "object is none"),
+        (
+            np.zeros((5, 6, 2), np.uint8),
+            "shape .5, 6, 2. .* has not 1, 3 or 4 channels, first or last: leave",
+        ),
+        (np.zeros((6, 4, 5), np.uint8), "has not 1, 3 or 4 channels"),
     ],
 )
 def test_arrays_that_are_no_picture(processor, array, message):

@@ -150,6 +150,14 @@ def exif_picture(orientation):
     return image, buffer.getvalue()
 
 
+def test_arrays_with_reversed_axes(processor):
+    array = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    reversed_ones = array[..., ::-1], array[::-1], array[:, ::-1].astype(">u2") * 257
+    for given in reversed_ones:  # as OpenCV's BGR pictures become RGB
+        same = processor(given.copy(), return_tensors="pt")["pixel_values"]
+        assert torch.equal(processor(given, return_tensors="pt")["pixel_values"], same)
+
+
 @pytest.mark.parametrize("source", ["pil", "str", "path", "base64"])
 def test_exif_orientation_is_applied(processor, tmp_path, source):
     image, content = exif_picture(6)  # to be shown turned by a quarter, clockwise
@@ -535,8 +543,8 @@ def test_target_sizes(processor):
     ):
         with pytest.raises(ValueError, match=r"target_sizes has shape .*, such as \[\(480, 640\)\]"):
             processor.post_process_object_detection(outputs, target_sizes=wrong)
-    for wrong in ([(1, 2), (1, 2, 3)], [(1, 2), 3], ["ab", "cd"]):
-        with pytest.raises(ValueError, match="target_sizes has rows of different lengths"):
+    for wrong in ([(1, 2), (1, 2, 3)], [(1, 2), 3], ["ab", "cd"], [None, None]):
+        with pytest.raises(ValueError, match="target_sizes has rows that are no numbers, or of different lengths"):
             processor.post_process_object_detection(outputs, target_sizes=wrong)
 
 

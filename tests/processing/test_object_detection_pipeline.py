@@ -54,6 +54,17 @@ def test_generators_and_paths_in_batches(tmp_path):
     assert len(list(detect((image for image in images), threshold=0.0, batch_size=2))) == 3
 
 
+def test_arrays_tensors_and_path_objects(tmp_path):
+    detect, image = detector(tmp_path), pictures([(100, 80)])[0]
+    image.save(tmp_path / "0.png")
+    array, expected = np.array(image), detect(image, threshold=0.0)
+    for same in (array, array / 255, torch.from_numpy(array).movedim(-1, 0), tmp_path / "0.png"):
+        found = detect(same, threshold=0.0)
+        assert [row["box"] for row in found] == [row["box"] for row in expected]
+        np.testing.assert_allclose([row["score"] for row in found], [row["score"] for row in expected], atol=1e-5)
+    assert len(detect([array, tmp_path / "0.png", image], threshold=0.0, batch_size=2)) == 3
+
+
 def test_the_threshold_is_the_one_saved_with_the_model(tmp_path):
     detect, image = detector(tmp_path), pictures([(100, 80)])[0]
     scores = sorted(row["score"] for row in detect(image, threshold=0.0))

@@ -51,7 +51,10 @@ class Detector:
             self.processor = AutoImageProcessor.from_pretrained(model)
             self.model = AutoModelForObjectDetection.from_pretrained(model, **options)
             mps = "mps" if torch.backends.mps.is_available() else "cpu"
-            self.model.to(device or ("cuda" if torch.cuda.is_available() else mps)).eval()
+            try:
+                self.model.to(device or ("cuda" if torch.cuda.is_available() else mps)).eval()
+            except RuntimeError as error:
+                raise ValueError(f"device={str(device)!r} cannot be used, such as 'cpu' or 'cuda': {error}") from error
         self.names = [self.model.config.id2label[label] for label in range(self.model.config.num_labels)]
         self.colors = class_colors(self.names)
         self.category_ids = own_category_ids(self.model.config)
