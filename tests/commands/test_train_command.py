@@ -1,5 +1,7 @@
 """`samdetr-train` and `scripts/train.py` parse, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 
 from transformers_samdetr.commands.train import described_fields
@@ -52,6 +54,13 @@ def test_a_wrong_value_is_refused_with_what_is_possible(parse, capsys):
     with pytest.raises(SystemExit):
         parse("--schedule", "linear")
     assert "schedule='linear' is not possible: choose one of 'step', 'cosine'" in capsys.readouterr().err
+    for field, wrong, kind in (
+        ("learning_rate", "1e-3", "a number"),
+        ("epochs", 1.5, "an int"),
+        ("seed", None, "an int"),
+    ):
+        with pytest.raises(ValueError, match=f"{field}={wrong!r} is not possible: it must be {kind}"):
+            replace(RECIPES["tiny"], **{field: wrong})
     with pytest.raises(SystemExit):
         parse("--recipe", "none")
     assert "sam-detr-r50" in capsys.readouterr().err

@@ -129,6 +129,7 @@ def test_weights_as_given():
         ("1,x,2", "numbers from 0 on"),
         ("1,-1,2", "numbers from 0 on"),
         ("1,inf,2", "numbers from 0 on"),
+        ("0,0,0", "not all 0"),
         ("bsu=2", "no class is called 'bsu', but 'bus'"),
         ("bus=2,3", "no class is called ''"),
     ],

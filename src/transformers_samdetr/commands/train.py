@@ -55,7 +55,7 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
     hints = get_type_hints(Recipe)
     for name, meaning in described_fields().items():
         hint = hints[name]
-        kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json.loads)
+        kind = next((kind for kind in (bool, int, float, str) if hint in (kind, kind | None)), json_object)
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         if NoneType in get_args(hint):
             options["type"] = none_or(kind)
@@ -83,6 +83,14 @@ def parse(description: str | None = __doc__) -> tuple[argparse.Namespace, Recipe
         parser.error(f"--resume {args.resume} is no folder of a checkpoint: give one, or --resume alone for the newest")
     args.parser = parser
     return args, recipe
+
+
+def json_object(text: str) -> dict:
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError):
+        remedy = """give a JSON object in quotes, such as '{"num_queries": 100}'"""
+        raise argparse.ArgumentTypeError(f"{text!r}: {remedy}") from None
 
 
 def described_fields() -> dict[str, str]:

@@ -73,8 +73,8 @@ def class_weights(given: str, names: Sequence[str], train: AnySet) -> list[float
         values = [float(value) for *_, value in pairs]
     except ValueError:
         values = [math.nan]
-    if not all(0 <= value < math.inf for value in values):
-        raise refuse("give 'balanced', numbers from 0 on, or NAME=NUMBER pairs, with commas")
+    if not (all(0 <= value < math.inf for value in values) and any(values)):
+        raise refuse("give 'balanced', numbers from 0 on, not all 0, or NAME=NUMBER pairs, with commas")
     is_named = any(sign for _, sign, _ in pairs)
     keys = [name.strip() for name, *_ in pairs] if is_named else names
     if len(values) != len(keys):

@@ -1,13 +1,17 @@
 """Recipes: everything that decides how a model is trained. Imports nothing heavy: `samdetr-train --help` is quick."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 AUGMENTATIONS = ("none", "flip", "crop", "paper", "strong")
 """Those of `data.augment`, repeated since that file imports PyTorch; a test compares the two."""
 PEER_TIMEOUT = 60.0
 """Seconds that processes wait for each other in training before they take one for lost."""
+
+
+METRICS = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl VOC_AP50".split()
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Recipe:
         compile: compiles the repeated layers with `torch.compile`.
         mixed_precision: `"no"`, `"bf16"` or, on a GPU, `"fp16"`.
         patience: stops when the metric has not improved for so many epochs; 0 never stops early.
-        metric: what the best epoch is judged by, such as `"AP"` or `"AP50"`.
+        metric: what the best epoch is judged by, such as `"AP"`, `"AP50"`, or `"AP/NAME"` of one class.
         keep: `"last"` leaves the weights of the last epoch in the output folder, `"best"` those of the best.
         trackers: `"auto"` for TensorBoard where it is installed, `"none"`, or names that Accelerate knows, with commas.
         log_steps: optimizer steps between two entries of the trackers, and between two lines of text where there is no
@@ -102,6 +106,10 @@ class Recipe:
             if not condition:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not possible: {remedy}.")
 
+        for entry in fields(self):
+            given = getattr(self, entry.name)
+            require(entry.name, entry.type is not int or isinstance(given, Integral), "it must be an integer")
+            require(entry.name, entry.type is not float or isinstance(given, Real), "it must be a number")
         for name in "epochs batch_size evaluation_batch_size accumulation_steps shuffle_buffer log_steps".split():
             require(name, getattr(self, name) >= 1, "it must be at least 1")
         require("learning_rate", self.learning_rate > 0, "it must be above 0")
@@ -113,6 +121,8 @@ class Recipe:
         require("image_size", self.image_size is None or self.image_size >= 32, "it must be at least 32 pixels")
         text = isinstance(self.class_weights, (str, type(None)))
         require("class_weights", text, "it is a text, such as 'balanced' or '1,1,2.5'")
+        is_metric = self.metric in METRICS or self.metric.startswith("AP/")
+        require("metric", is_metric, f"choose one of {', '.join(METRICS)}, or AP/NAME of a class")
         for name, choices in (
             ("schedule", ("step", "cosine")),
             ("augmentation", AUGMENTATIONS),

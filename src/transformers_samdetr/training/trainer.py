@@ -89,6 +89,8 @@ class Trainer:
         self.accelerator = accelerator = make_accelerator(recipe, self.output_dir)
         self.config = model.config
         self.names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+        if recipe.metric.startswith("AP/") and recipe.metric[3:] not in self.names:
+            raise ValueError(f"metric={recipe.metric!r} is not possible: the classes are {', '.join(self.names[:20])}.")
         if recipe.class_weights is not None:
             model.config.class_weights = class_weights(recipe.class_weights, self.names, train)
         self.train_set, self.order = training_examples(
