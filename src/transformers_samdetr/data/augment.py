@@ -200,10 +200,8 @@ class PaperAugmentation:
     from 384 to 600, each at most the picture's.
 
     Another `size` scales all of it but the limit of the longest side: with a shortest side or a fixed square of 320,
-    pictures end at 0.6 to 1 times 320, and fixed sizes keep their aspect ratio. So the final size is the one of
-    evaluation, made smaller as much as in the paper.
-
-    A crop keeps each object of which anything is left, clipped, and counts the clipped box as the area of every object.
+    pictures end at 0.6 to 1 times 320, and fixed sizes keep their aspect ratio. A crop keeps each object of which
+    anything is left, clipped, and counts the clipped box as the area of every object.
     """
 
     def __init__(self, size: Mapping[str, int]):

@@ -12,7 +12,7 @@ from ..visualization.web_page import picture_url, write_page
 from .augment import Augmentation, position_seed
 from .box_formats import xywh_to_boxes
 from .dataset import NO_PICTURE, UNUSABLE, decode_picture, read_example, undecoded
-from .dataset_check import SHOWN, AnnotationTable, Findings, splits
+from .dataset_check import SHOWN, AnnotationTable, Facts, Findings, Tables, splits
 from .load import DetectionData
 from .picture_facts import PictureFacts
 
@@ -23,8 +23,8 @@ def write_check_page(
     path: str | Path,
     data: DetectionData,
     findings: Findings,
-    tables: dict[str, AnnotationTable],
-    facts: dict[str, dict[int, PictureFacts]],
+    tables: Tables,
+    facts: Facts,
     augmentation: Augmentation | None = None,
     seed: int = 0,
 ) -> None:
@@ -123,7 +123,7 @@ def _figures(table: AnnotationTable, facts: dict[int, PictureFacts]) -> dict[str
     }
 
 
-def _classes(tables: dict[str, AnnotationTable], names: Sequence[str], colors: dict[str, tuple]) -> list[dict]:
+def _classes(tables: Tables, names: Sequence[str], colors: dict[str, tuple]) -> list[dict]:
     """Objects of each class, the most frequent first."""
     counts = {split: np.bincount(table.labels, minlength=len(names)) for split, table in tables.items()}
     highest = max(int(max(count.max(initial=0) for count in counts.values())), 1)

@@ -116,7 +116,11 @@ class AnnotationTable(NamedTuple):
         return np.bincount(self.rows, minlength=len(self.image_ids))
 
 
-def _check_annotations(tables: dict[str, AnnotationTable], names: list[str], findings: Findings, whole: bool) -> None:
+Tables = dict[str, AnnotationTable]  # by split
+Facts = dict[str, dict[int, PictureFacts]]  # by split and row
+
+
+def _check_annotations(tables: Tables, names: list[str], findings: Findings, whole: bool) -> None:
     """What is wrong with the annotations alone; a sample (not `whole`) does not tell which classes have no objects."""
     for split, table in tables.items():
         _check_boxes(split, table, names, findings)
@@ -216,12 +220,7 @@ def _check_pictures(
             findings.add(severity, f"{looked_at} {message}", examples, [(split, row) for row in found])
 
 
-def _check_duplicates(
-    data: DetectionData,
-    tables: dict[str, AnnotationTable],
-    facts: dict[str, dict[int, PictureFacts]],
-    findings: Findings,
-) -> None:
+def _check_duplicates(data: DetectionData, tables: Tables, facts: Facts, findings: Findings) -> None:
     """Pictures with the same pixels, an error in both splits, or that look the same, a warning with its certainty."""
     stored = {split: undecoded(of_split.select_columns(["image"])) for split, of_split in splits(data).items()}
     by_place = {(split, row): fact for split, of_split in facts.items() for row, fact in of_split.items()}
@@ -291,7 +290,7 @@ def _groups(pairs: list[tuple[Place, Place]]) -> tuple[list[list[Place]], list[l
     return mixed, [group for group in groups.values() if group[0][0] == group[-1][0]]
 
 
-def _shares(tables: dict[str, AnnotationTable], place: Place) -> tuple[np.ndarray, np.ndarray]:
+def _shares(tables: Tables, place: Place) -> tuple[np.ndarray, np.ndarray]:
     """`(T, 4)` boxes of a picture that are finite, (x, y, width, height) as shares of it, and `(T,)` their labels."""
     table, row = tables[place[0]], place[1]
     objects = slice(*np.searchsorted(table.rows, (row, row + 1)))
@@ -299,7 +298,7 @@ def _shares(tables: dict[str, AnnotationTable], place: Place) -> tuple[np.ndarra
     return boxes[np.isfinite(boxes).all(1)], table.labels[objects][np.isfinite(boxes).all(1)]
 
 
-def _agreement(tables: dict[str, AnnotationTable], one: Place, other: Place) -> float:
+def _agreement(tables: Tables, one: Place, other: Place) -> float:
     """Share of the objects of two pictures that are in both: of one class, with an IoU of at least 0.5."""
     (boxes, labels), (other_boxes, other_labels) = _shares(tables, one), _shares(tables, other)
     if not len(labels) or not len(other_labels):
@@ -328,9 +327,7 @@ def quick_check(data: DetectionData) -> Findings:
     return findings
 
 
-def full_check(
-    data: DetectionData, progress: Callable[[Iterable], Iterable] = iter
-) -> tuple[Findings, dict[str, AnnotationTable], dict[str, dict[int, PictureFacts]]]:
+def full_check(data: DetectionData, progress: Callable[[Iterable], Iterable] = iter) -> tuple[Findings, Tables, Facts]:
     """Everything: each picture is read, and compared with all others; streams raise a ValueError.
 
     Returns what was found, the annotations, and what is known of each picture, by split and row. `progress` wraps the

@@ -49,11 +49,8 @@ def coco_annotations(example: dict[str, Any]) -> dict[str, Any]:
     return {"image_id": example["image_id"], "annotations": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
-# Values of a source, which `where` names in errors.
-
-
 def box_of(value: Any, where: object) -> list[float]:
-    """Four floats, which may be NaN or infinite, of four numbers or texts of numbers; else a ValueError.
+    """Four floats, maybe NaN or infinite, of four numbers or texts; else a ValueError, which begins with `where`.
 
     >>> box_of([1, "2.5", 3, 4], "image 7")
     [1.0, 2.5, 3.0, 4.0]

@@ -43,9 +43,8 @@ def require_length(data: IterableDataset) -> int:
 class DetectionStream(Examples, torch.utils.data.IterableDataset):
     """As `DetectionDataset`, of a stream: an unusable picture is left out, and nothing takes its place.
 
-    The random numbers of a picture are a function of (seed, epoch, its id). The order is one of (seed, epoch) and, as
-    in all streams of the `datasets` library, of the numbers of processes and workers, which share the stream's files.
-    (`Trainer` takes the bare stream, and has an order that depends on neither.)
+    The random numbers of a picture are a function of (seed, epoch, its id). The order is one of (seed, epoch) and the
+    numbers of processes and workers, which share the stream's files. (That of `Trainer` depends on neither.)
 
     Args:
         data: stream in the schema of `detection_features`.

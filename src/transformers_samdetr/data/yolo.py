@@ -1,7 +1,7 @@
 """Folders in the layouts of YOLO: Ultralytics' `data.yaml`, darknet's `obj.data`, or labels and a list of classes.
 
 A line of a label file is a class and four shares of the picture (center x, center y, width, height). Longer lines are
-corners of a polygon, a box with keypoints, or a box with its score, as the YAML file or the numbers of all lines tell.
+polygons, or boxes with keypoints or a score, as the YAML file or the numbers of all lines tell.
 """
 
 import difflib
