@@ -96,7 +96,7 @@ def test_bf16_trains_and_evaluates(new_accelerate, scenes, tmp_path):
     assert json.loads(approximate)["train_loss"] == pytest.approx(loss, rel=0.05)
 
 
-def test_a_run_ends_when_the_metric_stands_still(scenes, tmp_path, monkeypatch):
+def test_a_run_ends_when_the_metric_stands_still(scenes, tmp_path, monkeypatch, capsys):
     values = iter([10.0, 30.0, 20.0, 30.0, 40.0])
     trainer = make_trainer(scenes, tmp_path, epochs=9, batch_size=4, patience=2, keep="best")
     numbers = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "test_loss": 1.0}
@@ -106,6 +106,7 @@ def test_a_run_ends_when_the_metric_stands_still(scenes, tmp_path, monkeypatch):
     trainer.train()
     assert trainer.progress.epoch == 4 and trainer.progress.best_value == 30.0 and trainer.progress.best_epoch == 2
     assert saved == [1, 2]
+    assert "Ends after epoch 4 of 9: AP has not improved since epoch 2\n" in capsys.readouterr().out
 
 
 def test_the_log_has_the_columns_of_published_curves(scenes, tmp_path):

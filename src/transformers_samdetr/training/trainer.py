@@ -156,6 +156,9 @@ class Trainer:
             self.stopped = True
             self._call_hooks("when_stopped")
             return metrics
+        if progress.epoch < recipe.epochs:
+            best = f"{recipe.metric} has not improved since epoch {progress.best_epoch}"
+            self.display.print(f"Ends after epoch {progress.epoch} of {recipe.epochs}: {best}")
         if recipe.keep == "last":
             self.save()
         self.accelerator.end_training()
