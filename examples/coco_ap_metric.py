@@ -4,6 +4,7 @@ python examples/coco_ap_metric.py --model outputs/digits --data digits
 """
 
 import argparse
+from pathlib import Path
 
 import evaluate
 import torch
@@ -12,7 +13,6 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection
 import transformers_samdetr  # noqa: F401 (makes the Auto classes know SAM-DETR)
 from transformers_samdetr.data.dataset import DetectionDataset
 from transformers_samdetr.data.load import load_detection_data
-from transformers_samdetr.evaluation import COCO_AP_METRIC
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     names = list(model.config.id2label.values())
     if names != data.names:
         parser.error(f"{args.model} has the classes {names}, {args.data} has {data.names}: they must be the same.")
-    metric = evaluate.load(COCO_AP_METRIC)  # a folder of the package: no download
+    metric = evaluate.load(str(Path(__file__).with_name("coco_ap")))  # a folder: no download
 
     for image, annotations in DetectionDataset(data.evaluation):
         with torch.no_grad():

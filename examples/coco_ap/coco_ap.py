@@ -31,7 +31,7 @@ Returns:
     AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, VOC_AP50, and `AP/name` of each class; -1 where
     there is nothing to find.
 Examples:
-    >>> metric = evaluate.load(transformers_samdetr.evaluation.COCO_AP_METRIC)
+    >>> metric = evaluate.load("examples/coco_ap")
     >>> prediction = {"boxes": [[10, 10, 30, 40]], "scores": [0.9], "labels": [17]}
     >>> reference = {"image_id": 1, "annotations": [{"bbox": [10, 10, 20, 30], "category_id": 17}]}
     >>> metric.add(prediction=prediction, reference=reference)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import transformers_samdetr
-from transformers_samdetr.evaluation import COCO_AP_METRIC
 
 from ..coco_by_hand import coco_by_hand, scattered
-from .test_coco_evaluator import COCO_SAMPLE, random_set, through_corners
+from ..evaluation.test_coco_evaluator import COCO_SAMPLE, random_set, through_corners
 
+COCO_AP_METRIC = str(Path(__file__).parents[2] / "examples" / "coco_ap")
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -138,6 +138,7 @@ def test_two_processes_that_start_anywhere_else(tmp_path):
 
 def test_the_document_is_right(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
+    monkeypatch.chdir(Path(__file__).parents[2])
     document = Path(__file__).parents[2] / "docs" / "evaluation.md"
     snippets = re.findall(
         r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
