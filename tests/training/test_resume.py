@@ -14,7 +14,7 @@ from random import Random
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from datasets import DatasetDict
 from safetensors.torch import load_file
 
@@ -148,6 +148,15 @@ def test_another_number_of_processes_is_a_warning(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     assert run.checkpoints.resume("auto")["step"] == 1
     assert "Resumed on 2 instead of 1 processes" in caplog.text
+
+
+def test_deepspeed_is_resumed_on_as_many_processes(tmp_path, monkeypatch):
+    Run(tmp_path).step().save()
+    run = Run(tmp_path)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
+    with pytest.raises(ResumeRefused, match="saved by 1 processes of DeepSpeed, which cannot be resumed on 2"):
+        run.checkpoints.resume("auto")
 
 
 def test_other_versions_are_a_warning(tmp_path, monkeypatch, caplog):
