@@ -65,9 +65,12 @@ def parse_metric(text: str) -> tuple[str, float]:
     ('COCO AP', 41.9)
     """
     name, separator, value = text.rpartition("=")
-    if not separator or not name:
-        raise ValueError(f"{text!r} is not NAME=VALUE.")
-    return name.strip(), float(value)
+    try:
+        if separator and name:
+            return name.strip(), float(value)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is not NAME=VALUE: give a name and a number, such as AP=41.9.")
 
 
 def logged_metrics(folder: str | Path) -> tuple[dict[str, float], int | None]:

@@ -81,6 +81,7 @@ MISTAKES = {
         "--output_dir out": "required: --checkpoint",
         "--checkpoint file.txt --output_dir out --dilatoin": "Did you mean --dilation?",
         "--checkpoint file.txt --output_dir out": "file.txt",
+        "--checkpoint set --output_dir out": "set is a folder: give a file",
     },
     "demo": {"--model modle": "did you mean model?", "--model model --prot 1": "Did you mean --port?"},
     "evaluate": {

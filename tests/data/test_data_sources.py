@@ -354,6 +354,9 @@ def test_pictures_as_other_libraries_store_them(tmp_path, kind):
 
 
 def test_boxes_in_an_array_and_one_box_a_row():
+    objects = {"bbox": [[9, 6, 20, 12]], "class_name": ["cat"]}
+    named = Dataset.from_list([{"image": "0.png", "width": 40, "height": 30, "objects": objects}] * 5)
+    assert load_detection_data(named, box_format="xywh").names == ["cat"]
     text = Value("string")
     features = Features({"image": text, "bboxes": Array2D((None, 4), "float32"), "labels": List(text)})
     row = {"image": "0.png", "bboxes": [[9.0, 6.0, 20.0, 12.0]], "labels": ["cat"]}

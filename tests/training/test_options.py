@@ -15,6 +15,7 @@ from transformers_samdetr import SamDetrForObjectDetection, SamDetrImageProcesso
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.training import Recipe, Trainer, load_model_and_processor, processes
 from transformers_samdetr.training.log import COLUMNS
+from transformers_samdetr.training.start import find_backbone_weights
 
 from ..models import tiny_model
 
@@ -179,3 +180,8 @@ def test_fp16_without_a_gpu_is_refused_with_what_is_possible(new_accelerate, sce
     with pytest.raises(ValueError, match="mixed_precision='fp16' is not possible on a CPU: .* 'no' .* or 'bf16' here"):
         make_trainer(scenes, tmp_path / "out", mixed_precision="fp16")
     assert not (tmp_path / "out").exists()
+
+
+def test_backbone_weights_that_timm_does_not_have():
+    with pytest.raises(ValueError, match="backbone_weights='timm:resnt50' cannot be loaded: .*timm.list_pretrained"):
+        find_backbone_weights("timm:resnt50")

@@ -99,6 +99,8 @@ def check_file(text: str) -> None:
     """That a file to read exists."""
     if not Path(text).is_file():
         near = nearest_path(Path(text))
+        if Path(text).is_dir():
+            raise ValueError(f"{text} is a folder: give a file")
         raise ValueError(f"there is no file {text}" + (f"; did you mean {near}?" if near else ""))
 
 

@@ -21,6 +21,7 @@ OBJECT_ALIASES = {
     "category": (
         *("category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes"),
         *("class_id", "class_ids", "class_labels", "class_label", "name", "names"),
+        *("class_name", "category_name", "label_name"),
     ),
     "area": ("area", "areas"),
     "iscrowd": ("iscrowd", "is_crowd", "crowd"),

@@ -83,7 +83,11 @@ def load_model_and_processor(
 def find_backbone_weights(source: str) -> str | dict[str, Tensor]:
     """What `load_backbone_weights` takes for a `Recipe.backbone_weights`; downloads those of `"timm:NAME"`."""
     if source.startswith("timm:"):
-        return timm.create_model(source.removeprefix("timm:"), pretrained=True).state_dict()
+        try:
+            return timm.create_model(source.removeprefix("timm:"), pretrained=True).state_dict()
+        except RuntimeError as error:
+            remedy = "give 'timm:' and a name of timm.list_pretrained()"
+            raise ValueError(f"backbone_weights={source!r} cannot be loaded: {error}; {remedy}.") from error
     if source != "efficientnet-lite0":
         return source
     try:
