@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 import transformers_samdetr
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
+from transformers_samdetr.commands import predict
 from transformers_samdetr.export import ExportedDetector, ExportError, export_detector
 from transformers_samdetr.export.export_detector import (
     DEFAULT_OPSET,
@@ -275,7 +276,7 @@ def test_openvino_finds_the_same_and_carries_its_description(quick, file, tmp_pa
 
 
 @needs_onnx
-def test_an_exported_file_is_a_detector(tmp_path):
+def test_an_exported_file_is_a_detector(tmp_path, monkeypatch, capsys):
     """The same detections as with the model's folder, by ONNX Runtime."""
     model = decided(tiny_model(**QUICK))
     model.config.update({"id2label": {0: "a", 1: "b", 2: "c", 3: "d", 4: "汽车"}, "category_ids": [9, 4, 6, 2, 7]})
@@ -291,6 +292,18 @@ def test_an_exported_file_is_a_detector(tmp_path):
         assert len(expected["scores"]) and torch.equal(expected["labels"], found["labels"])
         torch.testing.assert_close(found["scores"], expected["scores"], atol=1e-5, rtol=0)
         torch.testing.assert_close(found["boxes"], expected["boxes"], atol=0.02, rtol=0)  # pixels
+
+    images[0].save(tmp_path / "one.png")
+    command = ["samdetr-predict", "one.png", "--model", "model.onnx", "--output_dir", "found", "--threshold", "0.1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", command)
+    predict.main()
+    assert f"{len(ours.detect(images[:1], 0.1)[0]['scores'])} detections in 1 picture" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, "--explain"])
+    with pytest.raises(SystemExit):
+        predict.main()
+    assert "give the folder that model.onnx was exported from" in capsys.readouterr().err
+
     about = json.loads((tmp_path / "model.onnx.json").read_text(encoding="utf-8"))
     (tmp_path / "model.onnx.json").write_text(json.dumps(about | {"top_k": 100}))
     with pytest.raises(ValueError, match="exported with --postprocess"):

@@ -115,6 +115,13 @@ def check_model(text: str, presets: Collection[str] = ()) -> None:
         raise ValueError(f"the folder {text} has no config.json{hint}")
 
 
+def check_detector(text: str) -> None:
+    """As `check_model`, or a file or folder that `samdetr-export` has written."""
+    path = Path(text)
+    if not (path.suffix in (".onnx", ".pt2") and path.is_file() or (path / "model.xml").is_file()):
+        check_model(text)
+
+
 def check_data(text: str) -> None:
     """That data are `digits`, an existing path, or a name on the Hub."""
     path = Path(text).expanduser()

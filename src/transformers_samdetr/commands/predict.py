@@ -14,7 +14,7 @@ import json
 import os
 import sys
 
-from .messages import CommandParser, check_file, none_or
+from .messages import CommandParser, check_detector, check_file, none_or
 
 FIGURES = ("overview", "heads", "boxes", "alignment")
 LISTS = ("coco", "csv", "yolo", "jsonl")
@@ -26,7 +26,8 @@ def build_parser(description: str | None = __doc__) -> CommandParser:
     parser.checks["inputs"] = check_input
     inputs = "pictures, videos, folders of both, patterns, http(s) and rtsp addresses, a camera's number, - for stdin"
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
-    parser.add_argument("--model", required=True, help="folder or Hub name")
+    parser.add_argument("--model", required=True, help="folder, Hub name, or what samdetr-export has written")
+    parser.checks["model"] = check_detector
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--device", help="such as cuda:1 or cpu; by default an accelerator where there is one")
     parser.add_argument("--batch_size", type=int, default=1, help="pictures in a forward pass; default: %(default)s")

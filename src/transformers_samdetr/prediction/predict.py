@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
+from ..export.exported_detector import is_exported
 from ..modeling_sam_detr import SamDetrForObjectDetection
 from ..pictures import UnreadablePictureError
 from ..visualization import numbered_names
@@ -119,6 +120,8 @@ def predict_files(
     if track:
         ObjectTracker(0.5)  # names a missing package before the model is loaded
 
+    if (explain or compare_with is not None) and is_exported(model):
+        raise ValueError(f"explain needs the layers of a model: give the folder that {model} was exported from.")
     detector = Detector(model, device)
     explainer = None
     if explain or compare_with is not None:
