@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from ..training.checkpoint import find_model
 
-PACKAGES_OF_TRAIN = ("accelerate", "datasets", "evaluate", "hotcoco", "jinja2", "matplotlib", "rich")
+PACKAGES_OF_TRAIN = ("accelerate", "datasets", "evaluate", "hotcoco", "matplotlib", "rich")
 """What the extra `train` installs."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
