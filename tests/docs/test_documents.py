@@ -27,8 +27,9 @@ REASONS = ("needs a GPU", "needs the Hub", "needs an exported file")
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A folder with what the snippets expect: a picture, data in `FOLDER`, models in `outputs`."""
+    """A folder with what the snippets expect: a picture, data in `FOLDER`, models in `outputs`, the examples."""
     folder = tmp_path_factory.mktemp("documents")
+    (folder / "examples").symlink_to(ROOT / "examples")
     torch.manual_seed(0)
     model = SamDetrForObjectDetection(SamDetrConfig(**TINY))
     with torch.no_grad():
