@@ -188,7 +188,6 @@ def test_the_product_does_not_import_the_laboratory():
 
 SHORT = {
     "auto_classes": "what Transformers registers, for `__init__` to import at first use",
-    "commands.console": "starts each command of an installed package by name",
     "commands.convert": "each command has a file",
     "commands.demo": "each command has a file",
 }

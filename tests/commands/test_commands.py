@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from transformers_samdetr.commands import console
+from transformers_samdetr.commands import check
 from transformers_samdetr.commands.messages import PACKAGES_OF_TRAIN
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "src" / "transformers_samdetr" / "commands"
 COMMANDS = sorted(
-    path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "console", "data_arguments", "messages")
+    path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "data_arguments", "messages")
 )
 SCRIPTS = {
     "check_dataset": "check",
@@ -38,7 +38,7 @@ def docstring(path: Path) -> str:
 def test_each_command_is_installed_under_its_name():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.scripts]\n")[1].split("\n\n")[0]
     assert project.splitlines() == [
-        f'samdetr-{command} = "transformers_samdetr.commands.console:{command}"' for command in COMMANDS
+        f'samdetr-{command} = "transformers_samdetr.commands.{command}:main"' for command in COMMANDS
     ]
 
 
@@ -46,7 +46,7 @@ def test_each_command_is_installed_under_its_name():
 def test_help_of_the_command(command, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [f"samdetr-{command}", "--help"])
     with pytest.raises(SystemExit, match="^0$"):
-        getattr(console, command)()
+        importlib.import_module(f"transformers_samdetr.commands.{command}").main()
     printed = capsys.readouterr().out
     assert printed.startswith(f"usage: samdetr-{command} ")
     assert docstring(FOLDER / f"{command}.py") in printed and f"    samdetr-{command} " in printed
@@ -151,7 +151,7 @@ def work(tmp_path, monkeypatch):
 def test_a_mistake_is_answered_in_one_line(command, arguments, work, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [f"samdetr-{command}", *arguments.split()])
     with pytest.raises(SystemExit, match="^2$"):
-        getattr(console, command)()
+        importlib.import_module(f"transformers_samdetr.commands.{command}").main()
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
     assert line.startswith(f"samdetr-{command}: error: ") and MISTAKES[command][arguments] in line
@@ -170,7 +170,7 @@ def failing(error, monkeypatch, *options):
 
     monkeypatch.setattr("transformers_samdetr.commands.check.data_from", fail)
     monkeypatch.setattr("sys.argv", ["samdetr-check", *options])
-    console.check()
+    check.main()
 
 
 def test_debug_shows_the_traceback(monkeypatch):
@@ -270,4 +270,4 @@ def test_the_auto_classes_are_registered_whatever_is_imported_first(first):
 def test_exit_codes_reach_the_shell(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers_samdetr.commands.check", importlib.import_module("types"))
     monkeypatch.setattr("types.main", lambda: 3, raising=False)
-    assert console.check() == 3
+    assert check.main() == 3
