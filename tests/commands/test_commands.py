@@ -265,9 +265,3 @@ REGISTERED = (
 )
 def test_the_auto_classes_are_registered_whatever_is_imported_first(first):
     subprocess.run([sys.executable, "-c", f"{first}\n{REGISTERED}"], check=True)
-
-
-def test_exit_codes_reach_the_shell(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers_samdetr.commands.check", importlib.import_module("types"))
-    monkeypatch.setattr("types.main", lambda: 3, raising=False)
-    assert check.main() == 3
