@@ -54,7 +54,7 @@ def main() -> None:
 
 def draw_samples(examples: Sequence[dict], detector: Detector, threshold: float, count: int, folder: Path) -> None:
     """Writes `000.png`, `001.png`, … of the first pictures, and all of them as `overview.png`."""
-    from transformers_samdetr.visualization import contact_sheet
+    from experiments.training_figures import contact_sheet
 
     pictures = []
     for index in range(count):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 from torchvision.ops import box_iou
 from transformers.image_processing_utils import BaseImageProcessor
@@ -18,7 +18,7 @@ from transformers_samdetr.geometry import center_to_corners
 from transformers_samdetr.loss import DenoisingQueries, Targets, make_denoising_queries, match, prepare_targets
 from transformers_samdetr.modeling_sam_detr import SamDetrForObjectDetection
 from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
-from transformers_samdetr.visualization.drawing import contact_sheet, draw_detections
+from transformers_samdetr.visualization.drawing import draw_detections
 from transformers_samdetr.visualization.explain import MARKS, draw_box, picture_grid, show_picture
 
 OBJECT, PREDICTION = (0, 114, 178), (230, 159, 0)
@@ -26,6 +26,7 @@ SHORTEST_LINE = 8
 """Pixels between the centers of a pair from which on they are joined."""
 SHORTEST_SIDE = 400
 """Pixels that a picture is enlarged to at least, for its names."""
+SHEET_GAP = 6
 
 
 def batch_pictures(batch: Mapping[str, Tensor], processor: BaseImageProcessor) -> list[Image.Image]:
@@ -108,6 +109,25 @@ def draw_matches(
         colors = dict.fromkeys(names, OBJECT) | dict.fromkeys(texts, PREDICTION)
         drawn.append(draw_detections(image, np.concatenate([objects, predictions]), names + texts, colors=colors))
     return contact_sheet(drawn, columns=columns, width=max(image.width for image in drawn))
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, width: int = 320) -> Image.Image:
+    """Pictures row by row, in cells of the first one's shape, `width` pixels wide, each as large as its cell allows.
+
+    Raises:
+        ValueError: there is no picture.
+    """
+    if not pictures:
+        raise ValueError("There are no pictures to put on a sheet.")
+    columns = min(columns, len(pictures))
+    cell = (width, max(1, round(width * pictures[0].height / pictures[0].width)))
+    step_x, step_y = cell[0] + SHEET_GAP, cell[1] + SHEET_GAP
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * step_x - SHEET_GAP, rows * step_y - SHEET_GAP), "white")
+    for index, picture in enumerate(pictures):
+        fitted = ImageOps.pad(picture, cell, Image.Resampling.LANCZOS, color="white")
+        sheet.paste(fitted, (index % columns * step_x, index // columns * step_y))
+    return sheet
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """One HTML page about a data set: what was found, how much of what there is, and pictures with their boxes."""
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from .box_formats import xywh_to_boxes
 from .dataset import NO_PICTURE, UNUSABLE, decode_picture, read_example, undecoded
 from .dataset_check import SHOWN, AnnotationTable, Facts, Findings, Tables, splits
 from .load import DetectionData
-from .picture_facts import PictureFacts
 
 LONGEST = 640
 
@@ -34,17 +32,21 @@ def write_check_page(
     """
     painter = _Painter(data)
     examples = [[painter.draw(*place) for place in list(dict.fromkeys(one.places))[:4]] for one in findings.all]
+    counts = {split: np.bincount(table.labels, minlength=len(data.names)) for split, table in tables.items()}
     values = dict(
         data=data,
         findings=list(zip(findings.all, examples, strict=True)),
         shown=SHOWN,
-        splits={split: _figures(table, facts[split]) for split, table in tables.items()},
-        classes=_classes(tables, data.names, painter.colors),
+        tables=tables,
+        unreadable={split: sum(one.error is not None for one in facts[split].values()) for split in tables},
+        colors=painter.colors,
+        counts=counts,
+        by_count=np.argsort(-counts["train"], kind="stable"),
         histograms=_histograms(tables["train"]),
         samples={split: [painter.draw(split, row) for row in _spread(table)] for split, table in tables.items()},
         augmented=painter.augmented(_spread(tables["train"], 6), augmentation, seed) if augmentation else [],
     )
-    write_page(path, "transformers_samdetr.data", "check_page.html", values)
+    write_page(path, "transformers_samdetr.data", "check_page.html", values, {"median": np.median})
 
 
 class _Painter:
@@ -104,55 +106,23 @@ def _spread(table: AnnotationTable, count: int = 8) -> list[int]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))].tolist()
 
 
-def _figures(table: AnnotationTable, facts: dict[int, PictureFacts]) -> dict[str, str]:
-    sizes, objects = table.sizes, table.objects_per_image
-    if not len(sizes):
-        return {"images": "0"}
-    sides = np.sqrt(table.boxes[:, 2].clip(0) * table.boxes[:, 3].clip(0))
-    parts = np.histogram(sides, (0, 32, 96, np.inf))[0] / max(len(sides), 1)
-    widths, heights = ("–".join(map(str, dict.fromkeys((values.min(), values.max())))) for values in sizes.T)
-    return {
-        "images": f"{len(sizes):,}",
-        "unreadable": f"{sum(fact.error is not None for fact in facts.values()):,}",
-        "objects": f"{len(table.rows):,}",
-        "crowd regions": f"{int(table.crowd.sum()):,}",
-        "without objects": f"{int((objects == 0).sum()):,}",
-        "objects in an image": f"{np.median(objects):g} (most {objects.max()})",
-        "picture size": f"{widths} x {heights}",
-        "small / medium / large": " / ".join(f"{part:.0%}" for part in parts),
-    }
-
-
-def _classes(tables: Tables, names: Sequence[str], colors: dict[str, tuple]) -> list[dict]:
-    """Objects of each class, the most frequent first."""
-    counts = {split: np.bincount(table.labels, minlength=len(names)) for split, table in tables.items()}
-    highest = max(int(max(count.max(initial=0) for count in counts.values())), 1)
-    return [
-        {"name": names[label], "color": f"rgb{colors[names[label]]}", "share": 100 * counts["train"][label] / highest}
-        | {split: int(count[label]) for split, count in counts.items()}
-        for label in np.argsort(-counts["train"], kind="stable")
-    ]
-
-
-def _histograms(table: AnnotationTable) -> list[dict]:
-    """Shares of the training objects or pictures, in bins `(from, below, label)`."""
+def _histograms(table: AnnotationTable) -> list[tuple[str, str, list[tuple[str, int]]]]:
+    """Title, unit, and the label and count of each bin, of the training objects or pictures."""
     width, height = table.boxes[:, 2].clip(1e-6), table.boxes[:, 3].clip(1e-6)
     share = np.sqrt(width * height / np.maximum(table.sizes[table.rows].prod(1), 1))
-    tenths = [(i / 10, (i + 1) / 10 + (i == 9), f"{i * 10}–{i * 10 + 10} %") for i in range(10)]
+    tenths = [f"{i * 10}–{i * 10 + 10} %" for i in range(10)]
     limits = [0, 0.2, 0.33, 0.5, 0.8, 1.25, 2, 3, 5, np.inf]
-    ratios = [(a, b, f"{a:g}–{b:g}") for a, b in itertools.pairwise(limits)]
-    ratios[0], ratios[-1] = (0, 0.2, "below 0.2"), (5, np.inf, "above 5")
-    most = max(int(table.objects_per_image.max(initial=0)), 1)
-    step = max(1, -(-(most + 1) // 12))
-    numbers = [(a, a + step, f"{a}" if step == 1 else f"{a}–{a + step - 1}") for a in range(0, most + 1, step)]
+    ratios = ["below 0.2", *(f"{low:g}–{high:g}" for low, high in itertools.pairwise(limits[1:-1])), "above 5"]
+    most = int(table.objects_per_image.max(initial=1))
+    step = -(-(most + 1) // 12)
+    starts = range(0, most + 1, step)
+    numbers = [f"{start}" if step == 1 else f"{start}–{start + step - 1}" for start in starts]
     histograms = []
-    for title, unit, values, bins in (
-        ("Box size", "square root of the share of the picture", share, tenths),
-        ("Box shape", "width over height", width / height, ratios),
-        ("Objects in an image", "training images", table.objects_per_image, numbers),
+    for title, unit, values, edges, labels in (
+        ("Box size", "square root of the share of the picture", share.clip(max=1), np.arange(11) / 10, tenths),
+        ("Box shape", "width over height", width / height, limits, ratios),
+        ("Objects in an image", "training images", table.objects_per_image, [*starts, np.inf], numbers),
     ):
-        counts = {label: int(((values >= low) & (values < high)).sum()) for low, high, label in bins}
-        highest = max(*counts.values(), 1)
-        bars = [{"label": label, "count": count, "share": 100 * count / highest} for label, count in counts.items()]
-        histograms.append({"title": title, "unit": unit, "bars": bars})
+        counts = np.histogram(values, edges)[0].tolist()
+        histograms.append((title, unit, list(zip(labels, counts, strict=True))))
     return histograms

@@ -1,5 +1,5 @@
 """Detections drawn on pictures; figures of what a model looked at are in `explain`."""
 
-from .drawing import class_colors, contact_sheet, draw_detections, numbered_names
+from .drawing import class_colors, draw_detections, numbered_names
 
-__all__ = ["class_colors", "contact_sheet", "draw_detections", "numbered_names"]
+__all__ = ["class_colors", "draw_detections", "numbered_names"]

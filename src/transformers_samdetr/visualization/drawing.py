@@ -1,4 +1,4 @@
-"""Boxes, class names and scores on a picture, and several pictures on one sheet."""
+"""Boxes, class names and scores on a picture."""
 
 import math
 import warnings
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..pictures import picture_to_array
@@ -22,7 +22,6 @@ PLATE_SHARE, ALWAYS_NAMED, PLATE_GAP = 0.15, 3, 1
 """Names cover at most this share of the picture, except those of the first few boxes, and are so many pixels apart."""
 DARK_EDGE, LIGHT_EDGE = (0, 0, 0, 200), (255, 255, 255, 200)
 """Beside every box line, so that it shows on any background."""
-SHEET_GAP = 6
 
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]
@@ -230,28 +229,6 @@ class LabelPlates:
                 self.placed = np.concatenate([self.placed, plates[free[:1]]])
                 return tuple(self.placed[-1].tolist())
         return None
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, width: int = 320) -> Image.Image:
-    """Pictures row by row, in cells of the first one's shape, `width` pixels wide, each as large as its cell allows.
-
-    Raises:
-        ValueError: there is no picture.
-
-    >>> contact_sheet([Image.new("RGB", (64, 32))] * 5, columns=4, width=100).size
-    (418, 106)
-    """
-    if not pictures:
-        raise ValueError("There are no pictures to put on a sheet.")
-    columns = min(columns, len(pictures))
-    cell = (width, max(1, round(width * pictures[0].height / pictures[0].width)))
-    step_x, step_y = cell[0] + SHEET_GAP, cell[1] + SHEET_GAP
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * step_x - SHEET_GAP, rows * step_y - SHEET_GAP), "white")
-    for index, picture in enumerate(pictures):
-        fitted = ImageOps.pad(picture, cell, Image.Resampling.LANCZOS, color="white")
-        sheet.paste(fitted, (index % columns * step_x, index // columns * step_y))
-    return sheet
 
 
 def readable_on(color: Color) -> Color:
