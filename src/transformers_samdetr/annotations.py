@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -74,7 +74,7 @@ def labels_from_coco(
     """
     image_id, objects = _read_target(target)
     where = f"Image {image_id}, annotation"
-    parsed = [_read_object(obj, f"{where} {i}", category_id_to_label, id2label) for i, obj in enumerate(objects)]
+    parsed = [read_object(obj, f"{where} {i}", category_id_to_label, id2label) for i, obj in enumerate(objects)]
 
     def column(field: str, dtype: type) -> np.ndarray:
         return np.array([entry[field] for entry in parsed], dtype=dtype)
@@ -124,10 +124,16 @@ def _read_target(target: Mapping) -> tuple[int, Sequence]:
     return image_id, objects
 
 
-def _read_object(
-    obj: Any, where: str, category_id_to_label: Mapping[int, int] | None, id2label: Mapping[int, str] | None
+def read_object(
+    obj: Any,
+    where: str,
+    category_id_to_label: Mapping[int, int] | None,
+    id2label: Collection[int] | None,
 ) -> dict[str, Any]:
-    """Checked `bbox`, `label`, `area` (NaN where missing), `iscrowd` and `id` (-1 where missing) of one object."""
+    """Checked `bbox`, `label`, `area` (NaN where missing), `iscrowd` and `id` (-1 where missing) of one object.
+
+    `where` is what errors call it; `id2label` has the labels that are known.
+    """
 
     def refuse(problem: str, remedy: str) -> NoReturn:
         raise ValueError(f"{where} {problem}: {remedy}.")
@@ -177,7 +183,7 @@ def _read_object(
     if label < 0:
         refuse_value("category_id", "labels start at 0: set category_id_to_label")
     if id2label is not None and label not in id2label:
-        remedy = "set category_id_to_label if category ids are not the model's labels"
+        remedy = "map category ids that are no labels first (category_id_to_label), or name all classes"
         refuse(f"has label {label}, which is not in id2label {shown(sorted(id2label))}", remedy)
     return {"bbox": numbers, "label": label, "area": area, "iscrowd": bool(crowd), "id": identity}
 

@@ -171,8 +171,9 @@ GOOD = {"scores": [0.5], "labels": [0], "boxes": [[0, 0, 2, 2]]}
         ({**GOOD, "boxes": [[3, 0, 2, 2]]}, [], "negative side"),
         ({**GOOD, "scores": []}, [], "0 scores, 1 labels and 1 boxes"),
         ({"scores": [], "labels": []}, [], "'boxes' is missing"),
-        (GOOD, [{"bbox": [0, 0, 1, 1]}], "Image 7: .* has no 'category_id'"),
-        (GOOD, [{"bbox": [0, 0, 1], "category_id": 0}], "shape"),
+        (GOOD, [{"bbox": [0, 0, 1, 1]}], "Image 7, annotation 0 .* has no 'category_id'"),
+        (GOOD, [{"bbox": [0, 0, 1], "category_id": 0}], "must have four numbers"),
+        (GOOD, [{"bbox": [0, 0, 1, 1], "category_id": 2}], r"label 2, which is not in id2label \[0, 1\]: map category"),
         (GOOD, [{"bbox": [0, 0, 1, float("inf")], "category_id": 0}], "not finite"),
     ],
 )

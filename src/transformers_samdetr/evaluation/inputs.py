@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..annotations import read_object
+
 ImageId = int | str
 
 
@@ -35,26 +37,14 @@ class Detections(NamedTuple):
 
 
 def read_objects(image_id: ImageId, annotations: Sequence[Mapping[str, Any]], num_classes: int) -> Objects:
-    """Checks the COCO annotations of an image; a ValueError names it and the wrong or missing value.
-
-    Each has `bbox` (x, y, width, height in pixels) and `category_id`, a label from 0 and below `num_classes`. `area` is
-    that of the box if missing or None, `iscrowd` is 0 if missing. Other keys are ignored.
-    """
-    where = f"Image {image_id!r}"
-    for annotation in annotations:
-        for key in ("bbox", "category_id"):
-            if annotation.get(key) is None:
-                raise ValueError(f"{where}: the annotation {dict(annotation)} has no {key!r}; add it or leave it out.")
-    labels = _labels([annotation["category_id"] for annotation in annotations], num_classes, f"{where}, annotations")
-    boxes = [annotation["bbox"] for annotation in annotations]
-    boxes = _float64(boxes) if boxes else np.zeros((0, 4))
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{where}, annotations: boxes must have the shape (objects, 4), not {boxes.shape}.")
-    _check_boxes(boxes, f"{where}, annotations")
-    areas = [annotation.get("area") for annotation in annotations]
-    area = np.where([value is None for value in areas], boxes[:, 2] * boxes[:, 3], np.array(areas, dtype=np.float64))
-    crowd = np.array([bool(annotation.get("iscrowd")) for annotation in annotations], dtype=bool)
-    return Objects(labels, boxes, area, crowd)
+    """Checks the COCO annotations of an image as `read_object` does; their ids, if there are any, are not read."""
+    where, labels = f"Image {image_id!r}, annotation", range(num_classes)
+    parsed = [read_object({**one, "id": None}, f"{where} {i}", None, labels) for i, one in enumerate(annotations)]
+    boxes = np.array([one["bbox"] for one in parsed], dtype=np.float64).reshape(-1, 4)
+    area = np.array([one["area"] for one in parsed], dtype=np.float64)
+    area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
+    labels = np.array([one["label"] for one in parsed], dtype=np.int32)
+    return Objects(labels, boxes, area, np.array([one["iscrowd"] for one in parsed], dtype=bool))
 
 
 def read_detections(
@@ -69,13 +59,20 @@ def read_detections(
     missing = [key for key in ("scores", "labels", "boxes") if key not in result]
     if missing:
         raise ValueError(f"{where}: {missing[0]!r} is missing; the keys are {list(result)}.")
-    scores, labels = _float64(result["scores"]), _labels(result["labels"], num_classes, where)
-    corners = _float64(result["boxes"]).reshape(-1, 4)
+    scores, labels, corners = (_float64(result[key]) for key in ("scores", "labels", "boxes"))
+    corners = corners.reshape(-1, 4)
     if not len(scores) == len(labels) == len(corners):
         raise ValueError(f"{where}: {len(scores)} scores, {len(labels)} labels and {len(corners)} boxes do not fit.")
     if not np.isfinite(scores).all():
         raise ValueError(f"{where}: the score {scores[~np.isfinite(scores)][0]} is not finite; check the model.")
-    _check_boxes(Detections(labels, corners, scores).boxes, where)
+    wrong = labels[~((labels >= 0) & (labels < num_classes))]
+    if len(wrong):
+        problem = f"the label {wrong[0]:g} must be from 0 to {num_classes - 1}, for {num_classes} classes"
+        raise ValueError(f"{where}: {problem}; map category ids to labels first, or name all classes.")
+    wrong = ~(np.isfinite(corners).all(1) & (corners[:, :2] <= corners[:, 2:]).all(1))
+    if wrong.any():
+        problem = f"the box {corners[wrong][0].tolist()} (x1, y1, x2, y2) is not finite or has a negative side"
+        raise ValueError(f"{where}: {problem}; check whether corners were given as sides, or sides as corners.")
     if max_per_class is not None and len(labels) > max_per_class:
         order = np.lexsort((-scores, labels))
         starts = np.searchsorted(labels[order], labels[order])
@@ -83,7 +80,7 @@ def read_detections(
         labels, corners, scores = labels[kept], corners[kept], scores[kept]
     narrow = corners.astype(np.float32), scores.astype(np.float32)
     compact = (a if np.array_equal(a, b) else b for a, b in zip(narrow, (corners, scores), strict=True))
-    return Detections(labels, *compact)
+    return Detections(labels.astype(np.int32), *compact)
 
 
 def _float64(values: Any) -> np.ndarray:
@@ -92,19 +89,3 @@ def _float64(values: Any) -> np.ndarray:
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values, dtype=np.float64)
-
-
-def _labels(values: Any, num_classes: int, where: str) -> np.ndarray:
-    labels = _float64(values).astype(np.int64)
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if len(wrong):
-        problem = f"the label {wrong[0]} must be from 0 to {num_classes - 1}, for {num_classes} classes"
-        raise ValueError(f"{where}: {problem}; map category ids to labels first, or name all classes.")
-    return labels.astype(np.int32)
-
-
-def _check_boxes(boxes: np.ndarray, where: str) -> None:
-    wrong = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1))
-    if wrong.any():
-        problem = f"the box {boxes[wrong][0].tolist()} (x, y, width, height) is not finite or has a negative side"
-        raise ValueError(f"{where}: {problem}; check whether corners were given as sides, or sides as corners.")
