@@ -351,16 +351,14 @@ def best_detections(
 
 def _checked_sizes(target_sizes: Tensor | Sequence[Sequence[int]], batch_size: int) -> Tensor:
     """`(B, 2)` heights and widths, or a ValueError."""
-    shape = "rows that are no numbers, or of different lengths"
-    if not isinstance(target_sizes, Tensor):
-        try:
+    try:
+        if not isinstance(target_sizes, Tensor):
             target_sizes = torch.tensor([row.tolist() if hasattr(row, "tolist") else row for row in target_sizes])
-        except (TypeError, ValueError, RuntimeError):
-            target_sizes = None
-    if target_sizes is not None:
-        shape = f"shape {tuple(target_sizes.shape)}"
         if target_sizes.shape == (batch_size, 2):
             return target_sizes
+        shape = f"shape {tuple(target_sizes.shape)}"
+    except (TypeError, ValueError, RuntimeError):
+        shape = "rows that are no numbers, or of different lengths"
     remedy = f"give one (height, width) for each of {batch_size} images, such as [(480, 640)]"
     raise ValueError(f"target_sizes has {shape}: {remedy}.")
 

@@ -62,12 +62,6 @@ class CocoEvaluator:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays that are kept."""
-        images = self.images.values()
-        return sum(array.nbytes for image in images for array in (*image.detections, *image.objects))
-
     def add(
         self,
         image_id: ImageId,

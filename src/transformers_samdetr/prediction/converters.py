@@ -1,4 +1,7 @@
-"""Detections for `supervision`, for FiftyOne and for ByteTrack of the package `trackers`, where these are installed."""
+"""Detections for `supervision`, for FiftyOne and for ByteTrack of the package `trackers`.
+
+Where one of these is not installed, an ImportError names it.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,6 @@ def to_supervision(detections: Mapping[str, Tensor], id2label: Mapping[int, str]
         detections: `scores` `(D,)`, `labels` `(D,)` and `boxes` `(D, 4)`, x1 y1 x2 y2 in pixels, as
             `post_process_object_detection` returns them with `target_sizes`.
         id2label: of the model's configuration; the names become `data["class_name"]`.
-
-    Raises:
-        ImportError: supervision is not installed.
     """
     try:
         import supervision
@@ -42,9 +42,6 @@ def to_fiftyone(
     """Detections of a picture, given as to `to_supervision`, as a field of a FiftyOne sample.
 
     `size` is height and width of the picture in pixels; boxes become x, y, width, height as shares of it, cut to it.
-
-    Raises:
-        ImportError: FiftyOne is not installed.
     """
     try:
         import fiftyone
@@ -75,9 +72,6 @@ class ObjectTracker:
     Args:
         threshold: score above which a detection begins a track; give `update` those above `LOW_SCORE` times that.
         lost_frames: frames after which an object that is not detected is given up.
-
-    Raises:
-        ImportError: `trackers` or `supervision` is not installed.
     """
 
     def __init__(self, threshold: float, lost_frames: int = 30):

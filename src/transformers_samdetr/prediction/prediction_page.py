@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -20,13 +19,11 @@ MAX_PICTURES = 500
 QUALITY = 85
 
 
-@dataclass
 class PredictionPage:
-    """Collects pictures, then writes the page, whose folder is made if need be."""
+    """Collects pictures for a page, then writes it; `model` is the name of the model."""
 
-    path: Path
-    model: str  # its name
-    pictures: list[dict] = field(default_factory=list)  # what the template shows of each
+    def __init__(self, path: Path, model: str):
+        self.path, self.model, self.pictures = path, model, []
 
     def add(
         self, file_name: str, drawn: Image.Image, names: Sequence[str], figures: Sequence[Image.Image] = ()
@@ -38,16 +35,15 @@ class PredictionPage:
         picture["figures"] = [picture_url(figure, QUALITY, 2 * LONGEST_SIDE) for figure in figures if shown]
         self.pictures.append(picture)
 
-    def write(
-        self, statements: Sequence[str], unreadable: dict[str, str], numbered: dict[int, str] | None = None
-    ) -> None:
-        """Writes the page: statements, such as the threshold, and why files are unreadable.
+    def write(self, statements: Sequence[str], unreadable: dict[str, str], numbered: dict[int, str]) -> None:
+        """Writes the page, whose folder is made if need be.
 
-        `numbered` are classes by label that pictures show by number, see `numbered_names`.
+        It has statements, such as the threshold, why files are unreadable, and, see `numbered_names`, the classes that
+        pictures show by number.
         """
-        classes = sum((Counter(dict(picture["counts"])) for picture in self.pictures), Counter())
+        classes = sum((Counter(dict(picture["counts"])) for picture in self.pictures), Counter()).most_common()
         values = {"model": self.model, "statements": statements, "unreadable": unreadable, "numbered": numbered}
-        values |= {"pictures": self.pictures, "classes": classes.most_common(), "detections": classes.total()}
+        values |= {"pictures": self.pictures, "classes": classes}
         filters = {"short": lambda name: shorten(name, LONGEST_NAME)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_page(self.path, "transformers_samdetr.prediction", "prediction_page.html", values, filters)

@@ -48,9 +48,7 @@ def explanation_figure(observation: Observation, found: Sequence[ExplainedDetect
     """A row for each detection: salient points, attention of all heads, boxes by layer, similarity before and after.
 
     Points, attention and similarity are those of the last decoder layer. Without an aligner, only attention and boxes.
-
-    Raises:
-        ValueError: there is no detection.
+    Without a detection there is a ValueError, here and in the other figures.
     """
     aligned = observation.has_reference
     columns = 5 if aligned else 2
@@ -75,11 +73,8 @@ def attention_figure(
 
     Args:
         observations: of the same picture, such as by a model with and by one without the aligner.
-        queries, titles: one for each observation, as `same_object` gives them.
+        queries, titles: one for each observation, as `same_object` gives them, else there is a ValueError.
         layer: decoder layer, which each of the models must have.
-
-    Raises:
-        ValueError: there is no observation, or not one query and one title for each.
     """
     if not observations or not len(observations) == len(queries) == len(titles):
         given = f"{len(observations)} observations, {len(queries)} queries and {len(titles)} titles"
@@ -114,9 +109,6 @@ def box_path_figure(observation: Observation, found: Sequence[ExplainedDetection
 
     Left the boxes on the picture, from the initial reference box, dark, to the last layer's, light. Right, by layer,
     the IoU with the last layer's box, and the score of the detection's class.
-
-    Raises:
-        ValueError: there is no detection.
     """
     figure = picture_grid(observation.image, len(found), 2, foot=0.6, side=0.5)
     panels, layers = figure.subplots(len(found), 2, squeeze=False), observation.config.decoder_layers
@@ -147,10 +139,8 @@ def alignment_figure(observation: Observation, found: Sequence[ExplainedDetectio
 
     The similarity is the cosine of the query's content with the encoded features of each place; after the aligner,
     which makes a query for every head, the mean of the heads. Both maps of a query share their scale. Semantic
-    alignment (paper section 4.2) means that on the right the object stands out, and on the left it need not.
-
-    Raises:
-        ValueError: the model has no aligner, or there is no detection.
+    alignment (paper section 4.2) means that on the right the object stands out, and on the left it need not. A model
+    without aligner is a ValueError.
     """
     figure = picture_grid(observation.image, len(found), 3, foot=0.35, side=0.7)
     for row, one in zip(figure.subplots(len(found), 3, squeeze=False), found, strict=True):
@@ -252,9 +242,7 @@ def show_picture(
 
     `window` is x1, y1, x2, y2 of the part to show, or None for all of it.
     """
-    small = image.copy()
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    pixels = np.asarray(small) if pixels is None else pixels
+    pixels = np.asarray(shrunk(image)) if pixels is None else pixels
     axes.imshow(pixels, extent=(0, image.width, image.height, 0), interpolation="antialiased", aspect="equal")
     x1, y1, x2, y2 = (0, 0, *image.size) if window is None else window
     shape = panel_shape(x2 - x1, y2 - y1)
@@ -264,12 +252,18 @@ def show_picture(
     axes.set_title(title, family=font_families(title), **TITLE_STYLE)
 
 
+def shrunk(image: Image.Image) -> Image.Image:
+    """A copy with at most the pixels that are seen."""
+    image = image.copy()
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
 def show_heat(axes: Axes, one: Observation, query: int, layer: int, head: int | None = None, title: str = "") -> None:
     """The picture in dark grey, on it, glowing, the attention of a query's head or all, and its last box."""
     weights = one.attention(query, layer)
     weights = weights.mean(0) if head is None else weights[head]
-    small = one.image.copy()
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    small = shrunk(one.image)
     share = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32), mode="F")
     share = np.asarray(share.resize(small.size, Image.Resampling.BICUBIC)).clip(0, 1)
     grey = np.asarray(small.convert("L"), dtype=np.float32)[..., None] / 255 * 0.55

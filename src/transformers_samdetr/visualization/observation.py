@@ -83,11 +83,7 @@ class Observation:
         return (self.outputs.logits if every is None else every[0])[..., label].float().sigmoid().numpy()
 
     def points(self, query: int, layer: int = -1) -> np.ndarray:
-        """`(P, 2)`, the salient points (x, y) of a query in pixels of the picture.
-
-        Raises:
-            ValueError: the model has none.
-        """
+        """`(P, 2)`, the salient points (x, y) of a query in pixels; a ValueError where the model has none."""
         if not self.has_points:
             raise ValueError(f"A model with query_resampling={self.config.query_resampling!r} has no salient points.")
         return (self.outputs.salient_points[0, layer, query].float() * torch.tensor(self.image.size)).numpy()
@@ -103,8 +99,7 @@ class Observation:
     def similarity(self, query: int, layer: int = -1) -> tuple[np.ndarray, np.ndarray]:
         """Cosine of a query with the features of each place, before and after it is aligned: `(H, W)` and `(M, H, W)`.
 
-        Raises:
-            ValueError: the model has no aligner.
+        A model without aligner is a ValueError.
         """
         if not self.alignments:
             raise ValueError("A model with query_resampling='none' has no aligner: there is no before and after.")
@@ -130,10 +125,8 @@ def observe(model: SamDetrForObjectDetection, processor: BaseImageProcessor, ima
 
     Attention is eager, which returns its weights; outputs differ from those of the other implementations by rounding
     only. The weights of all decoder layers take 340 MB for a SAM-DETR++-R50 at 800 x 1066, and 1.5 MB for a
-    `sam-detr-tiny` at 256 x 256.
-
-    Raises:
-        ValueError: the model is in training mode, where dropout and denoising queries change what is seen.
+    `sam-detr-tiny` at 256 x 256. A ValueError says that the model is in training mode, where dropout and denoising
+    queries change what is seen.
     """
     if model.training:
         raise ValueError("The model is in training mode: call model.eval() first.")
@@ -182,10 +175,7 @@ def find_best(observation: Observation, detections: dict[str, Tensor], count: in
     """The first `count` detections with their queries; a query that is detected as two classes is there once.
 
     `detections` of the model that was observed are `scores`, `labels` and `boxes`, x1 y1 x2 y2 in pixels, by
-    descending score.
-
-    Raises:
-        ValueError: `count` is below 1.
+    descending score. A `count` below 1 is a ValueError.
     """
     if count < 1:
         raise ValueError(f"count={count} must be at least 1.")
