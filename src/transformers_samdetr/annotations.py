@@ -67,10 +67,8 @@ def labels_from_coco(
     Returns:
         `class_labels` `(T,)` int64, `boxes` `(T, 4)` float32, `area` `(T,)` float32 in pixels² of the resized picture,
         `iscrowd` `(T,)` int64, `annotation_ids` `(T,)` int64 (-1 without an id), `image_id` `(1,)`,
-        `orig_size` `(2,)` and `size` `(2,)` (heights and widths before and after resizing), int64.
-
-    Raises:
-        ValueError: an annotation does not fit; the message has the image's id, the box, and what would be right.
+        `orig_size` `(2,)` and `size` `(2,)` (heights and widths before and after resizing), int64. Where an annotation
+        does not fit, a ValueError has the image's id, the box, and what would be right.
     """
     image_id, objects = _read_target(target)
     where = f"Image {image_id}, annotation"

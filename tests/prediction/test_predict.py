@@ -243,7 +243,7 @@ def test_explanations(model_dir, tmp_path):
     nothing, _ = predict([tmp_path / "in"], model_dir, tmp_path / "out", threshold=1.0, explain=["overview"])
     assert nothing.explanations == []
     for wrong, message in (
-        ({"explain": ["heat"]}, "choose from overview, heads"),
+        ({"explain": ["heat"]}, "explain='heat' must be one of overview, heads"),
         ({"explain": ["heads"], "explain_top": 0}, "explain_top=0"),
         ({"compare_with": model_dir}, "--explain heads"),
     ):

@@ -115,8 +115,7 @@ def detect_box_format(
             all those of the boxes in one format rule out the others.
         source, formats: named in errors; those of `FORMATS` that the names of the columns allow.
 
-    Raises:
-        ValueError: there are no boxes, or none of the formats is possible, or several. The message has examples.
+    Without boxes, or where none of the formats is possible, or several, there is a ValueError with examples.
     """
     boxes, sizes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(sizes, dtype=np.float64)
     declare = f"Declare it with box_format= (--box_format), one of {', '.join(BOX_FORMATS)}."

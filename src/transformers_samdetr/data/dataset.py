@@ -94,11 +94,6 @@ class Examples:
         """Names of these pictures."""
         return [self._name(key) for key in sorted(self.unusable)]
 
-    @property
-    def num_skipped(self) -> int:
-        """How many these are."""
-        return int(self._count)
-
     _name = staticmethod(picture_name)
 
     def _first_usable(
@@ -111,9 +106,9 @@ class Examples:
             except UNUSABLE as error:
                 if key in self.unusable:
                     continue
-                self._unusable[min(self.num_skipped, len(self._unusable) - 1)] = key
+                self._unusable[min(int(self._count), len(self._unusable) - 1)] = key
                 self._count += 1
-                count, most = self.num_skipped, self.max_corrupt
+                count, most = int(self._count), self.max_corrupt
                 name = picture_name(example["image_id"], (example["image"] or NO_PICTURE)["path"])
                 if count > most:
                     names = f"{', '.join(self.skipped[:10])}. The last: {name}: {error}"

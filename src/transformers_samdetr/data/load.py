@@ -122,11 +122,8 @@ def load_detection_data(
             that was trained elsewhere.
 
     Returns:
-        Sets whose pictures are decoded when they are read, not before. `print(data.describe())` says what was found.
-
-    Raises:
-        ValueError: the source lacks a split, a file or a field, or its boxes are in no format or in several; the
-            message says which, and what would be right.
+        Sets whose pictures are decoded when they are read, not before. `print(data.describe())` says what was found. A
+        ValueError says which split, file or field the source lacks, or that its boxes are in no format or in several.
     """
     box_format = None if box_format is None else check_box_format(box_format)
     options = LoadOptions(train_split, eval_split, columns, box_format, class_names, streaming, stream_length, hold_out)

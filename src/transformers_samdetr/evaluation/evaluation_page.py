@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..visualization import draw_detections
@@ -50,14 +50,13 @@ def result_tables(result: EvaluationResult) -> RenderableType:
             table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
         table.add_row(*(percent(metrics[name]) for name in names))
         table.add_row(*(interval_text(result.intervals.get(name)) for name in names))
-    classes, columns = Table("class", title="Classes"), ("objects", "AP", "AP50", "AP75", "AR", "VOC_AP50")
-    for name in columns:
-        classes.add_column(name.replace("_", " "), justify="right")
+    columns = ("objects", "AP", "AP50", "AP75", "AR", "VOC_AP50")
+    numbers = (Column(name.replace("_", " "), justify="right") for name in columns)
+    classes = Table("class", *numbers, title="Classes")
     for row in result.class_rows():
         classes.add_row(Text(row["name"]), f"{row['objects']:,}", *(percent(row[name]) for name in columns[1:]))
-    errors = Table("kind", title="Errors at IoU 0.5 (TIDE)")
-    for name in ("number", "AP50 gained if repaired"):
-        errors.add_column(name, justify="right")
+    numbers = (Column(name, justify="right") for name in ("number", "AP50 gained if repaired"))
+    errors = Table("kind", *numbers, title="Errors at IoU 0.5 (TIDE)")
     for kind in ERROR_KINDS:
         errors.add_row(kind.name.lower(), f"{result.error_counts[kind]:,}", f"{100 * result.error_gains[kind]:.1f}")
     return Group(precisions, recalls, classes, errors)
@@ -88,9 +87,8 @@ def result_json(result: EvaluationResult, threshold: float) -> dict[str, Any]:
 
 def comparison_table(result: EvaluationResult, other: EvaluationResult, names: Sequence[str]) -> Table:
     """A paired test of two models, of the names `names`, on the same images."""
-    table = Table("in percent", title=f"{names[0]} minus {names[1]}, the same {result.num_images:,} images")
-    for column in (*names, "difference", "95 % interval", "p"):
-        table.add_column(Text(column), justify="right")
+    columns = (Column(Text(name), justify="right") for name in (*names, "difference", "95 % interval", "p"))
+    table = Table("in percent", *columns, title=f"{names[0]} minus {names[1]}, the same {result.num_images:,} images")
     for row in result.difference_to(other):
         if row["value"] >= 0:
             values = (percent(row["value"]), percent(row["other"]), f"{row['difference']:+.1f}")
@@ -143,18 +141,14 @@ def write_report(
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
         urls[name] = data_url(buffer.getvalue(), "png")
-    galleries = []
-    for kind in ERROR_KINDS:
-        pictures = []
-        for picture in result.worst[kind]:
-            number = int((picture.found["error"] == kind).sum())
-            caption = f"{number} such errors" + (f", the {SHOWN} highest shown" if number > SHOWN else "")
-            if kind == ErrorKinds.MISSED:
-                caption = f"{round(picture.cost)} missed of {len(picture.truth)}"
-            drawn = draw_errors(open_image(picture.position), picture, result.names, kind)
-            pictures.append((picture_url(drawn, quality=88), f"image {picture.image_id}: {caption}"))
-        galleries.append((kind, ERROR_COLORS[kind], pictures))
+
+    def drawn(picture: ErrorPicture, kind: ErrorKinds) -> str:
+        image = draw_errors(open_image(picture.position), picture, result.names, kind)
+        return picture_url(image, quality=88)
+
+    galleries = {kind: [(drawn(one, kind), one) for one in result.worst[kind]] for kind in ERROR_KINDS}
     values = dict(title=title, result=result, threshold=threshold, figures=urls, galleries=galleries)
+    values |= dict(colors=ERROR_COLORS, shown=SHOWN)
     filters = {"percent": percent, "interval": interval_text}
     write_page(path, "transformers_samdetr.evaluation", "evaluation_page.html", values, filters)
 

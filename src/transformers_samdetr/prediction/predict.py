@@ -105,14 +105,15 @@ def predict_files(
         ImportError: figures, a page or tracking need a package that is not installed; the message names it.
     """
     numbers = {"batch_size": batch_size, "frame_step": frame_step, "top_k": top_k, "max_frames": max_frames}
-    for name, value in numbers.items():
+    for name, value in {**numbers, "explain_top": explain_top}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1.")
     for name, value in (("threshold", threshold), ("nms_threshold", nms_threshold)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}={value} must be between 0 and 1.")
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise ValueError(f"formats={unknown[0]!r} must be one of {', '.join(FORMATS)}.")
+    for name, values, known in (("formats", formats, FORMATS), ("explain", explain, KINDS)):
+        if unknown := [value for value in values if value not in known]:
+            raise ValueError(f"{name}={unknown[0]!r} must be one of {', '.join(known)}.")
     output = OutputFolder(Path(output_dir))
     sources = find_sources(inputs, leave_out=output.folder)
     if not sources:
@@ -204,10 +205,6 @@ class Explainer:
 
         self.draw, self.kinds, self.count = explain, kinds, count
         self.detectors = [detector] if other is None else [detector, other]
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
-            raise ValueError(f"explain={unknown[0]!r} is not a kind of figure: choose from {', '.join(KINDS)}.")
-        if count < 1:
-            raise ValueError(f"explain_top={count} must be at least 1.")
         if other is not None and "heads" not in kinds:
             raise ValueError("compare_with shows in the figure of the heads: explain them too (--explain heads).")
         for model in (one.model for one in self.detectors):

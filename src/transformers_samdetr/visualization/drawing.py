@@ -75,11 +75,8 @@ def draw_detections(
             in every picture. By default, names get colours in the order in which they come.
         track_ids: `(T,)`, written after the names; negative ones are not.
 
-    Returns:
-        An RGB picture of the size of the upright `image`.
-
-    Raises:
-        ValueError: lengths differ, a box is not finite or has a negative size, or `colors` lacks a name.
+    Returns an RGB picture of the size of the upright `image`. Lengths that differ, a box that is not finite or has a
+    negative size, and a name that `colors` lacks are a ValueError.
     """
     boxes, scores = _checked(boxes, labels, scores)
     numbers = _numbers if colors is None else {name: index for index, name in enumerate(colors)}
@@ -96,9 +93,8 @@ def draw_detections(
     inside = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < image.size).all(1)
     by_area = np.argsort(-(corners[:, 2:] - corners[:, :2]).prod(1), kind="stable")  # small boxes on top of large ones
     edge = max(1, line // 3)
-    for index in by_area[
-        inside[by_area]
-    ]:  # a coloured line between a thin dark one outside and a thin light one inside
+    # a coloured line between a thin dark one outside and a thin light one inside
+    for index in by_area[inside[by_area]]:
         x1, y1, x2, y2 = corners[index].tolist()
         draw.rectangle((x1 - edge, y1 - edge, x2 - 1 + edge, y2 - 1 + edge), outline=DARK_EDGE, width=edge)
         if min(x2 - x1, y2 - y1) > 2 * line:

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from PIL import ImageFont, features
 
-FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts", "C:/Windows/Fonts")
-FONT_FOLDERS += (
-    "~/AppData/Local/Microsoft/Windows/Fonts",
-    "/System/Library/Fonts",
-    "/Library/Fonts",
-    "~/Library/Fonts",
+FONT_FOLDERS = "/usr/share/fonts /usr/local/share/fonts ~/.local/share/fonts ~/.fonts".split()
+FONT_FOLDERS += "C:/Windows/Fonts ~/AppData/Local/Microsoft/Windows/Fonts".split()
+FONT_FOLDERS += "/System/Library/Fonts /Library/Fonts ~/Library/Fonts".split()
+PREFERRED = (
+    "dejavusans notosansregular arial notosanscjk sourcehansans pingfang hiragino msyh yugoth malgun wqy".split()
 )
-PREFERRED = "dejavusans notosansregular arial notosanscjk sourcehansans pingfang hiragino msyh yugoth malgun wqy"
 """Beginnings of the file names that are tried first; fonts with CJK later, since their accents are often misplaced."""
 MAX_FONT_FILES = 3000
 NO_CHARACTER = "\U0010ffff"
@@ -75,11 +73,9 @@ def _font_files() -> tuple[str, ...]:
     if matplotlib is not None and matplotlib.origin:
         found.append(os.path.join(os.path.dirname(matplotlib.origin), "mpl-data", "fonts", "ttf", "DejaVuSans.ttf"))
 
-    preferred = PREFERRED.split()
-
     def rank(path: str) -> tuple:
         stem = Path(path).stem.casefold().replace("-", "").replace(" ", "")
-        order = next((index for index, start in enumerate(preferred) if stem.startswith(start)), len(preferred))
+        order = next((index for index, start in enumerate(PREFERRED) if stem.startswith(start)), len(PREFERRED))
         return order, "regular" not in stem, len(stem), path
 
     return tuple(sorted(found, key=rank)[:MAX_FONT_FILES])
