@@ -3,7 +3,8 @@
     python scripts/benchmarks/start_memory.py
 
 118 000 training and 5000 evaluation pictures of 7 objects each are drawn as links to 40 small files. Resident memory
-counts pages of library files, which all processes of a machine share; private memory does not.
+counts pages of library files, which all processes of a machine share; private memory does not. The pages of CUDA's
+libraries and Triton, which PyTorch's CPU build lacks, are a column of their own.
 """
 
 import argparse
@@ -50,10 +51,22 @@ def status(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def of_cuda() -> float:
+    """Resident memory of files that PyTorch's CPU build lacks, in MiB."""
+    pages, is_cuda = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Rss:") and is_cuda:
+            pages += int(line.split()[1])
+        elif not line.split()[0].endswith(":"):  # the range and file of those that follow
+            is_cuda = any(name in line for name in ("/nvidia/", "/triton/", "cuda"))
+    return pages / 1024
+
+
 def say(stage: str) -> None:
     """Prints a line; the peak is that since the line before."""
     resident, private, peak = (status(name) for name in ("VmRSS", "RssAnon", "VmHWM"))
-    print(f"{stage:34s}{resident:9.0f}{private:9.0f}{peak:9.0f}{time.process_time():9.1f}", flush=True)
+    seconds = time.process_time()
+    print(f"{stage:34s}{resident:9.0f}{private:9.0f}{peak:9.0f}{of_cuda():9.0f}{seconds:9.1f}", flush=True)
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -67,7 +80,7 @@ class StopAfterStep:
 
 def start(data: Path, output: Path) -> None:
     """Starts a run as `samdetr-train` does."""
-    print(f"{'MiB':34s}{'resident':>9s}{'private':>9s}{'peak':>9s}{'CPU s':>9s}")
+    print(f"{'MiB':34s}{'resident':>9s}{'private':>9s}{'peak':>9s}{'CUDA':>9s}{'CPU s':>9s}")
     import torch
     import torchvision  # noqa: F401
 

@@ -107,6 +107,7 @@ MISTAKES = {
     "push": {
         "--model modle --repo_id me/model": "did you mean model?",
         "--model model": "required: --repo_id",
+        "--model model --repo_id me/model! --dry_run": "Repo id must use alphanumeric chars",
         "--model model --repo_id me/model --lisence mit": "Did you mean --licence?",
     },
     "train": {

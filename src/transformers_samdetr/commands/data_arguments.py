@@ -40,6 +40,7 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     Raises:
         ValueError: the data cannot be read, or cannot be trained on as they are.
     """
+    import pyarrow as pa
     from accelerate import PartialState
 
     from ..data import quick_check
@@ -50,8 +51,9 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
         with state.local_main_process_first():  # so that one process fills the caches of the others
             data = data_from(args, seed)
         findings = quick_check(data)
+    pa.default_memory_pool().release_unused()  # what reading took goes back to the system
     with suppress(AttributeError, TypeError):  # of glibc alone
-        ctypes.CDLL(None).malloc_trim(0)  # what reading took goes back to the system
+        ctypes.CDLL(None).malloc_trim(0)
     if not getattr(args, "ignore_data_errors", False):
         try:
             findings.raise_errors(data.source)

@@ -32,12 +32,14 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--dry_run", action="store_true", help="write and check, but do not upload")
     args = parser.parse_args()
     with parser.plain_messages():
+        from huggingface_hub.utils import validate_repo_id
         from transformers import AutoImageProcessor
 
         from .. import SamDetrForObjectDetection
         from ..hub import push_to_hub, save_for_hub
         from ..model_card import WEIGHTS_FILE, ModelCard, logged_metrics, parse_metric
 
+        validate_repo_id(args.repo_id)
         metrics, epoch = (dict(map(parse_metric, args.metric)), None) if args.metric else logged_metrics(args.model)
         card = ModelCard(
             name=args.name or args.repo_id.split("/")[-1],

@@ -244,10 +244,10 @@ def _pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: 
     # as everywhere without ids, objects of a picture in which one has none are numbered
     numbered = np.isin(row_of[order], row_of[list(content.other_ids)])
     positions = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    pictures.counts = array("q", counts.tobytes())
-    pictures.boxes = array("d", np.array(content.boxes).reshape(-1, 4)[order].tobytes())
-    pictures.areas = array("d", np.array(content.areas)[order].tobytes())
-    pictures.crowds = array("b", np.array(content.crowds, dtype=np.int8)[order].tobytes())
-    pictures.ids = array("q", np.where(numbered, positions, np.array(content.ids, dtype=np.int64)[order]).tobytes())
+    pictures.counts = counts
+    pictures.boxes = np.asarray(content.boxes).reshape(-1, 4)[order].reshape(-1)
+    pictures.areas = np.asarray(content.areas)[order]
+    pictures.crowds = np.asarray(content.crowds)[order]
+    pictures.ids = np.where(numbered, positions, np.asarray(content.ids)[order])
     pictures.categories = [content.category_ids[place] for place in order.tolist()]
     return pictures

@@ -264,7 +264,9 @@ def from_folder(source: str, content: FolderContent, options: LoadOptions) -> De
     tables = {name: pictures.to_arrow(labels, box_format) for name, pictures in used.items()}
     sets, first_id = [], 0
     for name, rows in chosen:
-        pictures, table = used[name], tables[name].take(pa.array(rows, pa.int64()))
+        pictures, table = used[name], tables[name]
+        if len(rows) < len(pictures):
+            table = table.take(pa.array(rows, pa.int64()))
         ids = [pictures.image_ids[row] for row in rows] if own_ids else range(first_id, first_id + len(rows))
         paths = pa.array([pictures.images[row] for row in rows], pa.string())
         images = pa.StructArray.from_arrays([pa.nulls(len(rows), pa.binary()), paths], names=["bytes", "path"])

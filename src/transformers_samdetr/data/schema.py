@@ -164,16 +164,15 @@ class AnnotatedPictures:
             problem = f"{picture} has the category {shown(self.categories[place], repr)}"
             raise ValueError(f"{problem}, which is none of the set's {list(labels)[:20]}.") from None
         with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite, which the checks report
-            boxes = boxes_to_xywh(np.array(self.boxes), box_format, np.repeat(sizes, counts, axis=0).astype(np.float64))
-            areas = np.array(self.areas)
-            areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+            boxes = boxes_to_xywh(np.asarray(self.boxes), box_format, np.repeat(sizes, counts, axis=0))
+            areas = np.where(np.isnan(self.areas), boxes.T[2] * boxes.T[3], self.areas)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
         columns = {
-            "id": np.array(self.ids, dtype=np.int64),
+            "id": np.asarray(self.ids),
             "area": areas,
             "bbox": pa.FixedSizeListArray.from_arrays(pa.array(boxes.reshape(-1)), 4),
             "category": np.array(found, dtype=np.int64),
-            "iscrowd": np.array(self.crowds, dtype=np.int8),
+            "iscrowd": np.asarray(self.crowds),
         }
         lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in columns.values()]
         width, height = (pa.array(sides, pa.int32()) for sides in sizes.T)

@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from json.decoder import WHITESPACE
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -206,7 +207,6 @@ class SetFiles:
         self.files: dict[str, None] = {}
         self.folders: set[str] = {""}
         self._list("", {os.path.realpath(root)}, deepest)
-        self._index()
 
     def add(self, folder: str) -> None:
         """Lists a folder elsewhere too, by its path relative to the set's folder, such as `../images`."""
@@ -214,7 +214,8 @@ class SetFiles:
         if relative not in self.folders:
             self.folders.add(relative)
             self._list(relative, {os.path.realpath(self.root), os.path.realpath(folder)}, DEEPEST)
-            self._index()
+            for index in ("_by_path", "by_stem"):
+                self.__dict__.pop(index, None)
 
     def _list(self, folder: str, above: set[str], levels: int) -> None:
         try:
@@ -234,11 +235,17 @@ class SetFiles:
                     self.folders.add(path)
                     self._list(path, above | {real}, levels - 1)
 
-    def _index(self) -> None:
-        self._by_path = {folded(path): path for path in (*sorted(self.folders, reverse=True), *self.files)}
-        self.by_stem: dict[str, list[str]] = defaultdict(list)  # files by their folded names without suffix
+    @cached_property
+    def _by_path(self) -> dict[str, str]:
+        return {folded(path): path for path in (*sorted(self.folders, reverse=True), *self.files)}
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """Files by their folded names without suffix."""
+        paths = defaultdict(list)
         for path in self.files:
-            self.by_stem[folded(stem(path))].append(path)
+            paths[folded(stem(path))].append(path)
+        return paths
 
     def path(self, relative: str) -> str:
         """The path to open."""
