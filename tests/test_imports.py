@@ -20,8 +20,7 @@ FLOORS = (
     ("backbone", "image_processing_sam_detr", "semantics_aligner"),
     ("encoder", "decoder"),
     ("modeling_sam_detr",),
-    ("model_card",),  # from here on, nothing that is shipped
-    ("hub",),
+    ("hub",),  # from here on, nothing that is shipped
     ("conversion",),
     ("auto_classes",),
     ("__init__",),

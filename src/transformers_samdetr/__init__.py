@@ -11,19 +11,7 @@ from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .auto_classes import (
-        SamDetrConfig,
-        SamDetrForObjectDetection,
-        SamDetrImageProcessor,
-        SamDetrImageProcessorPil,
-        SamDetrModel,
-        SamDetrModelOutput,
-        SamDetrObjectDetectionOutput,
-        SamDetrObjectDetectionPipeline,
-        SamDetrPreTrainedModel,
-        SemanticsAligner,
-        reference_operations,
-    )
+    from .auto_classes import *
 
 __version__ = "0.1.0"
 __all__ = [

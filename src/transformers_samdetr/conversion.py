@@ -4,7 +4,7 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,20 @@ from torch import Tensor
 
 from .annotations import shown
 from .configuration_sam_detr import SamDetrConfig
-from .hub import save_for_hub
+from .hub import ModelCard, save_for_hub
 from .image_processing_sam_detr import SamDetrImageProcessor
-from .model_card import ModelCard
 from .modeling_sam_detr import SamDetrForObjectDetection
 from .presets import PRESETS, preset_fields
 
-# parts of an encoder or decoder layer: the authors' name and ours
-_BOTH = {"self_attn.out_proj": "self_attn.o_proj", "norm1": "self_attn_layer_norm"}
-_BOTH |= {"linear1": "mlp.fc1", "linear2": "mlp.fc2"}
 _DEFORMABLE = "sampling_offsets attention_weights value_proj output_proj".split()
-_ENCODER = {f"self_attn.{name}": f"self_attn.{name}" for name in _DEFORMABLE} | {"norm2": "final_layer_norm"}
-_DECODER = {
+# parts of a layer of encoder or decoder: the authors' name and ours
+_PARTS = {
+    **{f"self_attn.{name}": f"self_attn.{name}" for name in _DEFORMABLE},
     **{f"sa_{one}content_proj": f"self_attn.{one}_content_proj" for one in "qk"},
     **{f"sa_{one}pos_proj": f"self_attn.{one}_position_proj" for one in "qk"},
     **{f"ca_{one}content_proj": f"cross_attn.{one}_content_proj" for one in "qk"},
     **{f"ca_{one}pos_sine_proj": f"cross_attn.{one}_position_proj" for one in "qk"},
+    "self_attn.out_proj": "self_attn.o_proj",
     "sa_v_proj": "self_attn.v_proj",
     "ca_v_proj": "cross_attn.v_proj",
     "cross_attn.out_proj": "cross_attn.o_proj",
@@ -37,14 +35,18 @@ _DECODER = {
     **{f"point2.{2 * index}": f"aligner.keypoint_head.layers.{index}" for index in range(4)},  # odd: its ReLUs
     "attn1": "aligner.content_reweighting",
     "attn2": "aligner.position_reweighting",
-    "norm2": "cross_attn_layer_norm",
-    "norm3": "final_layer_norm",
+    "linear1": "mlp.fc1",
+    "linear2": "mlp.fc2",
+    "norm1": "self_attn_layer_norm",
 }
 RENAMED: list[tuple[str, str]] = [
     ("backbone.0.body.**", "model.backbone.feature_extractor._backbone.**"),
     ("input_proj.*.0.*", "model.backbone.input_projections.*.convolution.*"),
     ("input_proj.*.1.*", "model.backbone.input_projections.*.norm.*"),
     ("transformer.level_embed", "model.backbone.level_embeddings"),
+    ("transformer.encoder.layers.*.norm2.*", "model.encoder.layers.*.final_layer_norm.*"),
+    ("transformer.decoder.layers.*.norm2.*", "model.decoder.layers.*.cross_attn_layer_norm.*"),
+    ("transformer.decoder.layers.*.norm3.*", "model.decoder.layers.*.final_layer_norm.*"),
     ("query_embed.weight", "model.query_reference_boxes"),
     ("bbox_embed.*.layers.*.*", "model.decoder.box_heads.*.layers.*.*"),
     ("class_embed.*.*", "class_heads.*.*"),
@@ -53,11 +55,7 @@ RENAMED += [
     ("transformer.encoder.layers.*.self_attn.in_proj_*", f"model.encoder.layers.*.self_attn.{one}_proj.*")
     for one in "qkv"
 ]
-RENAMED += [
-    (f"transformer.{part}.layers.*.{theirs}.**", f"model.{part}.layers.*.{ours}.**")
-    for part, names in (("encoder", _BOTH | _ENCODER), ("decoder", _BOTH | _DECODER))
-    for theirs, ours in names.items()
-]
+RENAMED += [(f"transformer.*.layers.*.{theirs}.**", f"model.*.layers.*.{ours}.**") for theirs, ours in _PARTS.items()]
 """The authors' names of tensors and ours: `*` is one number or leaf name, `**` any rest. A tensor with several of ours
 is cut into equal parts along its first axis."""
 DROPPED = re.compile(r"backbone\.0\.body\..+\.num_batches_tracked|transformer\.decoder\.bbox_embed\..+")
@@ -259,31 +257,27 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: SamDetrConfig) 
     Raises:
         ValueError: tensors are unknown, missing, or of another shape than the configuration asks for; all are listed.
     """
-    converted, origin, unknown, not_float = {}, {}, [], []
-    for name, tensor in state_dict.items():
-        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
-            not_float.append(name)
-        try:
-            names = translate(name)
-        except KeyError:
-            unknown.append(name)
-            continue
+    kept = {name: tensor for name, tensor in state_dict.items() if not DROPPED.fullmatch(name)}
+    if not_float := [name for name, tensor in kept.items() if not tensor.is_floating_point()]:
+        raise ValueError(f"Tensors are not of floating type: {shown(', '.join(not_float))}.")
+    converted, origin = {}, {}
+    for name, tensor in kept.items():
+        names = translate(name)
         # a shape that cannot be cut is refused by the comparison below
         is_cut = len(names) > 1 and tensor.ndim > 0 and len(tensor) % len(names) == 0
         parts = tensor.chunk(len(names)) if is_cut else [tensor] * len(names)
         for our_name, part in zip(names, parts, strict=True):
             converted[our_name] = part.clone()  # parts and shared tensors become independent, as safetensors wants
             origin[our_name] = name
-    if not_float:
-        raise ValueError(f"Tensors are not of floating type: {shown(', '.join(not_float))}.")
 
     with torch.device("meta"):
         expected = {name: tuple(t.shape) for name, t in SamDetrForObjectDetection(config).state_dict().items()}
     original = [(ours, theirs) for theirs, ours in RENAMED]
+    unknown = [name for name in kept if not translate(name)]
     missing = [name for name in expected if name not in converted]
     problems = {
         "unknown": unknown + [f"{origin[name]} ({name})" for name in converted if name not in expected],
-        "missing": [f"{''.join(_renamed(name, original)) or 'no tensor of the authors'} ({name})" for name in missing],
+        "missing": [f"{''.join(translate(name, original)) or 'no tensor of the authors'} ({name})" for name in missing],
         "of another shape": [
             f"{origin[name]} ({name}) needs {expected[name]}, has {tuple(tensor.shape)}"
             for name, tensor in converted.items()
@@ -296,25 +290,12 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: SamDetrConfig) 
     return converted
 
 
-def translate(name: str) -> tuple[str, ...]:
-    """Our names for an authors' tensor: one, several where it is cut, none where it is dropped.
+def translate(name: str, pairs: Sequence[tuple[str, str]] = RENAMED) -> tuple[str, ...]:
+    """Our names for an authors' tensor: one, several where it is cut, none where it is unknown.
 
     >>> translate("transformer.decoder.layers.3.point2.6.bias")
     ('model.decoder.layers.3.aligner.keypoint_head.layers.3.bias',)
-
-    Raises:
-        KeyError: no pattern of `RENAMED` fits.
     """
-    if DROPPED.fullmatch(name):
-        return ()
-    names = _renamed(name, RENAMED)
-    if not names:
-        raise KeyError(name)
-    return names
-
-
-def _renamed(name: str, pairs: list[tuple[str, str]]) -> tuple[str, ...]:
-    """What the pairs make of a name, each whose first pattern fits."""
     found = []
     for pattern, template in pairs:
         regex = re.escape(pattern).replace(r"\*\*", r"(.+)").replace(r"\*", r"(\w+)")

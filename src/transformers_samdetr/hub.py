@@ -1,17 +1,63 @@
-"""Folders that load anywhere: weights, processor and model card, and the code for places without this package."""
+"""Folders that load anywhere: weights, processor, model card, and the code for places without this package."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import ModelCard as HubCard
 
-from .configuration_sam_detr import SamDetrConfig
 from .image_processing_sam_detr import SamDetrImageProcessor, SamDetrImageProcessorPil
-from .model_card import ModelCard
 from .modeling_sam_detr import SamDetrForObjectDetection
 
 UPLOADED = ("*.json", "*.safetensors", "*.py", "*.onnx", "README.md")
+NOT_STATED = "not stated"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the weights do not tell; a field left out reads "not stated" on the card.
+
+    Attributes:
+        name: heading of the card.
+        source: a sentence or two on where the weights come from.
+        training_data: in words.
+        dataset_id: of the training data on the Hub, such as `"detection-datasets/coco"`, for its search.
+        metrics: names and values, such as `{"COCO AP": 34.2}`.
+        evaluation_data: what the metrics were measured on, in words.
+        licence: identifier of the weights' licence as the Hub writes it, such as `"apache-2.0"`.
+        repo_id: the Hub repository, for the example.
+    """
+
+    name: str | None = None
+    source: str | None = None
+    training_data: str | None = None
+    dataset_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluation_data: str | None = None
+    licence: str | None = None
+    repo_id: str | None = None
+
+    def render(self, model: SamDetrForObjectDetection) -> str:
+        """The card as Markdown, with the Hub's metadata in front."""
+        results = None
+        if self.metrics:
+            dataset = self.dataset_id or "custom", self.evaluation_data or self.dataset_id or NOT_STATED  # type, name
+            results = [EvalResult("object-detection", *dataset, name, value) for name, value in self.metrics.items()]
+        data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="object-detection",
+            license=self.licence,
+            tags=["sam-detr", "object-detection", "vision", "custom_code"],
+            datasets=[self.dataset_id] if self.dataset_id else None,
+            eval_results=results,
+            model_name=(self.name or "SAM-DETR") if results else None,
+        )
+        template = str(Path(__file__).with_name("model_card.md"))
+        names = [name for _, name in sorted(model.config.id2label.items())]
+        card = HubCard.from_template(data, template, card=self, model=model, names=names, not_stated=NOT_STATED)
+        return card.content + "\n"
 
 
 def save_for_hub(
@@ -46,7 +92,7 @@ def check_saved(model: SamDetrForObjectDetection, processor, folder: str | Path)
     written, wanted = (json.loads(p.to_json_string()) for p in (type(processor).from_pretrained(folder), processor))
     if written != wanted:
         raise RuntimeError(f"{folder} does not load to the same image processor.")
-    if SamDetrConfig.from_pretrained(folder).id2label != model.config.id2label:
+    if loaded.config.id2label != model.config.id2label:
         raise RuntimeError(f"{folder} does not load to the same class names.")
 
     generator = torch.Generator().manual_seed(0)

@@ -14,8 +14,8 @@ from experiments.peers.faster_rcnn import _pixel_targets
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.geometry import center_to_corners
 from transformers_samdetr.training.loss_sums import weighted_terms
-from transformers_samdetr.training.optimizer import make_optimizer
 from transformers_samdetr.training.recipes import TINY
+from transformers_samdetr.training.trainer import make_optimizer
 
 from ..models import SMALL_BACKBONE, targets
 

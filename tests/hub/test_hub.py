@@ -20,10 +20,11 @@ from transformers_samdetr import (
     SamDetrImageProcessor,
     SamDetrImageProcessorPil,
 )
+from transformers_samdetr.commands.messages import named
 from transformers_samdetr.configuration_sam_detr import code_files
-from transformers_samdetr.hub import UPLOADED, check_saved, push_to_hub, save_for_hub
-from transformers_samdetr.model_card import ModelCard, logged_metrics, parse_metric
+from transformers_samdetr.hub import UPLOADED, ModelCard, check_saved, push_to_hub, save_for_hub
 from transformers_samdetr.presets import PRESETS
+from transformers_samdetr.training.log import logged_metrics
 
 ROOT = Path(__file__).parents[2]
 CARD = ModelCard(
@@ -140,10 +141,10 @@ def test_the_card_states_the_threshold_and_the_log(saved, tmp_path):
 
 
 def test_metrics_on_the_command_line():
-    assert parse_metric("AP = 1") == ("AP", 1.0)
+    assert named(float)("COCO AP = 1") == ("COCO AP", 1.0)
     for wrong in ("AP", "=3", "AP=high"):
         with pytest.raises(ValueError):
-            parse_metric(wrong)
+            named(float)(wrong)
 
 
 def test_upload_takes_the_model_and_nothing_else(saved, monkeypatch, tmp_path):

@@ -25,7 +25,7 @@ def show(stream, every=2, steps=4):
         shown.step(step, 8, 1e-4, lambda: asked.append(1) or LOSSES)
     shown.end_epoch()
     list(shown.evaluation(torch.utils.data.DataLoader(range(3))))
-    shown.print("epoch done")
+    shown.console.print("epoch done")
     return stream.getvalue(), len(asked)
 
 

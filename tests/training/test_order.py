@@ -18,7 +18,7 @@ def windows(num_images, batch_size, processes, accumulation, epoch=0, start=0, s
             for rank, sampler in enumerate(samplers):
                 batch = taken[rank][index * accumulation + micro]
                 assert batch, "an empty batch would not go through a model"
-                if order.micro_batch(epoch, step, sampler.my_slots[micro]):
+                if order.share(order.window(epoch, step), sampler.my_slots[micro]):
                     images += batch
         found.append(images)
     return found

@@ -6,8 +6,8 @@ import pytest
 from experiments.published import PUBLISHED
 from transformers_samdetr import SamDetrConfig
 from transformers_samdetr.presets import PRESETS
-from transformers_samdetr.training.optimizer import make_optimizer, make_schedule
 from transformers_samdetr.training.recipes import PAPER_RECIPES, Recipe
+from transformers_samdetr.training.trainer import make_optimizer, make_schedule
 
 from ..models import tiny_model
 

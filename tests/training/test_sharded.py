@@ -26,7 +26,7 @@ from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.training import Recipe, find_model, processes
 from transformers_samdetr.training.checkpoint import list_checkpoints, step_of
 from transformers_samdetr.training.interruption import EXIT_REQUEUE
-from transformers_samdetr.training.optimizer import make_optimizer
+from transformers_samdetr.training.trainer import make_optimizer
 
 from ..models import SMALL_BACKBONE, targets, tiny_model
 from ..processes import Processes, run

@@ -93,7 +93,8 @@ def test_processes_share_each_window_and_its_order(tmp_path):
         batches = ProcessBatches(StreamOrder(data, COUNT, 4, slots=2, shuffle_buffer=10), 1, 2, rank, 2)
         taken.append(ids(batches))
         assert len(batches) == len(taken[-1]) == 12
-        assert bool(batches.order.micro_batch(1, 13, rank)) == (rank == 0)  # the last window holds a single picture
+        # the last window holds a single picture
+        assert bool(batches.order.share(batches.order.window(1, 13), rank)) == (rank == 0)
     assert [first + second for first, second in zip(*taken, strict=True)][:-1] == alone[2:-1]
     assert taken[0][-1] == taken[1][-1] == alone[-1]
 

@@ -143,7 +143,7 @@ def test_what_is_not_finite_stops_with_the_ids_and_saves_nothing(scenes, tmp_pat
     trainer = make_trainer(scenes, tmp_path, accumulation_steps=2)
     trainer.save()
     good = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    expected = [scenes["train"][index]["image_id"] for index in trainer.order.micro_batch(0, 1, 0)]
+    expected = [scenes["train"][index]["image_id"] for index in trainer.order.share(trainer.order.window(0, 1), 0)]
     head = trainer.model.class_heads[0]
     if kind == "loss":
         calls = []

@@ -22,8 +22,7 @@ def main(description: str | None = __doc__) -> None:
     args = parser.parse_args()
     with parser.plain_messages():
         from ..conversion import convert_checkpoint
-        from ..hub import push_to_hub
-        from ..model_card import ModelCard
+        from ..hub import ModelCard, push_to_hub
 
         card = ModelCard(licence=args.licence, repo_id=args.push_to_hub)
         model, card = convert_checkpoint(args.checkpoint, args.output_dir, args.dilation, card)

@@ -7,6 +7,8 @@ import ctypes
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from .messages import named
+
 if TYPE_CHECKING:
     from ..data import DetectionData
 
@@ -20,7 +22,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = False) 
     group.add_argument("--train_split", help="default: train")
     group.add_argument("--eval_split", help="default: validation, val or test; without one, a fifth is held out")
     columns = "where a set has what, as bbox=objects.box"
-    group.add_argument("--columns", nargs="+", type=_column, metavar="NAME=COLUMN", help=columns)
+    group.add_argument("--columns", nargs="+", type=named(str), metavar="NAME=COLUMN", help=columns)
     group.add_argument("--box_format", help="such as xywh, xyxy or yolo; default: of the layout, or found on a sample")
     group.add_argument("--class_names", nargs="+", help="for a set that does not name its classes, from id 0")
 
@@ -62,10 +64,3 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     if state.is_main_process:  # state.print would print on each machine
         print(data.describe(), *(f"  {finding}" for finding in findings.all), sep="\n", flush=True)
     return data
-
-
-def _column(text: str) -> tuple[str, str]:
-    name, separator, column = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=COLUMN, such as bbox=objects.box")
-    return name, column

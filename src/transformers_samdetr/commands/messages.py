@@ -92,6 +92,19 @@ def none_or(kind: type) -> Callable[[str], object]:
     return read
 
 
+def named(kind: type) -> Callable[[str], tuple[str, object]]:
+    """Reads a name and a value, NAME=VALUE."""
+
+    def read(text: str) -> tuple[str, object]:
+        name, value = map(str.strip, text.split("="))
+        if not name:
+            raise ValueError
+        return name, kind(value)
+
+    read.__name__ = "NAME=VALUE"
+    return read
+
+
 # Checks: each raises a ValueError, with the nearest name, if a text names nothing that can be read
 
 

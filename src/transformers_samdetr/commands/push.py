@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .messages import CommandParser
+from .messages import CommandParser, named
 
 
 def main(description: str | None = __doc__) -> None:
@@ -24,7 +24,7 @@ def main(description: str | None = __doc__) -> None:
     parser.add_argument("--training_data", help="in words")
     parser.add_argument("--dataset_id", help="of the training data on the Hub")
     metrics = "for the card, once or more (default: the AP of training's log)"
-    parser.add_argument("--metric", action="append", default=[], metavar="NAME=VALUE", help=metrics)
+    parser.add_argument("--metric", action="append", type=named(float), metavar="NAME=VALUE", help=metrics)
     parser.add_argument("--evaluation_data", help="what the metrics were measured on")
     parser.add_argument("--onnx", metavar="FILE", help="a file of samdetr-export to upload too")
     parser.add_argument("--licence", help="of the weights, such as apache-2.0")
@@ -34,31 +34,27 @@ def main(description: str | None = __doc__) -> None:
     with parser.plain_messages():
         from huggingface_hub.utils import validate_repo_id
         from transformers import AutoImageProcessor
+        from transformers.utils import SAFE_WEIGHTS_NAME
 
         from .. import SamDetrForObjectDetection
-        from ..hub import push_to_hub, save_for_hub
-        from ..model_card import WEIGHTS_FILE, ModelCard, logged_metrics, parse_metric
+        from ..hub import ModelCard, push_to_hub, save_for_hub
+        from ..training.log import logged_metrics
 
         validate_repo_id(args.repo_id)
-        metrics, epoch = (dict(map(parse_metric, args.metric)), None) if args.metric else logged_metrics(args.model)
+        weights = Path(args.model) / SAFE_WEIGHTS_NAME
+        metrics, epoch = (dict(args.metric), None) if args.metric else logged_metrics(weights.parent)
         card = ModelCard(
-            name=args.name or args.repo_id.split("/")[-1],
-            source=args.source,
-            training_data=args.training_data,
-            dataset_id=args.dataset_id,
+            args.name or args.repo_id.split("/")[-1],
             metrics=metrics,
-            evaluation_data=args.evaluation_data
-            or (epoch and f"the evaluation split of training, after epoch {epoch}"),
-            licence=args.licence,
-            repo_id=args.repo_id,
+            evaluation_data=args.evaluation_data or epoch and f"the evaluation split of training, after epoch {epoch}",
+            **{name: getattr(args, name) for name in ("source", "training_data", "dataset_id", "licence", "repo_id")},
         )
-        written = (Path(args.model) / WEIGHTS_FILE).stat().st_mtime_ns if epoch else 0
+        written = weights.stat().st_mtime_ns if epoch else 0
         model = SamDetrForObjectDetection.from_pretrained(args.model)
-        folder = save_for_hub(
-            model, AutoImageProcessor.from_pretrained(args.model), args.output_dir or args.model, card
-        )
+        processor = AutoImageProcessor.from_pretrained(args.model)
+        folder = save_for_hub(model, processor, args.output_dir or args.model, card)
         if epoch:  # weights keep their place in time beside the log, by which the next call finds the epoch
-            os.utime(folder / WEIGHTS_FILE, ns=(written, written))
+            os.utime(folder / SAFE_WEIGHTS_NAME, ns=(written, written))
         if args.onnx and Path(args.onnx).resolve().parent != folder.resolve():
             shutil.copy(args.onnx, folder)
         print(f"Written and checked: {folder}")

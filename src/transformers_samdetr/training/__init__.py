@@ -11,12 +11,8 @@ if TYPE_CHECKING:
     from .start import load_model_and_processor
     from .trainer import Trainer, TrainingHook
 
-_FILES = {
-    "Checkpointing": "resume",
-    "TrainingHook": "trainer",
-    "Trainer": "trainer",
-    "load_model_and_processor": "start",
-}
+_FILES = {"Checkpointing": "resume", "Trainer": "trainer", "TrainingHook": "trainer"}
+_FILES |= {"load_model_and_processor": "start"}
 """Imported when first used: commands read recipes before they import PyTorch."""
 
 __all__ = ["RECIPES", "Checkpointing", "Recipe", "Trainer", "TrainingHook", "find_model", "load_model_and_processor"]

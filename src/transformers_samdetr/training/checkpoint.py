@@ -111,11 +111,9 @@ def write_error(partial: Path, error: Exception, file: Path | None = None) -> Ch
         name = max(written, key=lambda path: path.stat().st_mtime_ns, default=partial)
     folder = partial.parent if partial.name.startswith(PARTIAL) else partial
     good = next((path for path in list_checkpoints(folder) if not first_fault(path)), None)
-    left = f"The last good checkpoint is {good}" if good else "There is no earlier checkpoint"
-    return CheckpointError(
-        f"A checkpoint could not be written. {name or partial}: {error}. {left}. Make room or give another folder, "
-        "then resume."
-    )
+    left = f"The last good checkpoint is {good}" if good else "There is no earlier one"
+    remedy = "Make room or give another folder, then resume"
+    return CheckpointError(f"A checkpoint could not be written. {name or partial}: {error}. {left}. {remedy}.")
 
 
 def verify_checkpoint(checkpoint: Path) -> None:

@@ -24,9 +24,9 @@ class Display:
     """Shows a run of `epochs` times `steps` on the main process, a line `every` so many steps without a terminal."""
 
     def __init__(self, accelerator: Accelerator, epochs: int, steps: int, every: int, stream=None):
-        self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
-        self.shown = accelerator.is_main_process
-        self.on_terminal = self.shown and self.console.is_terminal
+        quiet = not accelerator.is_main_process
+        self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True, markup=False, quiet=quiet)
+        self.on_terminal = self.console.is_terminal and not quiet
         self.device = accelerator.device
         self.epochs, self.steps, self.every = epochs, steps, every
         self.live: Live | None = None
@@ -50,7 +50,7 @@ class Display:
         `losses` gives the means of the epoch so far; called when they are shown, since it waits for the device.
         """
         self.images += images
-        if not self.on_terminal and not (self.shown and step % self.every == 0):
+        if not self.on_terminal and (self.console.quiet or step % self.every):
             return
         seconds = time.perf_counter() - self.begin
         epochs_left = self.epochs - self.epoch
@@ -69,7 +69,7 @@ class Display:
                 self.live.update(Group(self.bars, note, loss_text(losses())))
         else:
             head = f"epoch {self.epoch + 1}/{self.epochs}  step {step}/{self.steps}  ETA {left}"
-            self.print(f"{head}  {note}  {loss_text(losses())}")
+            self.console.print(f"{head}  {note}  {loss_text(losses())}")
 
     def end_epoch(self) -> None:
         """Takes the bars away, also after an error."""
@@ -87,11 +87,6 @@ class Display:
             task = self.bars.add_task(f"Evaluation {self.epoch + 1}/{self.epochs}", left="")
             yield from self.bars.track(batches, task_id=task)
             self.bars.remove_task(task)
-
-    def print(self, text: str) -> None:
-        """A line on the main process, above the bars."""
-        if self.shown:
-            self.console.print(text, markup=False)
 
 
 def loss_text(losses: Mapping[str, float]) -> str:

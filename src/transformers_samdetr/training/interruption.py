@@ -31,14 +31,9 @@ class LostProcess(RuntimeError):
 
 @dataclass
 class StopSignal:
-    """When Ctrl-C was pressed, in seconds of `time.monotonic`, or None."""
+    """The code with which a run ends that was stopped."""
 
-    interrupted_at: float | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """With which a run ends that was stopped."""
-        return EXIT_REQUEUE if self.interrupted_at is None else EXIT_INTERRUPTED
+    exit_code: int = EXIT_REQUEUE
 
 
 @contextmanager
@@ -52,18 +47,19 @@ def on_stop_signal(stop: Callable[[], object]) -> Iterator[StopSignal]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    owner = os.getpid()
+    owner, interrupted_at = os.getpid(), None
 
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a terminal interrupts the workers that load pictures too: these are still needed
             return
+        nonlocal interrupted_at
         now = time.monotonic()
-        if number == signal.SIGINT and received.interrupted_at is None:
-            received.interrupted_at = now
+        if number == signal.SIGINT and interrupted_at is None:
+            interrupted_at, received.exit_code = now, EXIT_INTERRUPTED
             if PartialState().is_main_process:
                 text = "Ctrl-C: saves after the running step, then stops. Once more stops at once, without saving."
                 os.write(sys.stderr.fileno(), f"\n{text}\n".encode())  # print may be what was interrupted
-        elif number == signal.SIGINT and now - received.interrupted_at > SAME_PRESS:
+        elif number == signal.SIGINT and now - interrupted_at > SAME_PRESS:
             if callable(before[number]):  # a shell's `&` ignores it
                 before[number](number, frame)
         stop()

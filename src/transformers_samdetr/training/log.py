@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transformers.utils import SAFE_WEIGHTS_NAME
+
 from .checkpoint import replace_files
 
 if TYPE_CHECKING:
@@ -86,6 +88,21 @@ def read_log(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def logged_metrics(folder: Path) -> tuple[dict[str, float], int | None]:
+    """COCO AP, AP50 and AP75, in percent, that were logged for the weights in a training's output, and their epoch.
+
+    The weights are the last epoch's if they were written after the log, as `keep="last"` does, and otherwise those of
+    the epoch with the highest AP. Without weights or a log with an AP, an empty dict and None.
+    """
+    log, weights = folder / LOG_FILE, folder / SAFE_WEIGHTS_NAME
+    lines = [line for line in read_log(log) if line.get("AP") is not None]
+    if not lines or not weights.is_file():
+        return {}, None
+    is_last = weights.stat().st_mtime >= log.stat().st_mtime
+    line = lines[-1] if is_last else max(lines, key=lambda line: line["AP"])
+    return {f"COCO {name}": line[name] for name in ("AP", "AP50", "AP75") if line.get(name) is not None}, line["epoch"]
 
 
 def curve_figure(lines: Sequence[Mapping]) -> "Figure":

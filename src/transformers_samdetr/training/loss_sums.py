@@ -86,7 +86,6 @@ def stop_for_non_finite(labels: Sequence[dict], what: str, accelerator: Accelera
     everyones = gather_object([[id_.flatten().tolist()[0] if isinstance(id_, Tensor) else id_ for id_ in ids]])
     named = sorted({image for process in everyones for image in process}, key=str)
     raise FloatingPointError(
-        f"{what} is not finite on the images with the ids {named}. Training stops, and nothing was saved since: the "
-        "last checkpoint is as it was. Look at these images and their boxes, or lower learning_rate, or train with "
-        "mixed_precision='bf16' or 'no'."
+        f"{what} is not finite on the images with the ids {named}. Nothing was saved since: look at these "
+        "images and their boxes, lower learning_rate, or train with mixed_precision='bf16' or 'no'."
     )

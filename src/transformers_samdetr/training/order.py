@@ -42,10 +42,8 @@ class WindowOrder:
         if num_images < 1:
             raise ValueError("num_images=0 is not possible: the training set is empty.")
         if batch_size < 1 or slots < 1 or batch_size % slots:
-            raise ValueError(
-                f"batch_size={batch_size} is not possible: it counts the images of an optimizer step over all "
-                f"processes, and must be a multiple of processes times accumulation steps, {slots} here."
-            )
+            remedy = "must be a multiple of processes times accumulation steps"
+            raise ValueError(f"batch_size={batch_size} {remedy}, {slots} here.")
         self.num_images, self.batch_size, self.slots, self.seed = num_images, batch_size, slots, seed
         self._permutation: tuple[int, list[int]] | None = None  # of the epoch that was asked for last
 
@@ -73,12 +71,8 @@ class WindowOrder:
         for step in range(start_step, self.steps_per_epoch):
             yield self.window(epoch, step)
 
-    def micro_batch(self, epoch: int, step: int, slot: int) -> Sequence[int]:
-        """The images of one slot; empty where the last window of an epoch has none left for it."""
-        return self.share(self.window(epoch, step), slot)
-
     def share(self, window: Sequence, slot: int) -> Sequence:
-        """The part of a window that belongs to one slot."""
+        """The part of a window that belongs to one slot; empty where the last window of an epoch has none left."""
         size = self.batch_size // self.slots
         return window[slot * size : (slot + 1) * size]
 
@@ -182,10 +176,8 @@ class StreamOrder(WindowOrder):
                 LIBRARY.removeFilter(_no_buffer)
             done += len(found)
             if len(found) < count:
-                raise ValueError(
-                    f"The training stream ended after {done} of {self.num_images} pictures: give --stream_length "
-                    f"{done}, which is how many there are."
-                )
+                have = f"{done} of {self.num_images} pictures"
+                raise ValueError(f"The training stream ended after {have}: give --stream_length {done}.")
             return found
 
         self._starts.setdefault(0, None)

@@ -34,10 +34,8 @@ def start_processes() -> PartialState:
     else:
         state = PartialState(cpu=on_cpus or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if launched > 1 and state.num_processes == 1:
-        raise RuntimeError(
-            f"{launched} processes were launched (WORLD_SIZE), but Accelerate joins none on {state.device.type}: each "
-            "would train by itself and write the same folder. Set ACCELERATE_USE_CPU=true, or launch one process."
-        )
+        remedy = f"none is joined on {state.device.type}: set ACCELERATE_USE_CPU=true, or launch one process"
+        raise RuntimeError(f"{launched} processes were launched (WORLD_SIZE), but {remedy}.")
     if distributed.is_initialized() and not has_begun:
         state.wait_for_everyone()  # NCCL connects at the first such call, and then with the time it started with
         distributed.set_timeout(timedelta(seconds=PREPARATION_TIMEOUT))
@@ -76,23 +74,14 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     )
     kind, settings = accelerator.distributed_type, accelerator.state.deepspeed_plugin
     if recipe.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate trains in float32
-        raise ValueError(
-            "mixed_precision='fp16' is not possible on a CPU: half precision and its scaler of gradients need a GPU. "
-            "Train with 'no' (float32) or 'bf16' here, or on a machine with a GPU."
-        )
+        raise ValueError("mixed_precision='fp16' is not possible on a CPU: choose 'no' (float32) or 'bf16' here.")
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind != DistributedType.FSDP:
-        raise ValueError(
-            f"FSDP was asked for, but Accelerate offers it to several processes on accelerators only; on "
-            f"{accelerator.num_processes} x {accelerator.device.type} the weights would not be sharded. Launch with "
-            "examples/accelerate_configs/multi_cpu.yaml or multi_gpu.yaml instead."
-        )
+        remedy = "launch with examples/accelerate_configs/multi_cpu.yaml or multi_gpu.yaml"
+        raise ValueError(f"FSDP was asked for, but Accelerate offers it to several processes on GPUs only: {remedy}.")
     if settings is not None:
         unite_with_recipe(settings.deepspeed_config, recipe, accelerator.num_processes)
     if recipe.ema_decay and not (kind == DistributedType.NO or kind.value.startswith("MULTI_")):
-        raise ValueError(
-            f"ema_decay={recipe.ema_decay} is not possible with {kind.value}, which shards the weights: set it to 0, "
-            "or launch with plain data parallelism."
-        )
+        raise ValueError(f"ema_decay={recipe.ema_decay} must be 0 with {kind.value}, which shards the weights.")
     if accelerator.log_with:
         options = {name: value for name, value in asdict(recipe).items() if value is not None}
         options["model_overrides"] = json.dumps(recipe.model_overrides)

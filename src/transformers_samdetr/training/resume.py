@@ -18,6 +18,7 @@ from accelerate.utils import load as load_tensors
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .checkpoint import (
     CheckpointError,
@@ -36,7 +37,6 @@ from .trainer import Trainer, TrainingHook
 
 RUN_STATE = "run.json"
 """File of a checkpoint with the progress, the identity of the run, and versions."""
-WEIGHTS = "model.safetensors"
 FREE_FIELDS = "accumulation_steps workers evaluation_batch_size trackers log_steps patience max_corrupt".split()
 """Fields of a recipe that may change on resume, since no training step depends on them. `epochs` may grow, too."""
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "timm", "transformers-samdetr")
@@ -81,14 +81,15 @@ class Checkpointing(TrainingHook):
             CheckpointError: the checkpoint is torn or edited; the message names the file.
             ResumeRefused: it is of another run; or there are checkpoints, and `resume` is None.
         """
-        recipe = {name: value for name, value in asdict(trainer.recipe).items() if name not in FREE_FIELDS}
         data = {
             "fingerprint": self.data_fingerprint,
             "training images": trainer.order.num_images,
             "evaluation images": length_hint(trainer.evaluation_set) or "a stream",
             "classes": trainer.names,
         }
-        self.attach(trainer.accelerator, trainer.output_dir / "checkpoints", {"recipe": recipe, "data": data})
+        self.attach(
+            trainer.accelerator, trainer.output_dir / "checkpoints", {"recipe": asdict(trainer.recipe), "data": data}
+        )
         self.processor = trainer.processor
         if progress := self.resume(resume):
             trainer.load_state_dict(progress)
@@ -161,10 +162,7 @@ class Checkpointing(TrainingHook):
     def _finish(self, partial: Path, progress: Mapping[str, Any], best_step: int | None) -> Path:
         for rank in range(self.accelerator.num_processes):
             if not (path := partial / f"random_states_{rank}.pkl").is_file():
-                raise CheckpointError(
-                    f"{path}, which process {rank} wrote, is not there for process 0: {self.folder} must be on a file "
-                    "system that all machines of the run share."
-                )
+                raise CheckpointError(f"{path} of another process is missing: {self.folder} must be a shared folder.")
         count = self.accelerator.num_processes
         state = {"progress": dict(progress), "identity": self.identity, "num_processes": count, "versions": versions()}
         try:
@@ -190,41 +188,29 @@ class Checkpointing(TrainingHook):
             verify_checkpoint(checkpoint)
         instead = f"start a new run from its weights: --model {checkpoint}, another --output_dir and no --resume"
         state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
-        saved, now = state["identity"], comparable(self.identity, state["identity"])
-        # checkpoints of earlier versions have free fields too
-        saved = {**saved, "recipe": {k: v for k, v in saved.get("recipe", {}).items() if k not in FREE_FIELDS}}
+        saved, now = comparable(state["identity"], self.identity), comparable(self.identity, state["identity"])
         epochs, more = (run.get("recipe", {}).get("epochs", 0) for run in (saved, now))
         if more > epochs > 0:
             saved["recipe"]["epochs"] = more
         if changes := differences(saved, now):
-            raise ResumeRefused(
-                f"{checkpoint} is of another run: {'; '.join(changes)}. Give the same again to resume, or {instead}."
-            )
+            remedy = f"Give the same again to resume, or {instead}"
+            raise ResumeRefused(f"{checkpoint} is of another run: {'; '.join(changes)}. {remedy}.")
         if more > epochs > 0:
-            logger.warning(
-                "Resumed for %d instead of %d epochs: the learning rate now follows a schedule over all %d.",
-                *(more, epochs, more),
-            )
+            schedule = "the learning rate now follows a schedule over all"
+            logger.warning("Resumed for %d instead of %d epochs: %s %d.", more, epochs, schedule, more)
         before, processes = state["num_processes"], self.accelerator.num_processes
         if before != processes and self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            raise ResumeRefused(
-                f"{checkpoint} was saved by {before} processes of DeepSpeed, which cannot be resumed on {processes}: "
-                f"launch as many, or {instead}."
-            )
+            saved_by = f"saved by {before} processes of DeepSpeed, which cannot be resumed on {processes}"
+            raise ResumeRefused(f"{checkpoint} was {saved_by}: launch as many, or {instead}.")
         for change in differences(state["versions"], versions()):
             logger.warning("Resumed with other software, so that numbers may differ a little: %s", change)
         if before != processes:
-            logger.warning(
-                "Resumed on %d instead of %d processes: the order of the pictures stays. Noise and dropout stay where "
-                "processes times accumulation steps do.",
-                *(processes, before),
-            )
+            kept = "noise and dropout stay where processes times accumulation steps do"
+            logger.warning("Resumed on %d instead of %d processes: %s.", processes, before, kept)
         for path in [path for path in list_checkpoints(self.folder) if step_of(path) > step_of(checkpoint)]:
             if not first_fault(path):
-                raise ResumeRefused(
-                    f"{path} is newer than {checkpoint}: resume from it (or with 'auto'), or give another output_dir "
-                    "to start a second run from the older one."
-                )
+                remedy = "resume from it (or with 'auto'), or give another output_dir"
+                raise ResumeRefused(f"{path} is newer than {checkpoint}: {remedy}.")
             logger.warning("%s is removed, being torn.", path)  # it would count among the newest that are kept
             shutil.rmtree(path)
         return str(checkpoint), state
@@ -235,7 +221,7 @@ class Checkpointing(TrainingHook):
         gathered = None if weights else self.accelerator.get_state_dict(models[0])
         weights.clear()
         if self.accelerator.is_main_process:
-            model, file = self.accelerator.unwrap_model(models[0]), Path(folder) / WEIGHTS
+            model, file = self.accelerator.unwrap_model(models[0]), Path(folder) / SAFE_WEIGHTS_NAME
             model.config.save_pretrained(folder)
             try:
                 if gathered is None:
@@ -247,7 +233,7 @@ class Checkpointing(TrainingHook):
 
     def _load_model(self, models: list[torch.nn.Module], folder: str) -> None:
         if models:
-            load_model(self.accelerator.unwrap_model(models.pop()), Path(folder) / WEIGHTS)
+            load_model(self.accelerator.unwrap_model(models.pop()), Path(folder) / SAFE_WEIGHTS_NAME)
 
     def _load(self, checkpoint: Path, num_processes: int) -> None:
         try:
@@ -301,12 +287,8 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
     return lines
 
 
-def comparable(now: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What is asked for `now` as JSON has it, without fields of its recipe that are new since and at their default."""
-    known, defaults = saved.get("recipe", {}), asdict(Recipe())
-    recipe = {
-        name: value
-        for name, value in now.get("recipe", {}).items()
-        if name in known or value != defaults.get(name, value)
-    }
-    return json.loads(json.dumps({**now, "recipe": recipe} if "recipe" in now else {**now}))
+def comparable(identity: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without free fields of its recipe, and without default values that the other version lacks."""
+    recipe, known, defaults = identity.get("recipe", {}), other.get("recipe", {}), asdict(Recipe())
+    counted = {name: value for name, value in recipe.items() if name in known or (name, value) not in defaults.items()}
+    return {**identity, "recipe": {name: value for name, value in counted.items() if name not in FREE_FIELDS}}

@@ -1,5 +1,6 @@
 """The training loop on Accelerate: windows of micro-batches, one process or many, evaluated after every epoch."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from copy import copy
@@ -10,8 +11,10 @@ from typing import Protocol
 
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -25,7 +28,6 @@ from .checkpoint import replace_files
 from .display import Display, total_text
 from .log import TrainingProgress, epoch_line, write_line
 from .loss_sums import LossSums, any_process, loss_weights, stop_for_non_finite, weighted_terms, without_objects
-from .optimizer import make_average, make_optimizer, make_schedule, set_learning_rates
 from .order import ProcessBatches, position_seed, training_examples
 from .processes import limit_waiting, make_accelerator, name_sharded_layers
 from .recipes import PEER_TIMEOUT, Recipe
@@ -99,7 +101,11 @@ class Trainer:
         self.evaluation_set = evaluation_examples(evaluation, recipe.max_corrupt)
         if recipe.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        self.average = make_average(model, recipe, accelerator)
+        self.average: ModelEmaV3 | None = None  # a moving average of the weights, made before the model is wrapped
+        if recipe.ema_decay:
+            self.average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
+            self.average.module.to(accelerator.device).requires_grad_(False)
+            accelerator.register_for_checkpointing(self.average)
         self.parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         optimizer = make_optimizer(model, recipe)
         self.schedule = make_schedule(optimizer, recipe, self.order.steps_per_epoch * recipe.epochs)
@@ -130,7 +136,11 @@ class Trainer:
         self.progress.load(state)
         self.losses.restore(self.progress.loss_sums)
         self.order.restore(self.progress.stream)
-        set_learning_rates(self.schedule)  # those of this recipe, which may have more epochs than before
+        # learning rates of this recipe, which may have more epochs than before
+        factor = self.schedule.lr_lambdas[0](self.schedule.last_epoch)
+        self.schedule._last_lr = [base * factor for base in self.schedule.base_lrs]
+        for group, rate in zip(self.schedule.optimizer.param_groups, self.schedule._last_lr, strict=True):
+            group["lr"] = rate
 
     def request_stop(self) -> None:
         """Stops all processes after the running step, or batch of an evaluation; for signal handlers and hooks."""
@@ -143,7 +153,7 @@ class Trainer:
             FloatingPointError: the loss or the gradient is not finite; on every process, with the ids of the images.
         """
         limit_waiting(self.peer_timeout)
-        self.display.print(self.describe())
+        self.display.console.print(self.describe())
         metrics: dict[str, float] = {}
         self.stopped = False
         recipe, progress = self.recipe, self.progress
@@ -158,7 +168,7 @@ class Trainer:
             return metrics
         if progress.epoch < recipe.epochs:
             best = f"{recipe.metric} has not improved since epoch {progress.best_epoch}"
-            self.display.print(f"Ends after epoch {progress.epoch} of {recipe.epochs}: {best}")
+            self.display.console.print(f"Ends after epoch {progress.epoch} of {recipe.epochs}: {best}")
         if recipe.keep == "last":
             self.save()
         self.accelerator.end_training()
@@ -220,7 +230,9 @@ class Trainer:
         losses = {name.removeprefix("train_"): value for name, value in line.items() if name.startswith("train_")}
         precision = "  ".join(f"{name} {line[name]:4.1f}" for name in ("AP", "AP50", "AP75"))
         head = f"epoch {line['epoch']}/{self.recipe.epochs}  {total_text(losses)}"
-        self.display.print(f"{head}  evaluation loss {line['test_loss']:.3f}  {precision}  {line['seconds']:.0f} s")
+        self.display.console.print(
+            f"{head}  evaluation loss {line['test_loss']:.3f}  {precision}  {line['seconds']:.0f} s"
+        )
         values = {f"epoch/{name}": value for name, value in line.items() if isinstance(value, (int, float))}
         self.accelerator.log(values, step=self.progress.global_step)
         if improved and self.recipe.keep == "best":
@@ -253,7 +265,8 @@ class Trainer:
         """One optimizer step, from the gradients of all micro-batches of all processes."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         slots = range(accelerator.process_index, self.order.slots, accelerator.num_processes)
-        fillers = [not self.order.micro_batch(progress.epoch, progress.step, slot) for slot in slots]
+        images = self.order.window(progress.epoch, progress.step)
+        fillers = [not self.order.share(images, slot) for slot in slots]
         window = [without_objects(batch) if filler else batch for batch, filler in zip(window, fillers, strict=True)]
         counts = [sum(len(target["class_labels"]) for target in batch["labels"]) for batch in window]
         weights = loss_weights(counts, fillers, accelerator)
@@ -274,7 +287,7 @@ class Trainer:
                 self.losses.add({"loss": outputs.loss, **weighted_terms(outputs.loss_dict, self.config)}, weight)
                 if accelerator.sync_gradients:
                     self._step_optimizer()
-        progress.images += len(self.order.window(progress.epoch, progress.step))
+        progress.images += len(images)
         progress.step += 1
         progress.global_step += 1
 
@@ -360,3 +373,34 @@ class Trainer:
                 config.detection_threshold = self.detection_threshold
                 config.save_pretrained(folder)
         self.accelerator.wait_for_everyone()
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Two groups: the feature extractor with its own learning rate, and the rest. Frozen parameters are left out."""
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups["feature_extractor" in name].append(parameter)
+    rates = {False: recipe.learning_rate, True: recipe.backbone_learning_rate}
+    return torch.optim.AdamW(
+        [{"params": parameters, "lr": rates[in_backbone]} for in_backbone, parameters in groups.items() if parameters],
+        weight_decay=recipe.weight_decay,
+        # takes 3 % off a small model's step on a CPU; a scaler leaves it to such an optimizer to pass over a step whose
+        # gradient is not finite, and then Accelerate cannot tell that it was
+        fused=recipe.mixed_precision != "fp16",
+    )
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int) -> LambdaLR:
+    """The recipe's schedule over `total_steps` optimizer steps."""
+
+    def factor(step: int) -> float:
+        progress = step / max(total_steps, 1)
+        if progress < recipe.warmup:
+            return (step + 1) / (recipe.warmup * total_steps + 1)
+        if recipe.schedule == "step":
+            return 1.0 if progress < recipe.drop_at else 0.1
+        after = (progress - recipe.warmup) / (1 - recipe.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(after, 1.0)))
+
+    return LambdaLR(optimizer, factor)
