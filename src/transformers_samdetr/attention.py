@@ -40,9 +40,10 @@ def gaussian_bias(centers: Tensor, scales: Tensor, height: int, width: int) -> A
     Centers (x, y) in pixels of the map and learned inverse widths s are `(B, Q, M, 2)`. At pixel (i, j) it is
     -(s_x² (x - j - ½)² + s_y² (y - i - ½)²) / 8.
     """
-    centers, scales = centers.transpose(1, 2), scales.transpose(1, 2)  # (B, M, Q, 2)
-    along_x = (scales[..., :1] * (centers[..., :1] - pixel_centers(width, centers))).square()  # (B, M, Q, W)
-    along_y = (scales[..., 1:] * (centers[..., 1:] - pixel_centers(height, centers))).square()  # (B, M, Q, H)
+    x, y = centers.transpose(1, 2).split(1, dim=-1)  # (B, M, Q, 1) each
+    x_scales, y_scales = scales.transpose(1, 2).split(1, dim=-1)
+    along_x = (x_scales * (x - pixel_centers(width, centers))).square()  # (B, M, Q, W)
+    along_y = (y_scales * (y - pixel_centers(height, centers))).square()  # (B, M, Q, H)
     return AxisBias(along_x / -8, along_y / -8)
 
 
@@ -67,7 +68,7 @@ def eager_attention(
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ) -> tuple[Tensor, Tensor | None]:
-    """Runs the attention that `module.config` names; `(B, Q, C)`, and the weights where it keeps them."""
+    """Runs the attention that `module.config` names; `(B·Q, C)`, and the weights where it keeps them."""
     interface = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention)
     if attention_mask is not None:
         attention_mask = attention_mask.to(query.dtype)
@@ -75,12 +76,12 @@ def attend(
     output, weights = interface(
         module, query, key, value, attention_mask, scaling=module.scaling, dropout=dropout, **kwargs
     )
-    return output.flatten(2), weights
+    return output.reshape(-1, query.shape[1] * query.shape[3]), weights
 
 
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """`(B, S, M·D)` to `(B, M, S, D)`."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+def split_heads(rows: Tensor, batch_size: int, num_heads: int) -> Tensor:
+    """`(B·S, M·D)` to `(B, M, S, D)`."""
+    return rows.view(batch_size, -1, num_heads, rows.shape[1] // num_heads).transpose(1, 2)
 
 
 class ZeroLinear(nn.Linear):
@@ -120,11 +121,12 @@ class SamDetrAttention(nn.Module):
         self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Tensor | None = None, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
         """`(B, Q, C)` queries and `(B, S, C)` keys, both with their positions added, and `(B, S, C)` values."""
-        query = split_heads(self.q_proj(queries), self.num_heads)
-        key = split_heads(self.k_proj(keys), self.num_heads)
-        value = split_heads(self.v_proj(values), self.num_heads)
+        projections = ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
+        query, key, value = (
+            split_heads(linear(x.flatten(0, 1)), x.shape[0], self.num_heads) for linear, x in projections
+        )
         output, weights = attend(self, query, key, value, attention_mask, **kwargs)
-        return self.o_proj(output), weights
+        return self.o_proj(output).view(queries.shape), weights
 
 
 class SamDetrQuerySelfAttention(nn.Module):
@@ -149,11 +151,12 @@ class SamDetrQuerySelfAttention(nn.Module):
         self, queries: Tensor, query_positions: Tensor, attention_mask: Tensor | None = None, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
         """`(B, Q, C)` queries and the sine embeddings `(B, Q, C)` of their box centers."""
-        query = split_heads(self.q_content_proj(queries) + self.q_position_proj(query_positions), self.num_heads)
-        key = split_heads(self.k_content_proj(queries) + self.k_position_proj(query_positions), self.num_heads)
-        value = split_heads(self.v_proj(queries), self.num_heads)
-        output, weights = attend(self, query, key, value, attention_mask, **kwargs)
-        return self.o_proj(output), weights
+        content, positions = queries.flatten(0, 1), query_positions.flatten(0, 1)
+        query = self.q_content_proj(content) + self.q_position_proj(positions)
+        key = self.k_content_proj(content) + self.k_position_proj(positions)
+        parts = (split_heads(rows, queries.shape[0], self.num_heads) for rows in (query, key, self.v_proj(content)))
+        output, weights = attend(self, *parts, attention_mask, **kwargs)
+        return self.o_proj(output).view(queries.shape), weights
 
 
 class SamDetrSharedKeyAttention(nn.Module):
@@ -189,16 +192,18 @@ class SamDetrSharedKeyAttention(nn.Module):
         Returns:
             `(B, Q, C)`, and the weights `(B, M, Q, S)` where the attention implementation keeps them.
         """
-        query = self.q_content_proj(aligned_queries) + self.q_position_proj(aligned_positions)
-        key = self.k_content_proj(features) + self.k_position_proj(feature_positions)  # (B, S, C)
-        value = split_heads(self.v_proj(features), self.num_heads)
+        content, positions = aligned_queries.flatten(0, 2), aligned_positions.flatten(0, 2)
+        query = (self.q_content_proj(content) + self.q_position_proj(positions)).view(aligned_queries.shape)
+        content, positions = features.flatten(0, 1), feature_positions.flatten(0, 1)
+        key = (self.k_content_proj(content) + self.k_position_proj(positions)).view(features.shape)  # (B, S, C)
+        value = split_heads(self.v_proj(content), features.shape[0], self.num_heads)
         query = query.transpose(1, 2)  # (B, M, Q, C)
         output, weights = shared_key_attention(self, query, key, value, attention_mask, attention_bias)
         return self.o_proj(output), weights
 
 
 class SamDetrMLP(nn.Module):
-    """Linear layers with ReLU between them: `widths[0]` channels in, `widths[-1]` out."""
+    """Linear layers with ReLU between them: `(..., widths[0])` to `(..., widths[-1])`."""
 
     def __init__(self, widths: list[int]):
         super().__init__()

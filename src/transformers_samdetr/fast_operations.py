@@ -296,14 +296,13 @@ def sample_by_grid(
     value: Tensor, level_sizes: list[tuple[int, int]], locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """`operations.sample_levels`, level by level."""
-    samples, grids = [], 2 * locations - 1
-    for level, (level_value, (height, width)) in enumerate(
-        zip(value.split([h * w for h, w in level_sizes], dim=1), level_sizes, strict=True)
-    ):
-        feature_map = level_value.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, (height, width))  # (B·M, D, H, W)
-        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B·M, S_q, P, 2)
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([height * width for height, width in level_sizes], dim=-1)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1).unbind(2)  # (B·M, S_q, P, 2) each
+    samples = []
+    for level_map, grid, size in zip(maps, grids, level_sizes, strict=True):
+        feature_map = level_map.unflatten(-1, size).to(grid.dtype)  # (B·M, D, H, W)
         sampled = nn.functional.grid_sample(
-            feature_map.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+            feature_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False
         )
         samples.append(sampled.to(value.dtype))  # (B·M, D, S_q, P)
     batch_size, num_queries, num_heads = attention_weights.shape[:3]

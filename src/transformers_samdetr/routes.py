@@ -163,8 +163,10 @@ def _(x: Tensor) -> Way:
 
 @fold.routed
 def _(conv: FrozenConv2d) -> Way:
-    counts_changes = not any(x.is_inference() for x in (conv.weight, *conv.norm.buffers(recurse=False)))
-    return kept_fold if counts_changes and not torch.is_grad_enabled() and _may_keep(conv.weight) else None
+    if torch.is_grad_enabled() or not _may_keep(conv.weight):
+        return None
+    # PyTorch does not count what is written to tensors of inference mode
+    return None if any(x.is_inference() for x in (conv.weight, *conv.norm.buffers(recurse=False))) else kept_fold
 
 
 @extract_features.routed

@@ -27,6 +27,15 @@ def test_export_finds_no_branch_on_data():
     torch.testing.assert_close(exported.pred_boxes, plain.pred_boxes, rtol=0, atol=1e-5)
 
 
+def test_the_forward_is_one_graph():
+    torch._dynamo.reset()
+    model = tiny_model(**SMALL)
+    pixels, mask = inputs(64, 96)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(pixels, mask).logits, model(pixels, mask).logits, rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 @variants
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])

@@ -96,12 +96,13 @@ FREE = {*VIEWS.split(), "split", "split_with_sizes", "unbind", "device", "empty"
 
 
 @pytest.mark.parametrize(
-    ("preset", "kernels", "entries"), [("sam-detr-r50", 800, 1880), ("sam-detr-pp-r50-smca", 990, 2280)]
+    ("preset", "kernels", "entries", "with_device"),
+    [("sam-detr-r50", 800, 1780, 3400), ("sam-detr-pp-r50-smca", 990, 2100, 4200)],
 )
-def test_a_gpu_is_given_few_operations(preset, kernels, entries):
+def test_a_gpu_is_given_few_operations(preset, kernels, entries, with_device):
     """A picture at a time its host is what takes long: by this count there were 2215 and 2563 kernels of them.
 
-    Entries of the dispatcher are kernels and views; reading `.device` is one of tensors without numbers alone. What is
+    Entries of the dispatcher are kernels and views; tensors without numbers also enter it to read `.device`. What is
     kept from picture to picture is not counted.
     """
     with fake_gpu():
@@ -110,5 +111,6 @@ def test_a_gpu_is_given_few_operations(preset, kernels, entries):
         model(pixels, mask)
         with Operations() as given:
             model(pixels, mask)
-    found = sum(name not in FREE for name in given.names), sum(name != "device" for name in given.names)
-    assert found[0] <= kernels and found[1] <= entries, found
+    assert sum(name not in FREE for name in given.names) <= kernels
+    assert sum(name != "device" for name in given.names) <= entries
+    assert len(given.names) <= with_device
