@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformers_samdetr.data.box_formats import BOX_FORMATS, boxes_to_xywh, check_box_format, detect_box_format
+from transformers_samdetr.data.box_formats import (
+    BOX_FORMATS,
+    boxes_to_xywh,
+    check_box_format,
+    detect_box_format,
+    xywh_to_boxes,
+)
 
 
 def in_format(xywh: np.ndarray, box_format: str, sizes: np.ndarray) -> np.ndarray:
@@ -41,7 +47,9 @@ def test_conversion_is_the_inverse(shares, box_format, size):
     sizes = np.tile(np.array(size, dtype=float), (len(shares), 1))
     shares = np.array(shares)
     xywh = np.concatenate([shares[:, :2], (1 - shares[:, :2]) * shares[:, 2:]], 1) * np.tile(sizes, 2)
-    np.testing.assert_allclose(boxes_to_xywh(in_format(xywh, box_format, sizes), box_format, sizes), xywh, atol=1e-6)
+    boxes = in_format(xywh, box_format, sizes)
+    np.testing.assert_allclose(boxes_to_xywh(boxes, box_format, sizes), xywh, atol=1e-6)
+    np.testing.assert_allclose(xywh_to_boxes(xywh, box_format, sizes), boxes, atol=1e-6)
 
 
 def test_a_few_wrong_boxes_do_not_matter():
