@@ -13,10 +13,11 @@ FILE = Path(__file__).parents[2] / "examples" / "slurm" / "train.sbatch"
 def submit(tmp_path):
     """Runs the file as a job whose srun exits with a code; returns its exit code, output, and calls of scontrol."""
 
-    def run(code, **environment):
+    def run(code, times="2026-01-01T00:00:00 2026-01-02T00:00:00", **environment):
         for name, body in {
             "srun": f'shift; export SLURM_PROCID=0 SLURM_LOCALID=0; "$@"; exit {code}',
             "python": 'echo "python $* RANK=$RANK WORLD_SIZE=$WORLD_SIZE $MASTER_ADDR:$MASTER_PORT"',
+            "squeue": f'echo "{times}"',
             "scontrol": f'[ "$1" = show ] && echo "first" && echo "second" || echo "$*" >> {tmp_path}/calls',
         }.items():
             command = tmp_path / name
@@ -49,6 +50,7 @@ def test_restarts_have_a_bound(submit):
 
 
 def test_a_time_limit_within_the_signal_is_refused(submit):
-    ended, output, calls = submit(75, SLURM_JOB_START_TIME="1000", SLURM_JOB_END_TIME="1600")
-    assert ended == 2 and not calls and "must be above 600 s" in output and "train.py" not in output
-    assert submit(0, SLURM_JOB_START_TIME="1000", SLURM_JOB_END_TIME="1601")[0] == 0
+    ended, output, calls = submit(75, times="2026-01-01T23:59:00 2026-01-02T00:13:59")
+    assert ended == 2 and not calls and "time limit of 899 s must be 900 s" in output and "train.py" not in output
+    for times in ("2026-01-01T00:00:00 2026-01-01T00:15:00", "2026-01-01T00:00:00 NONE", "N/A N/A", ""):
+        assert submit(0, times=times)[0] == 0, times
