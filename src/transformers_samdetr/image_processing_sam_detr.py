@@ -108,11 +108,8 @@ class DetectionProcessingMixin:
         Returns:
             `pixel_values` `(B, 3, H, W)` float32, padded with 0 at the bottom and right; `pixel_mask` `(B, H, W)`
             int64, 1 on the picture and 0 on padding (only with `do_pad`); with annotations `labels`, a dict for each
-            image, as `annotations.labels_from_coco` describes it.
-
-        Raises:
-            ValueError: there is no image; an annotation does not fit, naming the image's id, the box, and what would be
-                right; pictures of different sizes without padding; a picture larger than `pad_size`.
+            image, as `annotations.labels_from_coco` describes it. A ValueError says that there is no image, that an
+            annotation does not fit, or that pictures of different sizes are not padded or do not fit into `pad_size`.
         """
         if return_segmentation_masks or masks_path is not None:
             raise ValueError("SAM-DETR detects boxes: leave out return_segmentation_masks and masks_path.")
@@ -225,10 +222,7 @@ class DetectionProcessingMixin:
         Returns:
             For each image a dict of `scores` `(D,)` float32, descending, `labels` `(D,)` int64 and `boxes` `(D, 4)`
             float32, (x1, y1, x2, y2) in pixels of `target_sizes`, or normalised by the picture without them. Boxes are
-            not clipped to the picture.
-
-        Raises:
-            ValueError: `target_sizes` is not one height and width per image, or `top_k` is below 1.
+            not clipped to the picture. Other `target_sizes`, and a `top_k` below 1, are a ValueError.
         """
         sizes = None if target_sizes is None else _checked_sizes(target_sizes, len(outputs.logits))
         best = best_detections(outputs.logits, outputs.pred_boxes, top_k, sizes, one_label_per_query)

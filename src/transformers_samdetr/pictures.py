@@ -49,11 +49,8 @@ def open_picture(source: str | os.PathLike, timeout: float | None = None) -> Ima
     """Opens a local path, an `http(s)` URL, a data URI or a base64 string, in the picture's own mode and upright.
 
     The mode is kept, unlike in Transformers' `load_image`, which clips a 16-bit picture at 255. A URL is given up
-    after `timeout` seconds without an answer, by default `DOWNLOAD_TIMEOUT`.
-
-    Raises:
-        ValueError: `source` is none of these, or `UnreadablePictureError`: it holds no picture.
-        FileNotFoundError: `source` is an `os.PathLike` to nowhere.
+    after `timeout` seconds without an answer, by default `DOWNLOAD_TIMEOUT`. A `source` that is none of these is a
+    ValueError, one without a picture an `UnreadablePictureError`, an `os.PathLike` to nowhere a FileNotFoundError.
     """
     if isinstance(source, os.PathLike) or os.path.isfile(source):
         return read_picture(source, str(source))
@@ -93,9 +90,7 @@ def download(url: str, timeout: float, most_bytes: int = MOST_BYTES, most_second
 def read_picture(content: bytes | str | os.PathLike, name: str) -> Image.Image:
     """The whole picture, decoded, in its own mode and upright; `content` is a file's path or bytes, `name` for errors.
 
-    Raises:
-        UnreadablePictureError: it is broken, too large, of none of `PICTURE_FORMATS`, or no regular file.
-        FileNotFoundError, PermissionError: of the path.
+    What is broken, too large, of none of `PICTURE_FORMATS`, or no regular file is an `UnreadablePictureError`.
     """
     # read at once: a long list of paths must not keep as many files open
     with opened_picture(content, name) as image:

@@ -86,6 +86,7 @@ def find_columns(features: Features, given: Mapping[str, str] | None = None, sou
 
 def with_pictures(data: AnySet) -> AnySet:
     """The set with columns of encoded pictures, such as pandas writes them, as columns of pictures."""
+    data = data._resolve_features() if data.features is None else data  # the first examples of a stream tell them
     for name, feature in data.features.items():
         is_file = isinstance(feature, Mapping) and feature.keys() == {"bytes", "path"}
         if is_file or feature in (Value("binary"), Value("large_binary")):

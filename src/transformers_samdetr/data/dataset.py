@@ -28,9 +28,7 @@ MAX_CORRUPT = 10
 def read_example(example: Mapping[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
     """The upright RGB picture and `{"image_id", "annotations"}`; the example's picture may be `{"path", "bytes"}`.
 
-    Raises:
-        ValueError: the picture is not of the annotated width and height, so its boxes lie elsewhere.
-        UnreadablePictureError, OSError: it cannot be read, or is missing; or another of `UNUSABLE`.
+    One of `UNUSABLE` is raised where it cannot be read, is missing, or is not of the annotated width and height.
     """
     image = example["image"]
     image = upright(image) if isinstance(image, Image.Image) else decode_picture(image)

@@ -13,17 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
+from . import column_sets
 from .box_formats import check_box_format
 from .coco import find_coco, read_coco
-from .column_sets import (
-    ClassNames,
-    find_columns,
-    guess_box_format,
-    has_integer_ids,
-    read_categories,
-    to_schema,
-    with_pictures,
-)
 from .digit_scenes import build_digit_scenes
 from .schema import AnySet, FolderContent, content_fingerprint, detection_features, to_dataset
 from .source_files import SetFiles, require_utf8, split_in
@@ -83,7 +75,7 @@ class LoadOptions:
     eval_split: str | None = None
     columns: Mapping[str, str] | None = None
     box_format: str | None = None
-    class_names: ClassNames | None = None
+    class_names: column_sets.ClassNames | None = None
     streaming: bool = False
     stream_length: int | None = None
     hold_out: bool = True
@@ -96,7 +88,7 @@ def load_detection_data(
     eval_split: str | None = None,
     columns: Mapping[str, str] | None = None,
     box_format: str | None = None,
-    class_names: ClassNames | None = None,
+    class_names: column_sets.ClassNames | None = None,
     streaming: bool = False,
     stream_length: int | None = None,
     seed: int = 0,
@@ -287,27 +279,26 @@ def from_sets(source: str, sets: Mapping[str, AnySet], options: LoadOptions) -> 
         remedy = "name one with eval_split (--eval_split), or load the set without streaming"
         raise ValueError(f"{source} has no split for evaluation, and none can be held out of a stream: {remedy}.")
     splits = [train] if eval_name is None else [train, sets[eval_name]]
-    # the first examples of a stream tell its features
-    splits = [with_pictures(split if split.features is not None else split._resolve_features()) for split in splits]
+    splits = [column_sets.with_pictures(split) for split in splits]
     if eval_name is None:
         splits = [splits[0].select(rows) for rows in hold_out(range(len(train)), source, notes)]
     elif train_name is None:
         splits[0] = splits[0].take(0) if streaming else splits[0].select([])
-    found = find_columns(splits[0].features, options.columns, source)
-    find_columns(splits[1].features, found, f"{source}, split {eval_name}")  # has them all too
+    found = column_sets.find_columns(splits[0].features, options.columns, source)
+    column_sets.find_columns(splits[1].features, found, f"{source}, split {eval_name}")  # has them all too
     renamed = {name: path for name, path in found.items() if path not in (name, f"objects.{name}")}
     if renamed:
         notes.append("columns: " + ", ".join(f"{name} from {path}" for name, path in renamed.items()))
-    categories = read_categories(splits, found["category"], options.class_names, source)
+    categories = column_sets.read_categories(splits, found["category"], options.class_names, source)
     box_format = options.box_format
     if box_format is None:
-        guess = guess_box_format(splits[0 if train_name is not None else 1], found, source)
+        guess = column_sets.guess_box_format(splits[0 if train_name is not None else 1], found, source)
         box_format = guess.box_format
         notes.append(f"box format {guess}")
-    if not has_integer_ids(splits[0], found):
+    if not column_sets.has_integer_ids(splits[0], found):
         notes.append("images are numbered, since the set has no integer ids for them")
     first_ids = [0, 0 if streaming else len(splits[0])]
-    canonical = [to_schema(splits[i], found, categories, box_format, first_ids[i]) for i in (0, 1)]
+    canonical = [column_sets.to_schema(splits[i], found, categories, box_format, first_ids[i]) for i in (0, 1)]
     if options.stream_length is not None:
         if not streaming:
             problem = f"stream_length={options.stream_length} is for streams, and {source} is none"
