@@ -30,6 +30,7 @@ from transformers_samdetr.export.export_detector import (
 from transformers_samdetr.export.exported_detector import compare
 from transformers_samdetr.export.program import ExportableDetector, capture, example_inputs
 from transformers_samdetr.image_processing_sam_detr import best_detections
+from transformers_samdetr.operations import FrozenNorm2d
 from transformers_samdetr.prediction import Detector, choose_threshold
 from transformers_samdetr.presets import PRESETS
 
@@ -55,7 +56,10 @@ SHALLOW = {"encoder_layers": 1, "decoder_layers": 2, "num_queries": 30}
 
 
 def decided(model: SamDetrForObjectDetection) -> SamDetrForObjectDetection:
-    """A random model, changed so that its boxes and labels differ from query to query."""
+    """A random model, changed so that its norms do something, and boxes and labels differ from query to query."""
+    for norm in (module for module in model.modules() if isinstance(module, FrozenNorm2d)):
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        torch.nn.init.normal_(norm.running_mean, std=0.2)
     for head, boxes in zip(model.class_heads, model.model.decoder.box_heads, strict=True):
         torch.nn.init.normal_(head.weight, std=0.5)
         torch.nn.init.normal_(boxes.layers[-1].weight, std=0.2)

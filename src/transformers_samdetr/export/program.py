@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..image_processing_sam_detr import best_detections
 from ..modeling_sam_detr import SamDetrForObjectDetection
-from ..operations import FrozenConv2d, fold, resize_mask, sine_wavelengths
+from ..operations import FrozenConv2d, FrozenNorm2d, fold, resize_mask, sine_wavelengths
 from ..padding_masks import is_resnet_d_pooling
 
 SMALLEST_SIDE = 33
@@ -82,6 +82,13 @@ class OpenAvgPool2d(nn.AvgPool2d):
         return nn.functional.avg_pool2d(nn.functional.pad(x, (0, 1, 0, 1), mode="replicate"), 2)
 
 
+class AppliedNorm(FrozenNorm2d):
+    """A frozen norm that the weights before it apply: what is left are its activation and drop block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(x))
+
+
 def prepare(model: nn.Module) -> nn.Module:
     """Makes a model's convolutions and poolings fit for a program, in place, after which it can do nothing else.
 
@@ -90,6 +97,7 @@ def prepare(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is FrozenConv2d:
             weight, bias = fold(module)
+            module.norm.__class__ = AppliedNorm
             module.__class__ = nn.Conv2d  # with the hooks that it has, which mask_padding needs
             module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
             del module._norm
