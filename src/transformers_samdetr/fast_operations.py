@@ -98,6 +98,8 @@ def align_reduced_by_bags(
     reduced = nn.functional.linear(feature_map.to(weight.dtype), weight).to(feature_map.dtype)
     regions = align_by_bags(torch.cat([feature_map, reduced], dim=-1), corners, size, valid_size)
     regions, reduced = regions.split([feature_map.shape[-1], len(weight)], dim=-1)
+    if torch.is_grad_enabled():  # else sampling would keep both of them for its backward
+        regions = regions.contiguous()
     reduced = reduced.to(weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
     return regions, reduced + reduction.bias[:, None, None]
 

@@ -282,7 +282,7 @@ def floats_to_eight_bits(pixels: Pixels) -> Pixels:
         raise UnreadablePictureError(f"A picture of floats has values from {lowest:g} to {highest:g}: {remedy}.")
     if highest <= 1.15:
         return _as_type((pixels.clip(0, 1) * 255).round(), "uint8")
-    whole = pixels.clip(0, 65535).round()
+    whole = _as_type(pixels, "float32").clip(0, 65535).round()  # float16 ends at 65504
     if highest > 255 * 1.15 or bool((whole == pixels).all()):
         return _integers_to_eight_bits(_as_type(whole, "int64"))
     return pixels

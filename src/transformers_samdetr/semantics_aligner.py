@@ -87,7 +87,7 @@ class RegionReduction(nn.Conv2d):
     def forward(self, feature_map: Tensor, corners: Tensor, size: int, crop: Tensor | None) -> tuple[Tensor, Tensor]:
         """Arguments as in [`operations.region_align`]; `(B, Q, size, size, C)` and `(B, Q, C/4·size²)`."""
         regions, reduced = align_and_reduce(self, feature_map, corners, size, crop)
-        return regions, reduced.relu().flatten(1).unflatten(0, corners.shape[:2])
+        return regions, reduced.flatten(1).relu().unflatten(0, corners.shape[:2])
 
 
 class SemanticsAligner(AlignerBase):

@@ -128,6 +128,7 @@ def test_a_png_with_a_long_text(processor, place, compressed, tmp_path):
         (np.array([-3.5, 128.25, 258]), [-3.5, 128.25, 258]),
         (np.array([False, True, True]), [0, 255, 255]),
         (np.array([0, 7, 255], dtype=np.int64), [0, 7, 255]),
+        (np.array([0, 7, 255], dtype=np.float16), [0, 7, 255]),  # which has no 65535
     ],
 )
 def test_ranges_of_arrays(processor, given, read):

@@ -184,7 +184,8 @@ def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:
                 problem = f"calls category {identity} {name!r}, elsewhere it is {names[identity]!r}"
                 raise ValueError(f"{content.path} {problem}.")
     if len({isinstance(identity, str) for identity in names}) > 1:
-        raise ValueError(f"The categories of {files.root} have ids of both kinds, {shown(list(names))}: number them.")
+        paths = ", ".join(str(content.path) for content in contents.values())
+        raise ValueError(f"The categories of {paths} have ids of both kinds, {shown(list(names))}: number them.")
     used = set().union(*(content.category_ids for content in contents.values()))
     for identity in [i for i in names if i not in used]:
         others = [parents[other] for other in names if other != identity]
