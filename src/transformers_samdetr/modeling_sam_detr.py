@@ -81,9 +81,9 @@ class SamDetrAdjustableModel(SamDetrPreTrainedModel):
             raise ValueError(f"num_queries={num_queries} is not possible: it must be at least 1.")
         model = self.base_model
         old = getattr(model, model.anchor_name)
-        new = torch.cat([old.data, torch.randn_like(old[:1].expand(max(num_queries - len(old), 0), -1))])
-        new = nn.Parameter(new[:num_queries].clone(), requires_grad=old.requires_grad)
-        setattr(model, model.anchor_name, new)
+        new = torch.randn_like(old.data[:1].expand(num_queries, -1))
+        new[: len(old)] = old.data[:num_queries]
+        setattr(model, model.anchor_name, nn.Parameter(new, requires_grad=old.requires_grad))
         self.config.num_queries = num_queries
 
     @torch.no_grad()

@@ -83,6 +83,13 @@ def test_rare_classes_come_more_often_and_every_picture_comes():
     assert found[0] != epochs(RepeatedOrder(factors, 8, seed=4), 1)[0]
 
 
+def test_the_last_place_that_is_drawn_may_round_up_to_the_end(monkeypatch):
+    order = RepeatedOrder(np.full(6, 1.5), batch_size=3)
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.tensor(1 - 2**-53, dtype=torch.float64))
+    images = [image % 6 for image in order.permutation(0)]
+    assert len(images) == 9 and set(images) == set(range(6))
+
+
 @pytest.mark.parametrize(("processes", "accumulation"), [(2, 1), (1, 2), (2, 2)])
 def test_processes_and_resumes_see_the_same_order(processes, accumulation):
     factors, slots = repeat_factors(IMBALANCED, 3), processes * accumulation
