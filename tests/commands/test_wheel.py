@@ -96,7 +96,7 @@ def test_everything_is_in_the_wheel_and_nothing_else(wheel):
         licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
     there = {str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*") if path.is_file()}
     assert names == {name for name in there if "__pycache__" not in name}
-    assert {"transformers_samdetr/py.typed", "transformers_samdetr/evaluation/evaluation_page.html"} <= names
+    assert {"transformers_samdetr/py.typed", "transformers_samdetr/export/web/page.js"} <= names
     assert len(licences) == 1
 
 
