@@ -91,15 +91,19 @@ def align_by_bags(feature_map: Tensor, corners: Tensor, size: int, valid_size: T
 
 
 def align_reduced_by_bags(
-    reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
+    reduction: nn.Conv2d,
+    feature_map: Tensor,
+    corners: Tensor,
+    size: int,
+    valid_size: Tensor | None = None,
+    is_training: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`operations.align_and_reduce` that reduces the map: 0.92 times the time of a training step of sam-detr-tiny."""
     weight = reduction.weight.flatten(1)
     reduced = nn.functional.linear(feature_map.to(weight.dtype), weight).to(feature_map.dtype)
     regions = align_by_bags(torch.cat([feature_map, reduced], dim=-1), corners, size, valid_size)
     regions, reduced = regions.split([feature_map.shape[-1], len(weight)], dim=-1)
-    if torch.is_grad_enabled():  # else sampling would keep both of them for its backward
-        regions = regions.contiguous()
+    regions = regions.contiguous() if is_training else regions  # else a backward would keep both of them
     reduced = reduced.to(weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
     return regions, reduced + reduction.bias[:, None, None]
 

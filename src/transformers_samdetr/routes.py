@@ -89,9 +89,12 @@ def _(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None
 
 @align_and_reduce.routed
 def _(reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None) -> Way:
+    if not _is_eager(corners.device, "cpu"):  # first: compiled code would be compiled again by size
+        return None
     height, width = feature_map.shape[1:3]
-    is_small = FEWER_PIXELS * height * width <= corners.shape[1] * size**2
-    return align_reduced_by_bags if is_small and _is_eager(corners.device, "cpu") else None
+    if FEWER_PIXELS * height * width > corners.shape[1] * size**2:
+        return None
+    return partial(align_reduced_by_bags, is_training=torch.is_grad_enabled())
 
 
 @sample_regions.routed

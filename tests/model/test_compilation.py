@@ -27,13 +27,15 @@ def test_export_finds_no_branch_on_data():
     torch.testing.assert_close(exported.pred_boxes, plain.pred_boxes, rtol=0, atol=1e-5)
 
 
-def test_the_forward_is_one_graph():
+def test_the_forward_is_one_graph_for_all_sizes():
     torch._dynamo.reset()
-    model = tiny_model(**SMALL)
-    pixels, mask = inputs(64, 96)
+    model, counter = tiny_model(**SMALL), CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(pixels, mask).logits, model(pixels, mask).logits, rtol=0, atol=1e-5)
+        for size in ((64, 96), (480, 640)):
+            pixels, mask = inputs(*size)
+            torch.testing.assert_close(compiled(pixels, mask).logits, model(pixels, mask).logits, rtol=0, atol=1e-4)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.slow

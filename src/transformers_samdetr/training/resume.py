@@ -81,15 +81,14 @@ class Checkpointing(TrainingHook):
             CheckpointError: the checkpoint is torn or edited; the message names the file.
             ResumeRefused: it is of another run; or there are checkpoints, and `resume` is None.
         """
+        recipe = {name: value for name, value in asdict(trainer.recipe).items() if name not in FREE_FIELDS}
         data = {
             "fingerprint": self.data_fingerprint,
             "training images": trainer.order.num_images,
             "evaluation images": length_hint(trainer.evaluation_set) or "a stream",
             "classes": trainer.names,
         }
-        self.attach(
-            trainer.accelerator, trainer.output_dir / "checkpoints", {"recipe": asdict(trainer.recipe), "data": data}
-        )
+        self.attach(trainer.accelerator, trainer.output_dir / "checkpoints", {"recipe": recipe, "data": data})
         self.processor = trainer.processor
         if progress := self.resume(resume):
             trainer.load_state_dict(progress)
@@ -188,7 +187,9 @@ class Checkpointing(TrainingHook):
             verify_checkpoint(checkpoint)
         instead = f"start a new run from its weights: --model {checkpoint}, another --output_dir and no --resume"
         state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
-        saved, now = comparable(state["identity"], self.identity), comparable(self.identity, state["identity"])
+        saved, now = state["identity"], comparable(self.identity, state["identity"])
+        # checkpoints of earlier versions have free fields too
+        saved = {**saved, "recipe": {k: v for k, v in saved.get("recipe", {}).items() if k not in FREE_FIELDS}}
         epochs, more = (run.get("recipe", {}).get("epochs", 0) for run in (saved, now))
         if more > epochs > 0:
             saved["recipe"]["epochs"] = more
@@ -287,8 +288,8 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
     return lines
 
 
-def comparable(identity: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without free fields of its recipe, and without default values that the other version lacks."""
-    recipe, known, defaults = identity.get("recipe", {}), other.get("recipe", {}), asdict(Recipe())
-    counted = {name: value for name, value in recipe.items() if name in known or (name, value) not in defaults.items()}
-    return {**identity, "recipe": {name: value for name, value in counted.items() if name not in FREE_FIELDS}}
+def comparable(now: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked for `now` as JSON has it, without fields of its recipe that are new since and at their default."""
+    known, defaults = saved.get("recipe", {}), asdict(Recipe())
+    recipe = {k: v for k, v in now.get("recipe", {}).items() if k in known or v != defaults.get(k, v)}
+    return json.loads(json.dumps({**now, "recipe": recipe} if "recipe" in now else {**now}))
