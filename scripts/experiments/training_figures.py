@@ -116,6 +116,9 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, width: int 
 
     Raises:
         ValueError: there is no picture.
+
+    >>> contact_sheet([Image.new("RGB", (64, 32))] * 5, columns=4, width=100).size
+    (418, 106)
     """
     if not pictures:
         raise ValueError("There are no pictures to put on a sheet.")

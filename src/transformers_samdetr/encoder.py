@@ -82,12 +82,12 @@ class SamDetrDeformableAttention(nn.Module):
             reference_points: `(B, S, L, 2)`, (x, y) of each position on every level, 0 and 1 at the outer pixel edges.
             padding: `(B, S, 1)`, True where the value is to be 0.
         """
-        rows, heads = hidden_states.shape[:2], (self.num_heads, self.num_levels, self.num_points)
-        value = self.value_proj(hidden_states.flatten(0, 1)).unflatten(0, rows).masked_fill(padding, 0)
+        places, heads = hidden_states.shape[:2], (self.num_heads, self.num_levels, self.num_points)
+        value = self.value_proj(hidden_states.flatten(0, 1)).unflatten(0, places).masked_fill(padding, 0)
         value = value.unflatten(-1, (self.num_heads, -1))
         queries = (hidden_states + positions).flatten(0, 1)
-        offsets = self.sampling_offsets(queries).view(*rows, *heads, 2)
-        weights = self.attention_weights(queries).unflatten(1, (self.num_heads, -1)).softmax(-1).view(*rows, *heads)
+        offsets = self.sampling_offsets(queries).view(*places, *heads, 2)
+        weights = self.attention_weights(queries).unflatten(1, (self.num_heads, -1)).softmax(-1).view(*places, *heads)
         locations = reference_points[:, :, None, :, None] + offsets / levels.widths_and_heights[:, None]
         output = self.sampling(
             value.to(locations.dtype),  # locations are float32, and a kernel takes one dtype
@@ -98,7 +98,7 @@ class SamDetrDeformableAttention(nn.Module):
             weights.to(locations.dtype),
             im2col_step=value.shape[0],  # in a program, len() would fix it
         )
-        return self.output_proj(output.to(value.dtype).flatten(0, 1)).unflatten(0, rows), weights
+        return self.output_proj(output.to(value.dtype).flatten(0, 1)).unflatten(0, places), weights
 
 
 class SamDetrEncoderLayer(GradientCheckpointingLayer):

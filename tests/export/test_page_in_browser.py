@@ -4,7 +4,6 @@ import functools
 import shutil
 import subprocess
 import threading
-import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,16 +16,17 @@ from transformers_samdetr.export.static_page import RUNTIME
 from transformers_samdetr.pictures import picture_to_array
 from transformers_samdetr.prediction import Detector
 
+from .. import browser as browsers
+from ..browser import chromium, needs_chromium
 from .test_export import needs_onnx
 from .test_static_page import THRESHOLD, save_model
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-CHROMIUM, DRIVER, NPM = (shutil.which(name) for name in ("chromium", "chromedriver", "npm"))
+NPM = shutil.which("npm")
 
 pytestmark = [
     pytest.mark.slow,
     needs_onnx,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"),
+    needs_chromium,
     pytest.mark.skipif(not NPM, reason="npm, which fetches onnxruntime-web, is not installed"),
 ]
 WAIT = 120
@@ -83,21 +83,9 @@ def address(folder):
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1000"),
-        *("--no-first-run", "--disable-background-networking"),
-        *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what needs a network fails
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with chromium(tmp_path_factory.mktemp("profile"), "--window-size=1200,1000", *camera) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture
@@ -113,14 +101,7 @@ def message(browser) -> str:
 
 
 def wait(condition, what: str, browser):
-    """The condition's first true value."""
-    begin = time.monotonic()
-    while time.monotonic() - begin < WAIT:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.1)
-    pytest.fail(f"{what} did not come within {WAIT} s; the page says: {message(browser)}")
+    return browsers.wait(condition, what, WAIT, lambda: message(browser))
 
 
 def detections_of(browser, path: Path) -> list[dict]:

@@ -1,7 +1,6 @@
 """The demo's page in a real browser without a network: upload, sliders, explanation, example, bad input."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -15,17 +14,14 @@ from PIL import Image
 
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 
+from .. import browser as browsers
+from ..browser import chromium, needs_chromium, webdriver
 from ..models import TINY
 from ..processes import free_port
 
 pytest.importorskip("gradio", reason="Gradio, of the extra `demo`, is not installed")
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 ROOT = Path(__file__).parents[2]
 SHOTS = os.environ.get("DEMO_SCREENSHOTS")
 """A folder to keep screenshots in, to be looked at."""
@@ -83,34 +79,14 @@ def address(place):
 
 @pytest.fixture
 def browser(address, tmp_path):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1250", "--disable-dev-shm-usage"),
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what needs a network fails
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(argument)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
+    with chromium(tmp_path / "profile", "--window-size=1400,1250", downloads=tmp_path / "downloads") as driver:
         driver.get(address)
         wait(lambda: driver.find_elements("css selector", "#file input[type=file]"), "the page")
         yield driver
-    finally:
-        driver.quit()
 
 
-def wait(condition, what: str, seconds: float = WAIT):
-    """The condition's first true value."""
-    begin = time.monotonic()
-    while time.monotonic() - begin < seconds:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.1)
-    pytest.fail(f"{what} did not come within {seconds} s")
+def wait(condition, what: str):
+    return browsers.wait(condition, what, WAIT)
 
 
 def text_of(browser, selector: str) -> str:
