@@ -27,7 +27,7 @@ from transformers_samdetr.export.export_detector import (
     write_package,
     write_program,
 )
-from transformers_samdetr.export.exported_detector import compare
+from transformers_samdetr.export.exported_detector import BOX_TOLERANCE, compare
 from transformers_samdetr.export.program import ExportableDetector, capture, example_inputs
 from transformers_samdetr.image_processing_sam_detr import best_detections
 from transformers_samdetr.operations import FrozenNorm2d
@@ -64,6 +64,26 @@ def decided(model: SamDetrForObjectDetection) -> SamDetrForObjectDetection:
         torch.nn.init.normal_(head.weight, std=0.5)
         torch.nn.init.normal_(boxes.layers[-1].weight, std=0.2)
     return model.eval()
+
+
+def boxes_off(exported: ExportedDetector, model: SamDetrForObjectDetection, shapes) -> int:
+    """The number of boxes that differ by more than the tolerance and that a change of the pixels by 1e-6 does not move.
+
+    RoIAlign jumps where a sample leaves the map: a box there differs between any two ways of rounding.
+    """
+    count = 0
+    for shape in shapes:
+        inputs = example_inputs(model.config.num_channels, *shape, seed=1)
+        del inputs["target_sizes"]
+        with torch.no_grad():
+            boxes = model(**inputs).pred_boxes
+            off = ((exported(**inputs).pred_boxes - boxes).abs() > BOX_TOLERANCE).any(-1)
+            for seed in range(16 if off.any() else 0):
+                noise = torch.randn(inputs["pixel_values"].shape, generator=torch.Generator().manual_seed(seed))
+                moved = model(inputs["pixel_values"] * (1 + 1e-6 * noise), inputs["pixel_mask"]).pred_boxes - boxes
+                off &= (moved.abs() <= BOX_TOLERANCE).all(-1)
+        count += int(off.sum())
+    return count
 
 
 def onnx_of(model: SamDetrForObjectDetection, path: Path) -> ExportedDetector:
@@ -174,9 +194,11 @@ def test_engines_operator_lists_refuse_sequences_and_other_domains():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_onnx_of_every_variant(name, mask_padding, tmp_path):
     model = decided(tiny_model(**{**SHALLOW, **VARIANTS[name]}, mask_padding=mask_padding))
-    difference = compare(onnx_of(model, tmp_path / "model.onnx"), model, SHAPES)
+    exported = onnx_of(model, tmp_path / "model.onnx")
+    difference = compare(exported, model, SHAPES)
     print(f"\n{name}: {difference}")
-    assert difference.off == difference.labels == 0, difference
+    assert difference.labels == 0 and difference.off <= 2, difference
+    assert difference.off == 0 or boxes_off(exported, model, SHAPES) == 0, difference
 
 
 @needs_onnx
@@ -186,10 +208,11 @@ def test_onnx_of_every_variant(name, mask_padding, tmp_path):
 def test_onnx_of_every_preset(preset, tmp_path):
     torch.manual_seed(0)
     model = decided(SamDetrForObjectDetection(SamDetrConfig.from_preset(preset)))
-    exported = onnx_of(model, tmp_path / "model.onnx")
-    difference = compare(exported, model, ((1, 256, 320), (2, 301, 224), (5, 160, 195)))
+    exported, shapes = onnx_of(model, tmp_path / "model.onnx"), ((1, 256, 320), (2, 301, 224), (5, 160, 195))
+    difference = compare(exported, model, shapes)
     print(f"\n{preset}: {difference}")
-    assert difference.off == difference.labels == 0, difference
+    assert difference.labels == 0 and difference.off <= 2, difference
+    assert difference.off == 0 or boxes_off(exported, model, shapes) == 0, difference
 
 
 @needs_onnx
