@@ -88,7 +88,7 @@ def start(data: Path, output: Path) -> None:
     import accelerate  # noqa: F401
     import datasets  # noqa: F401
     import timm  # noqa: F401
-    from transformers import DetrForObjectDetection  # noqa: F401
+    from transformers import PreTrainedModel  # noqa: F401
 
     say("transformers, timm, datasets")
     from transformers_samdetr.commands.data_arguments import checked_data_from

@@ -1,15 +1,19 @@
 import io
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
 from transformers_samdetr import SamDetrConfig
+from transformers_samdetr.data import coco, source_files
+from transformers_samdetr.data.dataset_check import AnnotationTable, quick_check
 from transformers_samdetr.data.load import load_detection_data
 from transformers_samdetr.data.schema import detection_features
 from transformers_samdetr.data.stream import known_length
@@ -60,6 +64,42 @@ def test_layouts_of_coco_folders(tmp_path, layout):
     # pictures are paths, not copies
     stored = data.train.data.column("image").to_pylist()
     assert all(image["bytes"] is None and Path(image["path"]).is_file() for image in stored)
+
+
+def test_reading_and_checking_a_large_coco_file_holds_its_objects_about_twice(tmp_path, monkeypatch):
+    """A set of COCO's size starts with the memory of its boxes: bounds in bytes an object, of which 57 are kept."""
+    count, of_each = 3000, 7
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 64, "height": 48} for i in range(count)]
+    annotations = [
+        {"id": 9 * i, "image_id": i % count, "category_id": 1 + i % 80, "bbox": [1.5, 2.5, 3.5, i], "area": 3.5 * i}
+        for i in range(count * of_each)
+    ]
+    categories = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
+    (tmp_path / "images").mkdir()
+    for image in images:
+        (tmp_path / "images" / image["file_name"]).touch()
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    for module in (coco, source_files):
+        monkeypatch.setattr(module, "PIECE", 2**16)
+    load_detection_data(tmp_path)  # what is imported at the first use does not count
+    tracemalloc.start()
+    try:
+        data = load_detection_data(tmp_path)
+        of_reading, kept = tracemalloc.get_traced_memory()[1], pa.total_allocated_bytes()
+        tracemalloc.reset_peak()
+        quick_check(data)
+        of_checking = tracemalloc.get_traced_memory()[1] + pa.default_memory_pool().bytes_allocated() - kept
+    finally:
+        tracemalloc.stop()
+    assert of_reading / len(annotations) < 150 and of_checking / len(annotations) < 130
+    picture = data.train.remove_columns("image")[1000]
+    assert picture["objects"]["id"] == [9 * (picture["image_id"] + count * turn) for turn in range(of_each)]
+    assert [box[3] for box in picture["objects"]["bbox"]] == [i // 9 for i in picture["objects"]["id"]]
+    part = AnnotationTable.of(data.train.select(range(700, 900)))  # a slice, and a list of rows
+    whole, chosen = (AnnotationTable.of(rows) for rows in (data.train, data.train.select([800, 5])))
+    assert np.array_equal(part.boxes, whole.boxes[(whole.rows >= 700) & (whole.rows < 900)])
+    assert np.array_equal(chosen.labels[chosen.rows == 0], whole.labels[whole.rows == 800])
 
 
 @pytest.mark.parametrize("source", [".", "labels.json"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .messages import named
@@ -42,20 +40,18 @@ def checked_data_from(args: argparse.Namespace, seed: int = 0) -> DetectionData:
     Raises:
         ValueError: the data cannot be read, or cannot be trained on as they are.
     """
-    import pyarrow as pa
     from accelerate import PartialState
 
     from ..data import quick_check
+    from ..data.schema import return_free_memory
     from ..training.display import stage
 
     state = PartialState()
     with stage(f"Reading the annotations of {args.data} …", state.is_main_process):
         with state.local_main_process_first():  # so that one process fills the caches of the others
             data = data_from(args, seed)
+        return_free_memory()
         findings = quick_check(data)
-    pa.default_memory_pool().release_unused()  # what reading took goes back to the system
-    with suppress(AttributeError, TypeError):  # of glibc alone
-        ctypes.CDLL(None).malloc_trim(0)
     if not getattr(args, "ignore_data_errors", False):
         try:
             findings.raise_errors(data.source)

@@ -71,7 +71,7 @@ def boxes_to_xywh(boxes: np.ndarray, box_format: str, sizes: np.ndarray) -> np.n
         second = second - first
     elif box_format.startswith("cxcywh"):
         first = first - second / 2
-    return np.concatenate([first, second], axis=1)
+    return boxes if box_format.startswith("xywh") else np.concatenate([first, second], axis=1)
 
 
 def xywh_to_boxes(boxes: np.ndarray, box_format: str, sizes: np.ndarray) -> np.ndarray:

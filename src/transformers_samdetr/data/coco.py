@@ -76,18 +76,16 @@ def _why_not_coco(path: Path) -> str:
 
 
 class CocoFile:
-    """What detection needs of a COCO file, annotations by column and in the file's order."""
+    """What detection needs of a COCO file, in its order; names and sizes of pictures as it has them."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.images: dict[int | str, tuple[str, Any, Any]] = {}  # file name, width and height by id
+        self.pictures = AnnotatedPictures()  # without `image_ids`, `counts` and `categories`
         self.categories: list[tuple[int | str, str, Any]] = []  # id, name and supercategory
-        self.image_ids: list[int | str] = []  # of each annotation, as all that follow
-        self.category_ids: list[int | str] = []
-        self.boxes, self.areas, self.crowds, self.ids = array("d"), array("d"), array("b"), array("q")
+        self.numbers: dict[int | str, int] = {}  # of all ids of pictures, and of the categories of annotations
+        self.listed, self.images, self.labels = array("i"), array("i"), array("i")  # such numbers
         self.other_ids: dict[int, Any] = {}  # by place, what stands for an id and is no integer
         self.of_polygons = 0
-        self._equal_ids: dict[int | str, int | str] = {}  # a million annotations share one object of each
         found = []
         for key, index, row in read_json_rows(path):
             if index >= 0 and key == "annotations" and isinstance(row, dict):
@@ -111,13 +109,16 @@ class CocoFile:
                     raise ValueError(f"{where} has the {named} {shown(name, repr)}: give a text of one line.")
                 if key == "categories":
                     self.categories.append((identity, name, row.get("supercategory")))
-                elif identity in self.images:
-                    raise ValueError(f"{path} has several images with the id {shown(identity)}.")
                 else:
-                    self.images[identity] = name, row.get("width"), row.get("height")
+                    self.listed.append(self.numbers.setdefault(identity, len(self.numbers)))
+                    self.pictures.images.append(name)
+                    for side, sides in (("width", self.pictures.widths), ("height", self.pictures.heights)):
+                        sides.append(side_of(row.get(side) or 0, side, f"{path}: image {identity}"))
         missing = next((key for key in KEYS if key not in found), None)
         if missing:
             raise ValueError(f"{path} has no {missing!r}; it holds {shown(sorted(found))}.")
+        for number in np.flatnonzero(np.bincount(self.listed) > 1):
+            raise ValueError(f"{path} has several images with the id {shown(list(self.numbers)[number])}.")
 
     def _add_annotation(self, row: dict[str, Any]) -> None:
         try:
@@ -136,23 +137,23 @@ class CocoFile:
                 except (TypeError, ValueError):
                     raise ValueError(" has bbox None: give [x, y, width, height] in pixels.") from None
                 self.of_polygons += 1
-            self.boxes.extend(box_of(box, ""))
-            self.areas.append(math.nan if area is None else area_of(area, ""))
-            self.crowds.append(crowd_of(row.get("iscrowd"), ""))
+            self.pictures.boxes.extend(box_of(box, ""))
+            self.pictures.areas.append(math.nan if area is None else area_of(area, ""))
+            self.pictures.crowds.append(crowd_of(row.get("iscrowd"), ""))
         except ValueError as error:  # the name of the annotation costs time, of which a million have none
             where = f"{self.path}: annotation {shown(row.get('id'))} of image {shown(row.get('image_id'))}"
             raise ValueError(f"{where}{error}") from None
         identity = as_id(row.get("id"))
         if not isinstance(identity, int):
-            self.other_ids[len(self.ids)] = row.get("id")
-        self.ids.append(identity if isinstance(identity, int) else 0)
-        self.image_ids.append(self._equal_ids.setdefault(image_id, image_id))
-        self.category_ids.append(self._equal_ids.setdefault(category_id, category_id))
+            self.other_ids[len(self.images)] = row.get("id")
+        self.pictures.ids.append(identity if isinstance(identity, int) else 0)
+        self.images.append(self.numbers.setdefault(image_id, len(self.numbers)))
+        self.labels.append(self.numbers.setdefault(category_id, len(self.numbers)))
 
     def where(self, place: int) -> str:
         """What errors call an annotation."""
-        identity = self.other_ids.get(place, self.ids[place])
-        return f"{self.path}: annotation {shown(identity)} of image {shown(self.image_ids[place])}"
+        identity = self.other_ids.get(place, self.pictures.ids[place])
+        return f"{self.path}: annotation {shown(identity)} of image {shown(list(self.numbers)[self.images[place]])}"
 
 
 def as_id(value: Any) -> int | str | None:
@@ -186,7 +187,7 @@ def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:
     if len({isinstance(identity, str) for identity in names}) > 1:
         paths = ", ".join(str(content.path) for content in contents.values())
         raise ValueError(f"The categories of {paths} have ids of both kinds, {shown(list(names))}: number them.")
-    used = set().union(*(content.category_ids for content in contents.values()))
+    used = {list(content.numbers)[number] for content in contents.values() for number in set(content.labels)}
     for identity in [i for i in names if i not in used]:
         others = [parents[other] for other in names if other != identity]
         if others and all(parent == names[identity] for parent in others):
@@ -198,57 +199,54 @@ def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:
 
 
 def _pictures(content: CocoFile, files: SetFiles, path: str, split: str, notes: list[str]) -> AnnotatedPictures:
-    """The pictures in the order of the file, each with its objects in the order of the file."""
-    rows = {image_id: row for row, image_id in enumerate(content.images)}
-    row_of = np.array([rows.get(image_id, -1) for image_id in content.image_ids], dtype=np.int64)
+    """The content's own columns, sorted: pictures in the order of the file, each with its objects in that order."""
+    pictures, ids = content.pictures, list(content.numbers)
+    pictures.image_ids = [ids[number] for number in content.listed]
+    row_of = np.full(len(ids), -1, dtype=np.int32)  # of each number
+    row_of[content.listed] = np.arange(len(pictures))
+    row_of = row_of[content.images]  # of each annotation
     if (row_of < 0).any():
         place = int(np.argmax(row_of < 0))
-        image_id, hint = content.image_ids[place], ""
-        if isinstance(image_id, str) and not any(isinstance(listed, str) for listed in rows):
-            hint = f": {shown(image_id, repr)}, which is text, is not in {shown(list(rows)[:3])}"
+        image_id, hint = ids[content.images[place]], ""
+        if isinstance(image_id, str) and not any(isinstance(listed, str) for listed in pictures.image_ids):
+            hint = f": {shown(image_id, repr)}, which is text, is not in {shown(pictures.image_ids[:3])}"
         raise ValueError(f"{content.where(place)}: the file lists no such image{hint}.")
     known = {identity for identity, *_ in content.categories}
-    unknown = next((identity for identity in content.category_ids if identity not in known), None)
-    if unknown is not None:
+    place = next((place for place, number in enumerate(content.labels) if ids[number] not in known), None)
+    if place is not None:
         listed = shown(sorted(known, key=lambda identity: (str(type(identity)), identity)))
-        where = content.where(content.category_ids.index(unknown))
-        raise ValueError(f"{where} has category_id {shown(unknown, repr)}, which is none of the file's {listed}.")
+        unknown = shown(ids[content.labels[place]], repr)
+        raise ValueError(f"{content.where(place)} has category_id {unknown}, which is none of the file's {listed}.")
+    order, counts = np.argsort(row_of, kind="stable"), np.bincount(row_of, minlength=len(pictures))
+    for column in (*np.asarray(pictures.boxes).reshape(-1, 4).T, pictures.areas, pictures.crowds, pictures.ids):
+        np.asarray(column)[:] = np.asarray(column)[order]
+    if content.other_ids:  # as everywhere without ids, objects of a picture in which one has none are numbered
+        numbered = np.isin(row_of[order], row_of[list(content.other_ids)])
+        positions = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        np.copyto(np.asarray(pictures.ids), positions, where=numbered)
+    pictures.counts, pictures.categories = counts, [ids[number] for number in np.asarray(content.labels)[order]]
 
     folder, above = os.path.dirname(path), os.path.dirname(os.path.dirname(path))
     # those of the split first: another split may have files of the same names
-    names = [folder, f"{folder}/images", f"{folder}/data"] if folder else []
+    near = [folder, f"{folder}/images", f"{folder}/data"] if folder else []
     for name in filter(None, (split, re.sub(r"\d+$", "", split), "default")):
-        names += [name, f"images/{name}", f"{name}/images", f"{name}/data", f"data/{name}"]
-    folders = [name for name in dict.fromkeys([*names, "", "images", "data", above]) if name in files.folders]
-    found = {name: files.find(name, folders) for name, _, _ in content.images.values()}
-    missing = [name for name, file in found.items() if file is None]
+        near += [name, f"images/{name}", f"{name}/images", f"{name}/data", f"data/{name}"]
+    folders = [name for name in dict.fromkeys([*near, "", "images", "data", above]) if name in files.folders]
+    missing, other = [], 0
+    for row, name in enumerate(pictures.images):
+        file = files.find(name, folders)
+        if file is None:
+            missing.append(name)
+            continue
+        other += os.path.basename(name.replace("\\", "/")) != os.path.basename(file)
+        pictures.images[row] = files.path(file)
+        if not pictures.widths[row] or not pictures.heights[row]:
+            pictures.widths[row], pictures.heights[row] = picture_size(pictures.images[row])
     if missing:
         looked = ", ".join(str(Path(files.path(f))) if f else str(files.root) for f in folders)
-        problem = f"{len(missing)} of the {len(content.images)} pictures in {content.path} do not exist"
+        problem = f"{len(missing)} of the {len(pictures)} pictures in {content.path} do not exist"
         such = f"{', '.join(map(shown, missing[:3]))}; looked in {looked}{files.hint(missing[0])}"
         raise ValueError(f"{problem}, such as {such}. Put them there, or leave them out of the file.")
-    other = sum(os.path.basename(name.replace("\\", "/")) != os.path.basename(file) for name, file in found.items())
     if other:
         notes.append(f"{other} pictures of {content.path.name} were found by a name in another case or Unicode form")
-
-    pictures = AnnotatedPictures()
-    pictures.images = [files.path(found[name]) for name, _, _ in content.images.values()]
-    pictures.image_ids = list(rows)
-    for (image_id, (_, width, height)), image in zip(content.images.items(), pictures.images, strict=True):
-        if not width or not height:
-            width, height = picture_size(image)
-        where = f"{content.path}: image {image_id}"
-        pictures.widths.append(side_of(width, "width", where))
-        pictures.heights.append(side_of(height, "height", where))
-    order = np.argsort(row_of, kind="stable")
-    counts = np.bincount(row_of, minlength=len(rows))
-    # as everywhere without ids, objects of a picture in which one has none are numbered
-    numbered = np.isin(row_of[order], row_of[list(content.other_ids)])
-    positions = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    pictures.counts = counts
-    pictures.boxes = np.asarray(content.boxes).reshape(-1, 4)[order].reshape(-1)
-    pictures.areas = np.asarray(content.areas)[order]
-    pictures.crowds = np.asarray(content.crowds)[order]
-    pictures.ids = np.where(numbered, positions, np.asarray(content.ids)[order])
-    pictures.categories = [content.category_ids[place] for place in order.tolist()]
     return pictures

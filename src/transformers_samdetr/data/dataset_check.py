@@ -98,7 +98,8 @@ class AnnotationTable(NamedTuple):
     def of(cls, data: Dataset) -> "AnnotationTable":
         """Reads a set in the schema of `detection_features`; no picture is touched."""
         columns = data.select_columns(["image_id", "width", "height", "objects"]).with_format("arrow")[:]
-        objects = columns["objects"].combine_chunks()
+        objects = columns["objects"]
+        objects = objects.chunk(0) if objects.num_chunks == 1 else objects.combine_chunks()  # the latter copies
         counts = np.diff(objects.field("bbox").offsets.to_numpy())
         boxes = objects.field("bbox").flatten().flatten().to_numpy(zero_copy_only=False)
         return cls(
@@ -161,7 +162,7 @@ def _check_boxes(split: str, table: AnnotationTable, names: list[str], findings:
     empty = finite & ~negative & ((width == 0) | (height == 0))
     usable = finite & ~negative & ~empty & (right > 0) & (bottom > 0)
     outside = usable & ((x >= right) | (y >= bottom) | (x + width <= 0) | (y + height <= 0))
-    beyond = np.maximum.reduce([-x, -y, x + width - right, y + height - bottom])
+    beyond = np.maximum(np.maximum(-x, x + width - right), np.maximum(-y, y + height - bottom))
     cut = usable & ~outside & (beyond > SLACK_PIXELS)
     shares = usable & ~outside & (x + width <= 1.5) & (y + height <= 1.5)
     shares &= shares.mean() > 0.5

@@ -17,7 +17,7 @@ from . import column_sets
 from .box_formats import check_box_format
 from .coco import find_coco, read_coco
 from .digit_scenes import build_digit_scenes
-from .schema import AnySet, FolderContent, content_fingerprint, detection_features, to_dataset
+from .schema import AnySet, FolderContent, content_fingerprint, detection_features, return_free_memory, to_dataset
 from .source_files import SetFiles, require_utf8, split_in
 from .stream import known_length, with_length
 from .tables import read_tables
@@ -236,6 +236,7 @@ def _open(source: str, options: LoadOptions, files: dict[str, list[str]] | None 
 
 def from_folder(source: str, content: FolderContent, options: LoadOptions) -> DetectionData:
     """Data of a folder of pictures with annotation files."""
+    return_free_memory()
     notes, names = list(content.notes), list(content.categories.values())
     train_name, eval_name = choose_splits(content.splits, options, source)
     box_format = options.box_format or content.box_format

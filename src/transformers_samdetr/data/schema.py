@@ -1,9 +1,11 @@
 """The one form in which detection data travel through the package: that of COCO sets on the Hub."""
 
+import ctypes
 import hashlib
 import math
 from array import array
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +157,7 @@ class AnnotatedPictures:
         """The columns `width`, `height` and `objects`; a ValueError names the image of a category without a label."""
         sizes, counts = np.stack([self.widths, self.heights], axis=1), np.array(self.counts, dtype=np.int64)
         try:
-            found = [labels[category] for category in self.categories]
+            found = np.fromiter((labels[category] for category in self.categories), dtype=np.int64)
         except (KeyError, TypeError):
             wrong = (i for i, one in enumerate(self.categories) if not isinstance(one, Hashable) or one not in labels)
             place = next(wrong)
@@ -171,7 +173,7 @@ class AnnotatedPictures:
             "id": np.asarray(self.ids),
             "area": areas,
             "bbox": pa.FixedSizeListArray.from_arrays(pa.array(boxes.reshape(-1)), 4),
-            "category": np.array(found, dtype=np.int64),
+            "category": found,
             "iscrowd": np.asarray(self.crowds),
         }
         lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in columns.values()]
@@ -201,6 +203,13 @@ def to_dataset(columns: Mapping[str, Any], annotations: pa.Table, features: Feat
     table = pa.Table.from_arrays(arrays, schema=features.arrow_schema)
     # a random fingerprint: of the content the library would make by pickling all of it
     return Dataset(table, fingerprint=generate_random_fingerprint())
+
+
+def return_free_memory() -> None:
+    """Gives what Arrow and the C library keep for later back to the system, where they can."""
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError, TypeError):  # of glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def content_fingerprint(*splits: Dataset, names: Sequence[str]) -> str:

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from accelerate.utils import set_seed
 from datasets import IterableDataset
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.trainer_utils import set_seed
 
 from .. import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from ..data.schema import AnySet
+from ..data.dataset_check import AnnotationTable
+from ..data.schema import AnySet, return_free_memory
 from ..presets import PRESET_IMAGE_SIZES, PRESETS
 from .recipes import Recipe
 
@@ -77,6 +78,7 @@ def load_model_and_processor(
         except NoBoxes:
             if is_asked:
                 raise
+    return_free_memory()
     return model, processor
 
 
@@ -113,13 +115,9 @@ def boxes_of_objects(train: AnySet, count: int, seed: int = 0) -> Tensor:
         raise NoBoxes(f"initial_boxes='training_set' needs all boxes at the start, which a stream has not: {remedy}")
     generator = np.random.default_rng(seed)
     rows = generator.permutation(len(train))[:MOST_PICTURES]
-    relative = []  # left, top, width and height in parts of the picture
-    for picture in train.select_columns(["width", "height", "objects"]).select(np.sort(rows)):
-        objects, (width, height) = picture["objects"], (picture["width"], picture["height"])
-        for (x, y, w, h), is_crowd in zip(objects["bbox"], objects["iscrowd"], strict=True):
-            if not is_crowd:
-                relative.append([x / width, y / height, w / width, h / height])
-    boxes = np.unique(relative, axis=0)
+    table = AnnotationTable.of(train.select(np.sort(rows)))
+    relative = table.boxes / np.tile(table.sizes[table.rows], 2)  # left, top, width and height in parts of the picture
+    boxes = np.unique(relative[~table.crowd], axis=0)
     if not len(boxes):
         raise NoBoxes(f"initial_boxes='training_set' is not possible: the set has no objects; {remedy}")
     copies = -(-count * BOXES_A_CLUSTER // len(boxes))
