@@ -133,6 +133,31 @@ def test_the_command_pushes_card_metrics_and_onnx_file(hub, tmp_path):
     }
 
 
+PUSH_SET = """
+from datasets import DatasetDict
+from tests.training_runs import pictures
+
+sets = DatasetDict(train=pictures(7, 0), validation=pictures(3, 1))
+sets.push_to_hub("someone/set", num_shards={"train": 2, "validation": 1})
+"""
+
+
+def test_training_reads_a_pushed_set_while_it_is_used(hub, tmp_path):
+    environment = hub.environment(tmp_path / "hf") | with_package()
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment["PYTHONPATH"]])
+    run(PUSH_SET, tmp_path, environment)
+    files = hub.files("datasets/someone/set")
+    assert sum(file.endswith(".parquet") for file in files) == 3
+    hub.requests.clear()
+    arguments = ["--data", "someone/set", "--streaming", "--output_dir", "out", "--image_size", "64", "--epochs", "1"]
+    arguments += ["--batch_size", "2", "--backbone_weights", "none", "--trackers", "none", "--shuffle_buffer", "4"]
+    said = run("from transformers_samdetr.commands.train import main; main()", tmp_path, environment, *arguments)
+    assert "a stream of 7 training and a stream of 3 evaluation images" in said
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert any("/resolve/" in request and ".parquet" in request for request in hub.requests)
+    assert not list((tmp_path / "hf").rglob("*.parquet")) and not list((tmp_path / "hf").rglob("*.arrow"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_saved_loads_bit_equal_without_the_package(preset, tmp_path):
