@@ -274,5 +274,7 @@ def test_the_recipe_decides_what_a_deepspeed_file_leaves_open():
     }
     processes.unite_with_recipe(settings, replace(recipe, mixed_precision="bf16"), num_processes=4)
     assert settings["torch_autocast"]["enabled"] and not settings["bf16"]["enabled"]
+    with pytest.raises(ValueError, match="mixed_precision='fp16' is not possible with DeepSpeed"):
+        processes.unite_with_recipe(settings, replace(recipe, mixed_precision="fp16"), num_processes=4)
     with pytest.raises(ValueError, match="gradient_clipping is 1.0 in the DeepSpeed file, 0.1 by the recipe"):
         processes.unite_with_recipe({"gradient_clipping": 1.0}, recipe, num_processes=4)

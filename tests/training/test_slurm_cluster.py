@@ -166,8 +166,11 @@ def submit_stand_in(cluster, tmp_path):
     return submit
 
 
-RACE = 'trap "[ $RANK = 0 ] && exit 75; trap - TERM; sleep 30" TERM'
-"""Task 0 ends at once, and srun ends task 1, which has left its handler of SIGTERM, while it is still shutting down."""
+RACE = """
+end() { while [ ! -e "$FOLDER/left" ]; do sleep 0.1; done; exit 75; }
+trap '[ $RANK = 0 ] && end; trap - TERM; touch "$FOLDER/left"; sleep 30' TERM
+"""
+"""Task 1 leaves its handler of SIGTERM, task 0 ends, and srun ends task 1, which is still shutting down."""
 
 
 @pytest.mark.parametrize("first", [RACE, ""], ids=["task 1 is slower", "while importing"])

@@ -100,6 +100,8 @@ def unite_with_recipe(settings: dict, recipe: Recipe, num_processes: int) -> Non
         if settings.get(name, "auto") not in ("auto", value):
             raise ValueError(f'{name} is {settings[name]} in the DeepSpeed file, {value} by the recipe: write "auto".')
         settings[name] = value
+    if recipe.mixed_precision == "fp16":  # DeepSpeed's own, which wants pictures in fp16 too
+        raise ValueError("mixed_precision='fp16' is not possible with DeepSpeed: choose 'bf16' or 'no' (float32).")
     if recipe.mixed_precision == "bf16":  # weights stay float32, autocast computes in bf16, as without DeepSpeed
         settings["bf16"] = {"enabled": False}
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
