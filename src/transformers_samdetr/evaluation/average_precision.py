@@ -1,7 +1,7 @@
 """COCO's average precision with a bootstrap, by hotcoco, which is bit-equal to pycocotools; AP after repairs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import hotcoco
@@ -137,10 +137,10 @@ def gain_of_repairs(found: np.ndarray, truth: np.ndarray, num_classes: int) -> d
     return gains
 
 
-def by_class(found: np.ndarray, truth: np.ndarray, num_classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def by_class(found: np.ndarray, truth: np.ndarray, num_classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Detections and objects of each class, in their order."""
     parts = []
     for rows in (found, truth):
-        ordered = rows[np.argsort(rows["label"], kind="stable")]
-        parts.append(np.split(ordered, np.searchsorted(ordered["label"], np.arange(1, num_classes))))
-    return list(zip(*parts, strict=True))
+        order = np.argsort(rows["label"], kind="stable")
+        parts.append(np.split(order, np.searchsorted(rows["label"][order], np.arange(1, num_classes))))
+    return ((found[of_found], truth[of_truth]) for of_found, of_truth in zip(*parts, strict=True))
