@@ -19,11 +19,14 @@ from .operations import (
     KEPT,
     FrozenConv2d,
     Operation,
+    bilinear_weights,
     fold,
     region_align,
+    region_weights,
     sample_places,
     sample_points,
     sine_wavelengths,
+    sum_regions,
     without_autocast,
 )
 
@@ -91,21 +94,39 @@ def align_by_bags(feature_map: Tensor, corners: Tensor, size: int, valid_size: T
 
 
 def align_reduced_by_bags(
-    reduction: nn.Conv2d,
-    feature_map: Tensor,
-    corners: Tensor,
-    size: int,
-    valid_size: Tensor | None = None,
-    is_training: bool = False,
+    reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`operations.align_and_reduce` that reduces the map: 0.92 times the time of a training step of sam-detr-tiny."""
     weight = reduction.weight.flatten(1)
     reduced = nn.functional.linear(feature_map.to(weight.dtype), weight).to(feature_map.dtype)
     regions = align_by_bags(torch.cat([feature_map, reduced], dim=-1), corners, size, valid_size)
     regions, reduced = regions.split([feature_map.shape[-1], len(weight)], dim=-1)
-    regions = regions.contiguous() if is_training else regions  # else a backward would keep both of them
+    regions = regions.contiguous() if regions.requires_grad else regions  # a backward would keep both of them
     reduced = reduced.to(weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
     return regions, reduced + reduction.bias[:, None, None]
+
+
+FactoredRegions = tuple[Tensor, Tensor, Tensor]  # a map, and what its regions are products with: `region_weights`
+
+
+def align_factored(
+    reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
+) -> tuple[FactoredRegions, Tensor]:
+    """`operations.align_and_reduce`: in a step of sam-detr-tiny it and sampling take 0.64 times as long as by bags."""
+    weights = region_weights(feature_map, corners, size, valid_size)
+    weight = reduction.weight.flatten(1)
+    reduced = nn.functional.linear(feature_map.to(weight.dtype), weight).to(feature_map.dtype)
+    reduced = sum_regions(reduced, *weights).to(weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+    return (feature_map, *weights), reduced + reduction.bias[:, None, None]
+
+
+def sample_factored(regions: FactoredRegions, points: Tensor) -> Tensor:
+    """`operations.sample_regions` of the map itself: the weights of a sample have an x and a y part, too."""
+    feature_map, x_weights, y_weights = regions
+    x, y = bilinear_weights(points.to(x_weights.dtype), x_weights.shape[2]).unbind(-2)  # (B, Q, P, size) each
+    with without_autocast(points):
+        weights = ((y @ y_weights)[..., None] * (x @ x_weights)[..., None, :]).flatten(3)  # (B, Q, P, H·W)
+        return (weights.flatten(1, 2) @ feature_map.flatten(1, 2)).unflatten(1, points.shape[1:3])
 
 
 def covered_pixels(

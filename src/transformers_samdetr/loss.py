@@ -189,6 +189,12 @@ def presence_correction(logits: Tensor, alpha: float, labels: Tensor, class_weig
     return correction if class_weights is None else correction * class_weights[labels]
 
 
+def loss_coefficients(config: SamDetrConfig) -> dict[str, float]:
+    """The coefficient of each of `TERMS`."""
+    coefficients = config.class_loss_coefficient, config.bbox_loss_coefficient, config.giou_loss_coefficient
+    return dict(zip(TERMS, coefficients, strict=True))
+
+
 def class_weights_of(config: SamDetrConfig, logits: Tensor) -> Tensor | None:
     """`(K,)` weights of the classes in the loss, of the logits' type and device; None where all count alike."""
     return None if config.class_weights is None else logits.new_tensor(config.class_weights)
@@ -277,9 +283,7 @@ def sam_detr_loss(
             parts["dn_"] = denoising_terms(
                 denoising_logits.to(dtype), denoising_boxes.to(dtype), targets, num_boxes, config
             )
-        coefficients = (config.class_loss_coefficient, config.bbox_loss_coefficient, config.giou_loss_coefficient)
-        coefficients = dict(zip(TERMS, coefficients, strict=True))
-        last = logits.shape[1] - 1
+        coefficients, last = loss_coefficients(config), logits.shape[1] - 1
         loss, terms = 0.0, {}
         for prefix, part in parts.items():
             for name, by_layer in part.items():

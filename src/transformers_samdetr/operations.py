@@ -50,18 +50,7 @@ class Operation:
 
 @contextmanager
 def reference_operations() -> Iterator[None]:
-    """Runs every operation by its reference while this lasts, in all threads: plain PyTorch, slower, to compare with.
-
-    ```python
-    >>> import torch
-    >>> from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, reference_operations
-
-    >>> model = SamDetrForObjectDetection(SamDetrConfig.from_preset("sam-detr-tiny")).eval()
-    >>> pixels = torch.randn(1, 3, 96, 96)
-    >>> with torch.no_grad(), reference_operations():
-    ...     plain = model(pixels).pred_boxes
-
-    ```"""
+    """Runs every operation by its reference while this lasts, in all threads: plain PyTorch, slower, to compare."""
     before, Operation.references_only = Operation.references_only, True
     try:
         yield
@@ -132,13 +121,22 @@ def region_align(feature_map: Tensor, corners: Tensor, size: int, valid_size: Te
         size: height and width of the regions, `(B, Q, size, size, C)`, rows before columns.
         valid_size: `(B, 2)`, width and height at which the map of each image ends; by default none ends early.
     """
-    height, width = feature_map.shape[1:3]
+    return sum_regions(feature_map, *region_weights(feature_map, corners, size, valid_size))
+
+
+def region_weights(feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The x and the y part of regions, `(B, Q, size, W)` and `(B, Q, size, H)`; arguments as in `region_align`."""
+    _, height, width, _ = feature_map.shape
     valid_width, valid_height = (None, None) if valid_size is None else valid_size[..., None].unbind(1)  # (B, 1) each
-    x_weights = bin_weights(corners[..., 0], corners[..., 2], size, width, valid_width)  # (B, Q, size, W)
-    y_weights = bin_weights(corners[..., 1], corners[..., 3], size, height, valid_height)  # (B, Q, size, H)
-    with without_autocast(corners):
+    x_weights = bin_weights(corners[..., 0], corners[..., 2], size, width, valid_width)
+    return x_weights, bin_weights(corners[..., 1], corners[..., 3], size, height, valid_height)
+
+
+def sum_regions(feature_map: Tensor, x_weights: Tensor, y_weights: Tensor) -> Tensor:
+    """Regions `(B, Q, size, size, C)` of a `(B, H, W, C)` map by their two parts."""
+    with without_autocast(feature_map):
         rows = y_weights.flatten(1, 2) @ feature_map.flatten(2)  # (B, Q·size, W·C)
-        rows = rows.unflatten(1, (-1, size)).unflatten(3, feature_map.shape[2:])  # (B, Q, size, W, C)
+        rows = rows.unflatten(1, y_weights.shape[1:3]).unflatten(3, feature_map.shape[2:])  # (B, Q, size, W, C)
         return x_weights[:, :, None] @ rows
 
 

@@ -3,8 +3,8 @@
 | operation | eager on a CPU | eager on a GPU | deterministic on a GPU | compiled | exported |
 |---|---|---|---|---|---|
 | `region_align` | bags | torchvision's kernel | reference, in parts | reference | reference |
-| `align_and_reduce` of a small map | map reduced | reference | reference | reference | reference |
-| `sample_regions` | reference | grid | reference | reference | reference |
+| `align_and_reduce` of a small map | map reduced, factored | reference | reference | reference | reference |
+| `sample_regions` | reference, factored | grid | reference | reference | reference |
 | `sample_levels` | bags | grid | reference | grid | reference |
 | `shared_key_attention`, "sdpa" | pieces | fused kernel | fused kernel | fused kernel; on a CPU reference | likewise |
 | `sine_wavelengths`, `pixel_centers`, `level_geometry` | reference | kept | kept | reference | reference |
@@ -25,8 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from .fast_operations import (
+    FactoredRegions,
     align_by_bags,
     align_by_kernel,
+    align_factored,
     align_in_parts,
     align_reduced_by_bags,
     attend_by_interface,
@@ -37,6 +39,7 @@ from .fast_operations import (
     logits_by_kernel,
     sample_by_bags,
     sample_by_grid,
+    sample_factored,
     sample_regions_by_grid,
 )
 from .fast_resnet import already_applied, features_channels_last, features_in_strips, folded_convolution
@@ -61,8 +64,8 @@ from .operations import (
 
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has no such function
 
-FEWER_PIXELS = 2
-"""The map is reduced before RoIAlign if all regions together have at least so many times its number of pixels."""
+FEWER_PIXELS, SMALL_MAP = 2, 320
+"""A map is reduced before RoIAlign if all regions have so many times its pixels; regions of so few are factored."""
 STRIP = 5 * 2**20
 """Elements of the largest feature map in one strip."""
 Way = Callable | None
@@ -94,11 +97,13 @@ def _(reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, val
     height, width = feature_map.shape[1:3]
     if FEWER_PIXELS * height * width > corners.shape[1] * size**2:
         return None
-    return partial(align_reduced_by_bags, is_training=torch.is_grad_enabled())
+    return align_factored if height * width <= SMALL_MAP else align_reduced_by_bags
 
 
 @sample_regions.routed
-def _(regions: Tensor, points: Tensor) -> Way:
+def _(regions: Tensor | FactoredRegions, points: Tensor) -> Way:
+    if isinstance(regions, tuple):
+        return sample_factored
     return sample_regions_by_grid if _suits_gpu_kernels(regions) else None
 
 

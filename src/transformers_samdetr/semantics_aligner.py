@@ -182,8 +182,7 @@ class ImageSearchAligner(SemanticsAligner):
             feature_map = torch.where(is_valid[..., None], feature_map, 0.0)
         ratio = torch.stack([valid_size[:, 0] / width, valid_size[:, 1] / height], dim=-1)[:, None, None]
         grid = 2 * points * ratio - 1
-        maps = feature_map.to(regions.dtype).permute(0, 3, 1, 2)
-        return sample_points(maps, grid.flatten(1, 2)).unflatten(1, points.shape[1:3])
+        return sample_points(feature_map.permute(0, 3, 1, 2), grid.flatten(1, 2)).unflatten(1, points.shape[1:3])
 
 
 class PooledAligner(AlignerBase):

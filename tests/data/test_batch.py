@@ -111,7 +111,7 @@ def test_streams():
     with pytest.raises(RuntimeError, match="2 pictures cannot be used, more than max_corrupt=1"):
         list(DetectionStream(data.to_iterable_dataset(), max_corrupt=1))
     whole = make_set().to_iterable_dataset(num_shards=2)
-    one = DetectionStream(whole, make_augmentation("strong"), shuffle_buffer=4)
+    one = DetectionStream(whole.shuffle(seed=0, buffer_size=4), make_augmentation("strong"))
     by_id = {a["image_id"]: (i.tobytes(), a) for i, a in DataLoader(one, batch_size=None, num_workers=2)}
     assert len(by_id) == 10 and all(by_id[image_id] == example for image_id, example in loaded.items())
     first = [annotations["image_id"] for _, annotations in one]

@@ -70,9 +70,12 @@ def test_sampling_writes_no_sample():
     assert most_stored(bags) < most_stored(grids) / 4, (most_stored(bags), most_stored(grids))
 
 
-@pytest.mark.parametrize(("fields", "bound"), [({}, 8.2e6), (MULTI_SCALE, 3.5e7)], ids=["single", "multi-scale"])
+@pytest.mark.parametrize(("fields", "bound"), [({}, 8.2e6), (MULTI_SCALE, 3.65e7)], ids=["single", "multi-scale"])
 def test_multiply_adds_of_the_transformer(fields, bound):
-    """The whole forward less the feature extractor, as PyTorch counts it (two a multiply-add)."""
+    """The whole forward less the feature extractor, as PyTorch counts it (two a multiply-add).
+
+    It counts no bags, but products with a whole map, which take the place of bags where a map is small.
+    """
     model = tiny_model(**fields).requires_grad_(False)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(1, 3, 128, 128))

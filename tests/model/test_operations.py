@@ -62,6 +62,30 @@ def levels_case(sizes=SIZES, batch_size: int = 2, spread: float = 1.6, num_queri
     return value.requires_grad_(), sizes, locations.requires_grad_(), weights.requires_grad_()
 
 
+def align_reduce_and_sample(reduction, feature_map, corners, size, valid_size, points) -> torch.Tensor:
+    """Both operations, one after the other."""
+    regions, reduced = operations.align_and_reduce.reference(reduction, feature_map, corners, size, valid_size)
+    return torch.cat([operations.sample_regions.reference(regions, points).flatten(), reduced.flatten()])
+
+
+align_reduce_and_sample.reference = align_reduce_and_sample
+
+
+def sample_what_is_factored(reduction, feature_map, corners, size, valid_size, points) -> torch.Tensor:
+    """The same where regions are factored."""
+    regions, reduced = fast_operations.align_factored(reduction, feature_map, corners, size, valid_size)
+    assert operations.sample_regions.route(regions, points) is fast_operations.sample_factored
+    return torch.cat([fast_operations.sample_factored(regions, points).flatten(), reduced.flatten()])
+
+
+def factored_case(case) -> tuple:
+    """With points across the edges and, as they start, in the middle of the regions."""
+    arguments = reduced_case(case)
+    points = torch.rand(*arguments[2].shape[:2], 10, 2, dtype=torch.float64) * 2.6 - 1.3
+    points[:, 0] = 0
+    return *arguments, points.requires_grad_()
+
+
 def points_case() -> tuple:
     """At random, across the edges, and on pixel centers, where salient points start and bilinear sampling has kinks."""
     points = torch.rand(3, 4, 10, 2, dtype=torch.float64) * 2.6 - 1.3
@@ -92,6 +116,7 @@ REGIONS = {
     for ends in (False, True)
 }
 WHOLE_REGIONS = {name: case for name, case in REGIONS.items() if name.endswith("False")}
+FACTORED = {name: partial(factored_case, case) for name, case in REGIONS.items()}
 REDUCED = {name: partial(reduced_case, case) for name, case in REGIONS.items()}
 LEVELS = {"small": levels_case, "large": partial(levels_case, LARGE, num_queries=500)}
 ATTENTION = {
@@ -104,6 +129,7 @@ WAYS = [
     (operations.region_align, fast_operations.align_by_kernel, WHOLE_REGIONS),
     (operations.region_align, fast_operations.align_in_parts, REGIONS),
     (operations.align_and_reduce, fast_operations.align_reduced_by_bags, REDUCED),
+    (align_reduce_and_sample, sample_what_is_factored, FACTORED),
     (operations.sample_regions, fast_operations.sample_regions_by_grid, {"": points_case}),
     (operations.sample_levels, fast_operations.sample_by_bags, LEVELS),
     (operations.sample_levels, fast_operations.sample_by_grid, LEVELS),
@@ -549,10 +575,10 @@ def test_the_whole_model_by_references(fields):
 
 
 def test_a_map_is_reduced_first_where_regions_have_twice_its_pixels():
-    for width, way in ((7, fast_operations.align_reduced_by_bags), (8, None)):
-        arguments = torch.nn.Conv2d(6, 3, 1), torch.zeros(1, 7, width, 6), torch.zeros(1, 2, 4), 7
-        route = operations.align_and_reduce.route(*arguments)
-        assert getattr(route, "func", None) is way
+    factored, bags = fast_operations.align_factored, fast_operations.align_reduced_by_bags
+    for queries, width, way in ((2, 7, factored), (2, 8, None), (20, 45, factored), (20, 46, bags)):
+        arguments = torch.nn.Conv2d(6, 3, 1), torch.zeros(1, 7, width, 6), torch.zeros(1, queries, 4), 7
+        assert operations.align_and_reduce.route(*arguments) is way
 
 
 def test_ways_of_a_cpu_and_of_compiled_code(monkeypatch):

@@ -47,9 +47,7 @@ class DetectionStream(Examples, torch.utils.data.IterableDataset):
     numbers of processes and workers, which share the stream's files. (That of `Trainer` depends on neither.)
 
     Args:
-        data: stream in the schema of `detection_features`.
-        augmentation, seed, max_corrupt: as in `Examples`.
-        shuffle_buffer: so many pictures are held, as files, to mix the order; 0 keeps it.
+        data: stream in the schema of `detection_features`, perhaps shuffled. The others are those of `Examples`.
     """
 
     def __init__(
@@ -58,11 +56,9 @@ class DetectionStream(Examples, torch.utils.data.IterableDataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         max_corrupt: int = MAX_CORRUPT,
-        shuffle_buffer: int = 0,
     ):
         super().__init__(augmentation, seed, max_corrupt)
-        data = undecoded(data)
-        self.data = data.shuffle(seed=seed, buffer_size=shuffle_buffer) if shuffle_buffer else data
+        self.data = undecoded(data)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order and the random numbers of another epoch."""

@@ -1,7 +1,6 @@
 """Average precision, errors and calibration of a detector, as numbers, figures and a page."""
 
 from .coco_evaluator import CocoEvaluator, EvaluationResult
-from .evaluate import evaluate_detector
-from .set_loss import SetLoss
+from .evaluate import SetLoss, evaluate_detector
 
 __all__ = ["CocoEvaluator", "EvaluationResult", "SetLoss", "evaluate_detector"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
@@ -21,11 +22,40 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.dataset import DetectionDataset
 from ..data.load import load_detection_data
 from .coco_evaluator import CocoEvaluator, EvaluationResult
-from .set_loss import SetLoss
 
 METRICS_FILE = "metrics.json"
 Batch = tuple[bool, list[tuple[int | None, Image.Image, Mapping[str, Any]]]]
 """Whether it counts on this process; and of each picture its position in the set, itself, and its annotations."""
+
+
+class SetLoss:
+    """The summed losses of all pictures, divided by the number of their objects (at least 1).
+
+    The model divides the loss of a batch by its number of objects, averaged over the processes and at least 1, which is
+    undone here. (The authors' `test_loss` is the mean over batches, which depends on which pictures are together.)
+    """
+
+    def __init__(self):
+        self.batches: list[tuple[Tensor, int, bool]] = []
+
+    def add(self, loss: Tensor, count: int, counted: bool) -> None:
+        """Adds a batch: its scalar loss, which stays on its device until `compute`, and the number of its objects.
+
+        `counted` is False where another process counts it. Every process must add the same number of batches.
+        """
+        self.batches.append((loss.detach(), count, counted))
+
+    def compute(self) -> float:
+        """The loss of the set, the same on all processes; every process must call this."""
+        # sums are made on the host in float64, which Apple's GPUs do not have
+        losses = torch.stack([loss for loss, _, _ in self.batches]).float().tolist()
+        own = [(loss, count, counted) for loss, (_, count, counted) in zip(losses, self.batches, strict=True)]
+        total, objects = [], 0
+        for step in zip(*gather_object([own]), strict=True):  # the same batch index on every process
+            divisor = max(1.0, sum(count for _, count, _ in step) / len(step))
+            total += [loss * divisor for loss, _, counted in step if counted]
+            objects += sum(count for _, count, counted in step if counted)
+        return math.fsum(total) / max(objects, 1)
 
 
 @torch.no_grad()
@@ -160,11 +190,6 @@ def evaluate_saved_model(
     data: str,
     output_dir: str | Path,
     report: str | Path | None = None,
-    train_split: str | None = None,
-    eval_split: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    box_format: str | None = None,
-    class_names: Sequence[str] | None = None,
     batch_size: int = 1,
     workers: int = 0,
     image_size: int | None = None,
@@ -172,6 +197,7 @@ def evaluate_saved_model(
     threshold: float | None = None,
     worst: int = 4,
     other_model: str | None = None,
+    **options: Any,
 ) -> tuple[EvaluationResult, EvaluationResult | None]:
     """Evaluates on this process, or under `accelerate launch` on all, and writes the results on the first.
 
@@ -179,9 +205,8 @@ def evaluate_saved_model(
 
     Args:
         model, other_model: folder or Hub name; the other's result comes second, with a paired test of both.
-        data, train_split, eval_split, columns, box_format, class_names: as in `load_detection_data`; its evaluation set
-            is used. Of a set without splits that is all of it, or the fifth that training held out if the model was
-            trained on it.
+        data, options: as in `load_detection_data`; its evaluation set is used. Of a set without splits that is all of
+            it, or the fifth that training held out if the model was trained on it.
         output_dir, report: folder, made here, of `metrics.json` and a PNG of each figure; path of an HTML page or None.
         batch_size, workers: of each process, as in `evaluate_detector`.
         image_size: fixed height and width in pixels, or None for what the model was saved with.
@@ -204,8 +229,6 @@ def evaluate_saved_model(
     with accelerator.main_process_first():  # so that one process fills the caches of the others
         models = [model] if other_model is None else [model, other_model]
         trained_on = {getattr(AutoConfig.from_pretrained(name), "data_fingerprint", None) for name in models}
-        options = {"train_split": train_split, "eval_split": eval_split, "columns": columns}
-        options |= {"box_format": box_format, "class_names": class_names}
         source = load_detection_data(data, hold_out=False, **options)
         if trained_on != {None} and not len(source.train):
             held_out = load_detection_data(data, **options)

@@ -8,6 +8,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from ..loss import loss_coefficients
+
 
 class LossSums:
     """Sums by name over the windows of an epoch, averaged over all processes by `collect`."""
@@ -42,11 +44,7 @@ class LossSums:
 
 def weighted_terms(loss_dict: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
     """The terms of a model's `loss_dict` times their coefficients: what they add to the loss, as published logs do."""
-    coefficients = {
-        "ce": config.class_loss_coefficient,
-        "bbox": config.bbox_loss_coefficient,
-        "giou": config.giou_loss_coefficient,
-    }
+    coefficients = loss_coefficients(config)
     return {name: coefficients[name.split("loss_")[1].split("_")[0]] * term for name, term in loss_dict.items()}
 
 
