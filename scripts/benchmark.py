@@ -4,7 +4,8 @@ python scripts/benchmark.py --preset bars                        # the table of 
 python scripts/benchmark.py --preset bars --groups loss load     # some of its groups
 python scripts/benchmark.py --preset quick                       # all models once at 480x640
 python scripts/benchmark.py --preset full                        # everything; hours, and memory for batches of 8
-python scripts/benchmark.py --preset gpu --rounds 20             # in float32 and bf16 on a GPU; some minutes
+python scripts/benchmark.py --preset gpu                         # on a GPU, in the order of importance; six minutes
+python scripts/benchmark.py --preset gpu --seconds 120           # the most important of it
 python scripts/benchmark.py --models sam-detr-r50 conditional-detr-r50 --sizes 480x640 800x1066 --threads 1 2
 python scripts/benchmark.py --growth sam-detr-r50                # time over pixels, queries, keypoints, objects
 python scripts/benchmark.py --stages sam-detr-r50                # multiply-adds and time of each stage
@@ -15,10 +16,12 @@ python scripts/benchmark.py --bf16_ap outputs/digits --data digits
 import argparse
 import dataclasses
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.work import DTYPES, GRIDS, TASKS, Grid, Work, growth_axes
 
+BEGAN = time.monotonic()
 HERE = Path(__file__).parent / "benchmarks"
 BARS = ("single-scale", "multi-scale", "faster", "training-single", "training-multi", "loss", "processor", "load")
 """As in `benchmarks.bars`, which takes seconds to import."""
@@ -31,8 +34,9 @@ def size(text: str) -> tuple[int, int]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=("bars", *GRIDS))
+    parser.add_argument("--preset", choices=("bars", *GRIDS, "gpu"))
     parser.add_argument("--groups", nargs="+", choices=BARS, default=BARS, help="of --preset bars")
+    parser.add_argument("--seconds", type=float, help="for --preset gpu; default: six minutes")
     parser.add_argument("--growth", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--stages", nargs="+", metavar="MODEL", default=[])
     parser.add_argument("--lines", nargs="+", metavar="MODEL", default=[])
@@ -51,9 +55,12 @@ def parse() -> argparse.Namespace:
     bf16.add_argument("--bf16_ap", metavar="MODEL", help="compare AP in bf16 autocast with float32")
     bf16.add_argument("--data", default="digits", help="as of scripts/train.py")
     args = parser.parse_args()
-    others = [name for name in ("growth", "stages", "lines", "bf16_ap", "threads") if getattr(args, name)]
+    grid_names = [field.name for field in dataclasses.fields(Grid)]
+    others = [name for name in ("growth", "stages", "lines", "bf16_ap", *grid_names) if getattr(args, name, None)]
     if args.preset == "gpu" and others:
-        parser.error(f"--preset gpu measures in the way of its own: run it without --{', --'.join(others)}.")
+        parser.error(f"--preset gpu measures a plan of its own: run it without --{', --'.join(others)}.")
+    if args.seconds is not None and args.preset != "gpu":
+        parser.error("--seconds must be with --preset gpu: other measurements take --rounds.")
     return args
 
 
@@ -61,15 +68,30 @@ def report_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def measure_on_gpu(args: argparse.Namespace) -> None:
+    from benchmarks.gpu import Run
+    from benchmarks.gpu_page import gpu_text
+    from benchmarks.gpu_plan import PLAN, SECONDS
+    from benchmarks.performance_page import write_report
+
+    def save(gpu: dict) -> None:
+        write_report({"gpu": gpu}, args.output_dir, args.notes_dir)
+
+    run = Run(args.seconds or SECONDS, save, report_progress, began=BEGAN)
+    print(gpu_text(run.measure(PLAN)))
+
+
 def main() -> None:
     args = parse()
 
+    if args.preset == "gpu":
+        measure_on_gpu(args)
+        return
     from benchmarks.bars import measure_bars
     from benchmarks.machine import describe_machine
-    from benchmarks.measure import interleave, interleave_on_gpu
+    from benchmarks.measure import interleave
     from benchmarks.performance_page import (
         bars_table,
-        gpu_tables,
         growth_table,
         lines_table,
         measurements_table,
@@ -82,16 +104,6 @@ def main() -> None:
     given = {name: tuple(values) for name, values in given.items() if values is not None}
     grid = dataclasses.replace(GRIDS.get(args.preset, Grid()), **given)
     machine = describe_machine()
-    if grid.device == "cuda":
-        gpu = {"machine": machine, "measurements": []}
-        for works in grid.groups():
-            found = interleave_on_gpu(works, args.rounds, report_progress)
-            gpu["measurements"] += [entry.to_dict() for entry in found]
-            write_report(
-                {"gpu": gpu}, args.output_dir, args.notes_dir
-            )  # what has been measured is not lost with what comes after
-        print(gpu_tables(gpu))
-        return
     results: dict = {"machine": machine}
     if args.preset == "bars":
         rows, measurements = [], []

@@ -8,8 +8,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForObjectDetection
 
-from transformers_samdetr.evaluation.evaluate import compare_average_precision
-
 from .measure import Measurement, Progress, interleave
 from .work import Work
 
@@ -24,6 +22,7 @@ class Bar:
         other: the work to compare with.
         bar, aim: the largest ratio that passes, and the ratio that we aim at; None: for information only.
         memory: compares peak memory instead of time.
+        aim_seconds: an aim of ours alone, in place of a ratio.
     """
 
     name: str
@@ -32,6 +31,7 @@ class Bar:
     bar: float | None
     aim: float | None
     memory: bool = False
+    aim_seconds: float | None = None
 
     def judge(self, measurements: dict[Work, Measurement]) -> dict[str, Any]:
         """Name, both figures (seconds or bytes), ratio, bar, aim and verdict: `aim`, `bar`, `missed`, `no figure`."""
@@ -51,7 +51,9 @@ class Bar:
         ratio = ours[best] / other
         verdict = "for information"
         if self.bar is not None:
-            verdict = "aim" if ratio <= self.aim else "bar" if ratio <= self.bar else "missed"
+            aimed = self.aim is not None and ratio <= self.aim
+            aimed |= self.aim_seconds is not None and ours[best] <= self.aim_seconds
+            verdict = "missed" if ratio > self.bar else "aim" if aimed else "bar"
         return {**row, "work": best.label, "ours": ours[best], "other": other, "ratio": ratio, "verdict": verdict}
 
 
@@ -160,6 +162,9 @@ def compare_precision(model: str, data: str) -> dict[str, Any]:
         `float32` and `bfloat16`, COCO's AP in percent; `images`, how many; `passed`, whether the two differ by no more
         than `ALLOWED_LOSS`.
     """
+    # here: a machine on which only time is measured need not have what evaluation takes
+    from transformers_samdetr.evaluation.evaluate import compare_average_precision
+
     detector = AutoModelForObjectDetection.from_pretrained(model)
     runners = {"float32": detector, "bfloat16": InAutocast(detector)}
     found = compare_average_precision(runners, model, data)

@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,39 @@ def worker_environment(**variables: str) -> dict[str, str]:
 
 def describe_machine() -> dict[str, Any]:
     """CPU, GPU where PyTorch sees one, cores, memory, system, load in the last minute, and versions."""
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "cpu": _cpu_name(),
-        **gpu,
+        **_gpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
         "load": round(os.getloadavg()[0], 1),
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # such as ours, run from its folder
+        return getattr(sys.modules.get(package.replace("-", "_")), "__version__", "of unknown version")
+
+
+def _gpu() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {}
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        found = []
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpu_memory_gib": round(memory / 2**30),
+        "driver": found[0] if found else "unknown",
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
     }
 
 

@@ -1,4 +1,4 @@
-"""Measures works in turn, each in a process of its own, so that other load affects all alike; on a GPU in one process.
+"""Measures works in turn, each in a process of its own, so that other load affects all alike.
 
 `python -m benchmarks.measure` is the worker: a line of JSON for the work, then `"repeat"` as often as wanted, each
 answered by a line.
@@ -9,6 +9,7 @@ import ctypes
 import gc
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -16,25 +17,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-import torch
-
 from .machine import worker_environment
-from .tasks import Call, prepare
+from .tasks import prepare
 from .work import Measurement, Work
 
 Progress = Callable[[str], None]
 
 
-class _Worker:
-    """A worker process: see `serve`."""
+class Worker:
+    """A process that answers each line of JSON with a line of JSON: see `serve` and `gpu_worker.serve`.
 
-    def __init__(self, work: Work):
+    Args:
+        module: what it runs.
+        variables: more environment variables.
+    """
+
+    def __init__(self, module: str, **variables: str):
         self.errors = tempfile.TemporaryFile("w+")
-        environment = worker_environment(OMP_NUM_THREADS=str(work.threads), TOKENIZERS_PARALLELISM="false")
+        environment = worker_environment(TOKENIZERS_PARALLELISM="false", **variables)
         # a user's second import finds the bytecode of the first
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.measure"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -42,11 +46,20 @@ class _Worker:
             env=environment,
         )
 
-    def ask(self, request: Any) -> dict[str, Any]:
-        """Sends a request; raises `RuntimeError` with the worker's last output if there is no answer."""
+    def send(self, request: Any) -> None:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
+
+    def receive(self, seconds: float | None = None) -> dict[str, Any]:
+        """The answer to the oldest request.
+
+        Raises:
+            RuntimeError: the process has ended, with its last output; or has not answered within `seconds`.
+        """
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        if not ready:
+            raise RuntimeError(f"no answer after {seconds:.0f} s")
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
@@ -55,10 +68,16 @@ class _Worker:
             raise RuntimeError(f"exit code {code}: {lines[-1] if lines else 'no message'}")
         return json.loads(line)
 
-    def close(self) -> None:
-        self.process.stdin.close()
+    def ask(self, request: Any, seconds: float | None = None) -> dict[str, Any]:
+        self.send(request)
+        return self.receive(seconds)
+
+    def close(self, patience: float = 60) -> None:
+        """Ends the process, by force after `patience` seconds."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -67,16 +86,15 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _workers(works: Sequence[Work]) -> Iterator[list[_Worker]]:
-    workers: list[_Worker] = []
+def _workers(works: Sequence[Work]) -> Iterator[list[Worker]]:
+    workers: list[Worker] = []
     try:
         for work in works:
-            workers.append(_Worker(work))
+            workers.append(Worker("benchmarks.measure", OMP_NUM_THREADS=str(work.threads)))
         yield workers
     finally:
         for worker in workers:
-            with contextlib.suppress(BrokenPipeError):
-                worker.close()
+            worker.close()
 
 
 def interleave(works: Sequence[Work], rounds: int = 5, progress: Progress = lambda line: None) -> list[Measurement]:
@@ -110,82 +128,6 @@ def interleave(works: Sequence[Work], rounds: int = 5, progress: Progress = lamb
                     measurement.seconds.append(worker.ask("repeat")["seconds"])
             progress(f"round {turn + 1} of {rounds}")
     return measurements
-
-
-WARM_UP = 3
-"""Repetitions before the measurement, in which kernels are chosen and loaded and memory is allocated."""
-
-
-def interleave_on_gpu(
-    works: Sequence[Work], rounds: int = 20, progress: Progress = lambda line: None
-) -> list[Measurement]:
-    """As `interleave`, in this process; `peak_bytes` are of tensors on the device, the model included.
-
-    A repetition is timed on the host, from an idle device to an idle device.
-
-    Args:
-        works: those to compare with each other, all on `cuda`.
-        rounds: repetitions of each.
-        progress: takes a line of text after each step.
-
-    Raises:
-        ValueError: `rounds` is less than 1, or a work is for another device.
-        RuntimeError: there is no GPU.
-    """
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds} must be at least 1.")
-    for work in works:
-        if work.device != "cuda":
-            raise ValueError(f"{work.label} is for device={work.device!r}: it must be 'cuda'.")
-    if not torch.cuda.is_available():
-        raise RuntimeError("PyTorch sees no GPU here: measure on the CPU, with --preset quick.")
-    _let_libraries_allocate()
-    measurements, calls = [Measurement(work) for work in works], {}
-    for index, measurement in enumerate(measurements):
-        with _reason_in(measurement):
-            calls[index] = _warmed_up(measurement)
-        progress(f"{measurement.work.label}: {measurement.error or 'ready'}")
-    for _ in range(rounds):
-        for index, call in calls.items():
-            if measurements[index].error is None:
-                with _reason_in(measurements[index]):
-                    measurements[index].seconds.append(_repeat_on_gpu(call))
-    return measurements
-
-
-@contextlib.contextmanager
-def _reason_in(measurement: Measurement) -> Iterator[None]:
-    """Stores the reason in the measurement if its work fails, also out of memory."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        measurement.error = str(error).splitlines()[0]
-
-
-def _let_libraries_allocate() -> None:
-    """Allocates the libraries' workspaces, so that they do not count for the first work."""
-    x = torch.ones(1, 8, 32, 32, device="cuda", requires_grad=True)
-    (torch.nn.functional.conv2d(x, x[:, :, :3, :3]).flatten(2) @ x.new_ones(900, 8)).sum().backward()
-
-
-def _warmed_up(measurement: Measurement) -> Call:
-    """Prepares the work and sets the time of its first repetition and its peak memory."""
-    before = torch.cuda.memory_allocated()
-    call = prepare(measurement.work)
-    measurement.first_seconds = _repeat_on_gpu(call)
-    for _ in range(WARM_UP - 1):
-        torch.cuda.reset_peak_memory_stats()
-        _repeat_on_gpu(call)
-    measurement.peak_bytes = torch.cuda.max_memory_allocated() - before
-    return call
-
-
-def _repeat_on_gpu(call: Call) -> float:
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def resident_peak() -> int:

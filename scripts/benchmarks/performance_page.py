@@ -2,40 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from .cells import MEBIBYTE, machine_text, number, seconds, table
+from .gpu_page import gpu_text
 
 HERE = Path(__file__).parent
-MEBIBYTE = 2**20
 VERDICT_COLOURS = {"aim": "#3a8f5c", "bar": "#c9a227", "missed": "#b5473c"}
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first aligned right."""
-    line = "|" + "|".join([" --- "] + [" ---: "] * (len(header) - 1)) + "|"
-    return "\n".join(["| " + " | ".join(header) + " |", line, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def seconds(value: float | None) -> str:
-    """Three digits, in s or ms."""
-    if value is None:
-        return "–"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.3g} ms"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def machine_text(machine: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}; load average "
-        f"before the run {machine['load']}.\n\n{versions}."
-    )
 
 
 def bars_table(rows: list[dict[str, Any]]) -> str:
@@ -50,9 +24,9 @@ def bars_table(rows: list[dict[str, Any]]) -> str:
             row["against"],
             figure(row, "ours"),
             figure(row, "other"),
-            f"**{_number(row['ratio'])}**",
-            _number(row["bar"]),
-            _number(row["aim"]),
+            f"**{number(row['ratio'])}**",
+            number(row["bar"]),
+            number(row["aim"]),
             {"aim": "aim met", "bar": "bar met"}.get(row["verdict"], row["verdict"]),
         ]
         for row in rows
@@ -75,54 +49,6 @@ def measurements_table(measurements: list[dict[str, Any]]) -> str:
     return table(["work", "median", "middle half", "fastest", "peak memory"], body)
 
 
-GPU_PEERS = {"sam-detr-r50": "conditional-detr-r50", "sam-detr-pp": "deformable-detr-r50"}
-"""What a model of ours is set beside on a GPU, by how its name begins: one scale, or several."""
-
-
-def gpu_tables(gpu: dict[str, Any]) -> str:
-    """Time and memory of each task, models down and settings across, with their ratios to the peer of their kind."""
-    found = {(entry["work"]["model"], _setting(entry["work"])): entry for entry in gpu["measurements"]}
-    parts = [gpu_text(gpu["machine"])]
-    for task in dict.fromkeys(entry["work"]["task"] for entry in gpu["measurements"]):
-        settings = list(dict.fromkeys(setting for _, setting in found if setting[0] == task))
-        models = list(dict.fromkeys(model for model, setting in found if setting[0] == task))
-        for title, key, show in (("time", "median", seconds), ("peak memory", "peak_bytes", _mebibytes)):
-            body = [[model, *(_gpu_cell(found, model, setting, key, show) for setting in settings)] for model in models]
-            header = [
-                f"{task}: {title}",
-                *(f"{pixels}, batch {batch}, {how}" for _, pixels, batch, how in settings),
-            ]
-            parts.append(table(header, body))
-    errors = [f"- {entry['label']}: {entry['error']}" for entry in gpu["measurements"] if entry["error"] is not None]
-    return "\n\n".join([*parts, *errors])
-
-
-def gpu_text(machine: dict[str, Any]) -> str:
-    versions = machine["versions"]
-    return f"{machine['gpu']}; torch {versions['torch']}, transformers {versions['transformers']}."
-
-
-def _setting(work: dict[str, Any]) -> tuple[str, str, int, str]:
-    how = work["dtype"] + (", compiled" if work["compiled"] else "")
-    return work["task"], f"{work['height']}x{work['width']}", work["batch_size"], how
-
-
-def _mebibytes(value: float) -> str:
-    return f"{value / MEBIBYTE:,.0f} MiB"
-
-
-def _gpu_cell(found: dict, model: str, setting: tuple, key: str, show: Callable[[float], str]) -> str:
-    def value(name: str | None) -> float | None:
-        entry = found.get((name, setting))
-        return None if entry is None or entry["error"] is not None else entry[key]
-
-    peer = next((peer for start, peer in GPU_PEERS.items() if model.startswith(start)), None)
-    own, other = value(model), value(peer)
-    if own is None:
-        return "–"
-    return show(own) if other is None else f"{show(own)} (**{own / other:.2f}**)"
-
-
 def growth_table(axes: list[dict[str, Any]]) -> str:
     body = [
         [
@@ -132,7 +58,7 @@ def growth_table(axes: list[dict[str, Any]]) -> str:
                 f"{value:,}: {seconds(entry.get('median'))}"
                 for value, entry in zip(axis["values"], axis["measurements"], strict=True)
             ),
-            _number(axis["exponent"]),
+            number(axis["exponent"]),
         ]
         for axis in axes
     ]
@@ -179,6 +105,8 @@ def lines_table(reports: list[dict[str, Any]]) -> str:
 
 def bars_picture(rows: list[dict[str, Any]], path: Path) -> None:
     """Each ratio beside its bar and its aim."""
+    from matplotlib.figure import Figure  # which only this takes
+
     shown = [row for row in rows if row["ratio"] is not None and row["bar"] is not None][::-1]
     figure = Figure(figsize=(8, 0.8 + 0.42 * len(shown)), layout="constrained")
     axes = figure.subplots()
@@ -202,7 +130,7 @@ def bars_picture(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The old results with the new ones in place of those of the same work, row or axis."""
+    """The old results with the new ones in place of those of the same work, row or axis; of GPUs the last run alone."""
     keys = {
         "bars": ("name",),
         "measurements": ("label",),
@@ -217,8 +145,6 @@ def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             entries[tuple(entry[name] for name in names)] = entry
         if entries:
             merged[section] = list(entries.values())
-    if "gpu" in old and "gpu" in new:
-        merged["gpu"] = merge(old["gpu"], new["gpu"])
     return merged
 
 
@@ -239,24 +165,24 @@ def write_report(results: dict[str, Any], docs: Path, notes: Path = HERE) -> dic
     """Merges the results into `performance.json`; renews the tables of the page and of the notes, and the picture.
 
     Args:
-        results: any of `machine`, `bars`, `measurements`, `growth`, `stages`, `lines`, and `gpu`, which has a `machine`
-            and `measurements` of its own.
+        results: any of `machine`, `bars`, `measurements`, `growth`, `stages`, `lines`, and `gpu`, which is
+            `benchmarks.gpu.Run`'s.
         docs: gets `performance.md`, the page, and `performance.png`.
         notes: gets `NOTES.md`, with the tables that the page has not, and `performance.json`.
     """
     file, page, details = notes / "performance.json", docs / "performance.md", notes / "NOTES.md"
     for folder in (docs, notes):
         folder.mkdir(parents=True, exist_ok=True)
+    if "bars" in results:
+        bars_picture(results["bars"], docs / "performance.png")
     if file.exists():
         results = merge(json.loads(file.read_text(encoding="utf-8")), results)
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if "bars" in results:
-        bars_picture(results["bars"], docs / "performance.png")
     picture = "![Ratios with their bars and aims](performance.png)"
     sections = {
         "bars": (page, lambda rows: f"{bars_table(rows)}\n\n{picture}"),
         "machine": (page, machine_text),
-        "gpu": (page, gpu_tables),
+        "gpu": (page, gpu_text),
         "measurements": (details, measurements_table),
         "growth": (details, growth_table),
         "stages": (details, stages_table),

@@ -1,9 +1,12 @@
 """What a worker repeats: each function prepares a `Work` once and returns the call to be timed."""
 
+import copy
+import functools
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,19 @@ def model_config(work: Work) -> transformers.PreTrainedConfig:
 
 def build_model(work: Work) -> nn.Module:
     """The model with the same random weights each time."""
+    # what a GPU's process measures one after the other is built once, and copied: what a model keeps is its own
+    model = _random_model(work) if work.device == "cpu" else copy.deepcopy(_kept_model(work.model, work.overrides))
+    return model.to(work.device).train(work.task in ("training", "step"))
+
+
+def _random_model(work: Work) -> nn.Module:
     torch.manual_seed(0)
-    model = model_class(work)(model_config(work)).to(work.device)
-    return model.train(work.task == "training")
+    return model_class(work)(model_config(work))
+
+
+@functools.cache
+def _kept_model(model: str, overrides: tuple) -> nn.Module:
+    return _random_model(Work(model, overrides=overrides))
 
 
 JPEG_SIZES = ((480, 640), (427, 640), (500, 375), (640, 480))
@@ -54,7 +67,15 @@ Call = Callable[[], Any]
 def prepare(work: Work) -> Call:
     """Returns the function that does the work once."""
     torch.set_num_threads(work.threads)
-    tasks = {"inference": inference, "training": training, "loss": loss, "processor": processor, "load": load}
+    tasks = {
+        "inference": inference,
+        "training": training,
+        "step": step,
+        "pictures": pictures,
+        "loss": loss,
+        "processor": processor,
+        "load": load,
+    }
     return tasks[work.task](work)
 
 
@@ -80,10 +101,8 @@ def _autocast(work: Work) -> torch.autocast:
 
 
 def _compiled(model: nn.Module, work: Work) -> Callable:
-    if not work.compiled:
-        return model
-    # reduce-overhead: CUDA graphs
-    return torch.compile(model, mode="reduce-overhead" if work.device == "cuda" else None)
+    # of one size: the second size would be compiled for all sizes otherwise, which is slower code
+    return torch.compile(model, dynamic=False) if work.compiled else model
 
 
 def inference(work: Work) -> Call:
@@ -108,6 +127,44 @@ def training(work: Work) -> Call:
             value = run(pixel_values=pixels, labels=labels).loss
         value.backward()
         model.zero_grad(set_to_none=True)
+
+    return call
+
+
+def step(work: Work) -> Call:
+    """Labels from the host, forward, loss, backward and AdamW, whose rate of 0 leaves the work the same."""
+    model, pixels = build_model(work), make_pixels(work)
+    labels = make_labels(replace(work, device="cpu"))
+    run = _compiled(model, work)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, fused=True)
+
+    def call() -> None:
+        # ours checks them on the host
+        moved = labels if work.is_ours else [{name: x.to(work.device) for name, x in row.items()} for row in labels]
+        with _autocast(work):
+            value = run(pixel_values=pixels, labels=moved).loss
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return call
+
+
+def pictures(work: Work) -> Call:
+    """JPEG files to boxes on the host; resized and normalised where the model runs."""
+    model, folder = build_model(work), tempfile.TemporaryDirectory()
+    run = _compiled(model, work)
+    paths, process = make_jpegs(Path(folder.name), work.batch_size), _processor(work)
+    sizes = [JPEG_SIZES[index % len(JPEG_SIZES)] for index in range(work.batch_size)]
+
+    @torch.no_grad()
+    def call(folder=folder) -> None:  # the folder lives as long as the call
+        inputs = process(images=paths, return_tensors="pt", device=work.device).to(work.device)
+        with _autocast(work):
+            outputs = run(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
+        found = process.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+        [values.cpu() for result in found for values in result.values()]
 
     return call
 
@@ -148,10 +205,13 @@ def make_jpegs(folder: Path, count: int) -> list[str]:
     return paths
 
 
+def _processor(work: Work) -> Any:
+    return (SamDetrImageProcessor if work.is_ours else getattr(transformers, f"{PEERS[work.model]}ImageProcessor"))()
+
+
 def processor(work: Work) -> Call:
-    cls = SamDetrImageProcessor if work.is_ours else getattr(transformers, f"{PEERS[work.model]}ImageProcessor")
     folder = tempfile.TemporaryDirectory()
-    paths, process = make_jpegs(Path(folder.name), work.batch_size), cls()
+    paths, process = make_jpegs(Path(folder.name), work.batch_size), _processor(work)
 
     def call(folder=folder) -> None:  # the folder lives as long as the call
         process(images=paths, return_tensors="pt")

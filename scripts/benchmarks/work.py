@@ -15,12 +15,13 @@ PEERS = {
     "deformable-detr-r50": "DeformableDetr",
     "dab-detr-r50": "DabDetr",
     "rt-detr-r50": "RTDetr",
+    "d-fine-l": "DFine",
 }
 """Detectors of Transformers: our name, and the start of their class names."""
 DEVICES = ("cpu", "cuda")
-TASKS = ("inference", "training", "loss", "processor", "load")
+TASKS = ("inference", "training", "step", "pictures", "loss", "processor", "load")
 DTYPES = ("float32", "bfloat16")
-SIZE_DIVISOR = {"rt-detr-r50": 32}
+SIZE_DIVISOR = {"rt-detr-r50": 32, "d-fine-l": 32}
 """Models whose feature pyramid needs sizes that are divisible by this."""
 
 
@@ -30,17 +31,19 @@ class Work:
 
     Attributes:
         model: a preset of ours, or a name in `PEERS`.
-        task: `inference`; `training`, which is forward, loss and backward; `loss`, which is matching, loss and its
+        task: `inference`; `training`, which is forward, loss and backward; `step`, which is that with labels from the
+            host and an optimizer; `pictures`, which is JPEG files to boxes; `loss`, which is matching, loss and its
             backward on given predictions of six layers; `processor`, which is JPEG files to pixel values; `load`, which
             is import and `from_pretrained` in a new process.
-        height, width: of the input in pixels, without padding; unused by `processor`.
+        height, width: of the input in pixels, without padding; unused by `pictures` and `processor`.
         batch_size: images.
         threads: PyTorch threads.
         dtype: `bfloat16` runs in autocast.
-        compiled: uses `torch.compile`, on a GPU with CUDA graphs (`mode="reduce-overhead"`).
-        objects: in each image, for `training` and `loss`.
+        compiled: uses `torch.compile`.
+        objects: in each image, for `training`, `step` and `loss`.
         overrides: configuration fields that differ from the preset's, as pairs.
-        device: of `inference`, `training` and `loss`.
+        device: of everything but `processor` and `load`.
+        graphs: inference is captured as a CUDA graph, which each repetition replays.
     """
 
     model: str
@@ -54,6 +57,7 @@ class Work:
     objects: int = 7
     overrides: tuple[tuple[str, Any], ...] = ()
     device: str = "cpu"
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", tuple((str(name), value) for name, value in self.overrides))
@@ -64,6 +68,8 @@ class Work:
         for name in ("height", "width", "batch_size", "threads", "objects"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.graphs and (self.task, self.device) != ("inference", "cuda"):
+            raise ValueError(f"graphs=True must be for inference on cuda, not for {self.task} on {self.device}.")
 
     @property
     def is_ours(self) -> bool:
@@ -81,11 +87,13 @@ class Work:
         place = {
             "inference": "{height}x{width} batch {batch_size}, ",
             "training": "{height}x{width} batch {batch_size}, {objects} objects, ",
+            "step": "{height}x{width} batch {batch_size}, {objects} objects, ",
+            "pictures": "{batch_size} JPEGs, ",
             "loss": "batch {batch_size}, {objects} objects, ",
             "processor": "{batch_size} JPEGs, ",
             "load": "",
         }[self.task].format(**vars(self))
-        compiled = ", compiled" if self.compiled else ""
+        compiled = (", compiled" if self.compiled else "") + (", graphs" if self.graphs else "")
         overrides = "".join(f", {name} {value}" for name, value in self.overrides)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         runner = threads if self.device == "cpu" else self.device
@@ -105,6 +113,7 @@ class Measurement:
         first_seconds: of the first repetition, compilation included.
         peak_bytes: peak memory of the process above the same process with everything imported but no model.
         error: the reason if the work failed, or None.
+        counts: what `benchmarks.gpu_worker.host_share` found, or None.
     """
 
     work: Work
@@ -112,6 +121,7 @@ class Measurement:
     first_seconds: float | None = None
     peak_bytes: int | None = None
     error: str | None = None
+    counts: dict[str, float] | None = None
 
     @property
     def median(self) -> float:
@@ -146,7 +156,6 @@ class Grid:
     threads: tuple[int, ...] = (2,)
     dtypes: tuple[str, ...] = ("float32",)
     compiled: tuple[bool, ...] = (False,)
-    device: str = "cpu"
 
     def groups(self) -> list[list[Work]]:
         """Works to interleave: a list of all models for each combination of the other values."""
@@ -154,10 +163,7 @@ class Grid:
             self.tasks, self.sizes, self.batch_sizes, self.threads, self.dtypes, self.compiled
         )
         return [
-            [
-                Work(model, task, *size, batch_size, threads, dtype, compiled, device=self.device)
-                for model in self.models
-            ]
+            [Work(model, task, *size, batch_size, threads, dtype, compiled) for model in self.models]
             for task, size, batch_size, threads, dtype, compiled in combinations
         ]
 
@@ -171,14 +177,6 @@ GRIDS = {
         threads=(1, 2),
         dtypes=("float32", "bfloat16"),
         compiled=(False, True),
-    ),
-    "gpu": Grid(
-        models=("sam-detr-r50", "sam-detr-r50-smca", "sam-detr-r50-dc5-smca", "sam-detr-pp-r50-smca", *PEERS),
-        tasks=("inference", "training"),
-        sizes=((800, 1066),),
-        batch_sizes=(1, 4),
-        dtypes=("float32", "bfloat16"),
-        device="cuda",
     ),
 }
 

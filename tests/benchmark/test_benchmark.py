@@ -10,7 +10,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bars import BARS, Bar, InAutocast, measure_bars
-from benchmarks.measure import interleave_on_gpu
 from benchmarks.performance_page import HERE, write_report
 from benchmarks.profiles import REST, UNCOUNTED, profile_lines, profile_stages
 from benchmarks.work import GRIDS, Axis, Measurement, Work, growth_axes
@@ -80,8 +79,8 @@ def test_bars_are_the_ones_that_were_set():
 def test_the_full_grid_has_every_combination():
     groups = GRIDS["full"].groups()
     assert len(groups) == 2 * 4 * 3 * 2 * 2 * 2
-    assert all(len({work.model for work in works}) == len(works) == 7 for works in groups)
-    assert len({work for works in groups for work in works}) == 7 * len(groups)
+    assert all(len({work.model for work in works}) == len(works) == 8 for works in groups)
+    assert len({work for works in groups for work in works}) == 8 * len(groups)
 
 
 def test_growth_is_the_slope_in_logarithms():
@@ -166,29 +165,6 @@ def test_the_committed_tables_are_those_of_the_committed_figures(tmp_path):
     write_report({}, tmp_path, tmp_path)
     assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in (page, notes))
     assert len(page.read_text(encoding="utf-8").splitlines()) <= 150
-
-
-def test_a_gpu_has_tables_of_its_own_and_ratios_to_the_peer_of_each_kind(tmp_path):
-    ours, theirs, alone = (
-        Work(name, device="cuda") for name in ("sam-detr-r50-smca", "conditional-detr-r50", "sam-detr-pp-r50")
-    )
-    machine = {"gpu": "a GPU", "versions": {"torch": "2", "transformers": "5"}}
-    for seconds in (3.0, 1.0):
-        entries = [measured(ours, seconds), measured(theirs, 2.0), measured(alone, 4.0)]
-        gpu = {"machine": machine, "measurements": [{**entry.to_dict(), "peak_bytes": 2**30} for entry in entries]}
-        write_report({"gpu": gpu}, tmp_path, tmp_path)
-    text = (tmp_path / "performance.md").read_text()
-    assert "| sam-detr-r50-smca | 1.00 s (**0.50**) |" in text and "| sam-detr-pp-r50 | 4.00 s |" in text
-    assert "| sam-detr-r50-smca | 1,024 MiB (**1.00**) |" in text and "3.00 s" not in text
-    assert set(json.loads((tmp_path / "performance.json").read_text())) == {"gpu"}
-
-
-def test_without_a_gpu_the_gpus_preset_says_so(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="PyTorch sees no GPU here: measure on the CPU"):
-        interleave_on_gpu([Work("sam-detr-r50", device="cuda")])
-    with pytest.raises(ValueError, match="is for device='cpu': it must be 'cuda'"):
-        interleave_on_gpu([OURS])
 
 
 def test_the_script_measures_in_turn_and_says_what_failed(tmp_path):

@@ -1,25 +1,30 @@
-"""What only a GPU can show: `python -m pytest -m accelerator tests`."""
+"""What only a GPU can show: `python -m pytest -m accelerator tests`.
 
+`tests/accelerator_order.py` says which tests come first; `tests/test_accelerator_rehearsal.py` runs all without a GPU.
+What training and prediction need is imported by their own tests, for it may be missing where a GPU is.
+"""
+
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import DatasetDict
 from PIL import Image
 from transformers import pipeline
 
-from benchmarks.measure import interleave_on_gpu
+from benchmarks.gpu_worker import Prepared, captured
 from benchmarks.work import Work
 from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
-from transformers_samdetr.prediction import Detector
 from transformers_samdetr.pretrained_model import SamDetrObjectDetectionOutput
 
+from ..accelerator_order import LIMIT
 from ..models import MULTI_SCALE, NEEDS_GPU, VARIANTS, targets, tiny_model
-from ..training_runs import pictures
 
 pytestmark = list(NEEDS_GPU)
 
@@ -108,6 +113,27 @@ def test_compiled_code_computes_the_same(fields):
     check_same(found, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("fields", [{"smca": True}, SMCA_DN], ids=["single smca", "multi-scale smca dn"])
+def test_a_captured_graph_computes_the_same(fields, dtype):
+    """Of another picture than the one that it was captured with."""
+    model, (pixels, mask) = tiny_model(**fields).cuda(), batch()
+    found = []
+
+    @torch.no_grad()
+    def call():
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found[:] = [model(pixels, mask)]
+
+    replay = captured(call)
+    captured_outputs = found[0]
+    pixels.copy_(pixels.flip(-1) + 0.5)
+    replay()
+    call()
+    assert found[0] is not captured_outputs
+    check_same(captured_outputs, found[0])
+
+
 def test_a_model_of_ordinary_size_detects_the_same_as_on_the_cpu():
     torch.manual_seed(0)
     model = SamDetrForObjectDetection(SamDetrConfig.from_preset("sam-detr-pp-r50-smca")).eval()
@@ -127,8 +153,20 @@ def test_pipeline_and_detector_take_the_gpu(tmp_path):
     assert on["cuda"].model.device.type == "cuda" and len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
         assert abs(ours["score"] - theirs["score"]) < 1e-3 and ours["label"] == theirs["label"]
-    detector = Detector(tmp_path)
-    assert detector.model.device.type == "cuda"
+    prediction = pytest.importorskip("transformers_samdetr.prediction")
+    assert prediction.Detector(tmp_path).model.device.type == "cuda"
+
+
+def test_the_image_processor_works_on_the_gpu():
+    images = [Image.effect_noise(size, 80).convert("RGB") for size in ((128, 96), (60, 90))]
+    host = SamDetrImageProcessor()(images, return_tensors="pt")
+    device = SamDetrImageProcessor()(images, return_tensors="pt", device="cuda")
+    assert device.pixel_values.is_cuda and device.pixel_mask.is_cuda
+    torch.testing.assert_close(device.pixel_values.cpu(), host.pixel_values, rtol=0, atol=0.05)
+    logits = torch.tensor([[[2.0, -3.0, 1.0], [-4.0, -2.0, -5.0]]])
+    outputs = SimpleNamespace(logits=logits.cuda(), pred_boxes=torch.full((1, 2, 4), 0.5).cuda())
+    (found,) = SamDetrImageProcessor().post_process_object_detection(outputs, 0.5, torch.tensor([[100, 200]]))
+    assert found["boxes"].is_cuda and found["labels"].tolist() == [0, 2]
 
 
 TRAINED = {
@@ -136,34 +174,67 @@ TRAINED = {
     "bf16": ["--mixed_precision", "bf16"],
     "fp16": ["--mixed_precision", "fp16"],
     "average of weights": ["--ema_decay", "0.9", "--gradient_checkpointing"],
-    "compiled": ["--compile"],
     "workers": ["--workers", "2"],
     "one process of NCCL": [],
+    "compiled": ["--compile"],
 }
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_training_learns_and_its_model_loads(name, tmp_path):
-    """`scripts/train.py` as a user starts it; the loss of noise falls, since its few pictures are learned by heart."""
-    train = pictures(12, 0)
-    DatasetDict(train=train, validation=train).save_to_disk(tmp_path / "data")
+NEEDED = ("datasets", "evaluate", "hotcoco")
+"""By training."""
+
+
+def start_training(name: str, folder: Path) -> subprocess.Popen:
+    """`scripts/train.py` as a user starts it."""
     start = ["-m", "torch.distributed.run", "--nproc_per_node", "1"] if "NCCL" in name else []
-    folders = ["--data", tmp_path / "data", "--output_dir", tmp_path / "out"]
-    command = [sys.executable, *start, "scripts/train.py", *folders]
+    command = [sys.executable, *start, "scripts/train.py", "--data", folder / "data", "--output_dir", folder / name]
     command += "--backbone_weights none --image_size 64 --epochs 6 --batch_size 4 --trackers none".split()
     command += ["--learning_rate", "1e-3", *TRAINED[name]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=300)
-    assert process.returncode == 0, process.stderr[-3000:]
-    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    with open(folder / f"{name}.txt", "w") as output:
+        return subprocess.Popen(
+            command,
+            **{"stdout": output, "stderr": subprocess.STDOUT, "cwd": REPOSITORY},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "4"},
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runs(request, tmp_path_factory) -> Iterator[tuple[Path, dict[str, subprocess.Popen]]]:
+    """Each run whose test was chosen, all at once, while the tests before theirs go on."""
+    items = [item for item in request.session.items if item.name.startswith("test_training_learns")]
+    folder, started = tmp_path_factory.mktemp("training"), {}
+    if items and all(importlib.util.find_spec(name) for name in NEEDED):
+        from datasets import DatasetDict
+
+        from ..training_runs import pictures
+
+        train = pictures(12, 0)
+        DatasetDict(train=train, validation=train).save_to_disk(folder / "data")
+        started = {name: start_training(name, folder) for item in items for name in [item.callspec.params["name"]]}
+    yield folder, started
+    for process in started.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_learns_and_its_model_loads(name, runs):
+    """The loss of noise falls, since its few pictures are learned by heart."""
+    for module in NEEDED:
+        pytest.importorskip(module)
+    folder, started = runs
+    assert started[name].wait(timeout=LIMIT - 5) == 0, (folder / f"{name}.txt").read_text()[-3000:]
+    lines = [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
     assert len(lines) == 6 and lines[-1]["train_loss"] < lines[0]["train_loss"]
-    model = SamDetrForObjectDetection.from_pretrained(tmp_path / "out", device_map="cuda")
+    model = SamDetrForObjectDetection.from_pretrained(folder / name, device_map="cuda")
     assert next(model.parameters()).is_cuda
 
 
-def test_works_are_measured_in_turn_and_one_that_fails_says_why():
-    works = [Work(name, "loss", batch_size=2, device="cuda") for name in ("sam-detr-r50", "dab-detr-r50")]
-    ours, peer = interleave_on_gpu(works, rounds=3)
-    assert len(ours.seconds) == 3 and min(ours.seconds) > 0 and ours.error is None
-    assert 2**20 < ours.peak_bytes < 2**30
-    assert "The loss of dab-detr-r50 is not compared" in peer.error and not peer.seconds
+def test_works_are_measured_and_one_that_fails_says_why():
+    prepared = Prepared()
+    ours, peer = (Work(name, "loss", batch_size=2, device="cuda") for name in ("sam-detr-r50", "dab-detr-r50"))
+    first, second = prepared.answer({"prepare": [ours.to_dict(), peer.to_dict()]})["each"]
+    assert 2**20 < first["peak_bytes"] < 2**30 and "The loss of dab-detr-r50 is not compared" in second["error"]
+    assert prepared.answer({"repeat": ours.to_dict()})["seconds"] > 0
+    counts = prepared.answer({"count": ours.to_dict()})
+    assert counts["kernels"] > 10 and counts["entries"] > 10 and counts["busy_seconds"] > 0

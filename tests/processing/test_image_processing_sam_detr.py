@@ -558,20 +558,6 @@ def test_half_precision(processor, dtype):
     assert found["boxes"][0].tolist() == [1000.25, 750.25, 3000.75, 2250.75]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_an_accelerator():
-    images = [picture(), picture(50, 40)]
-    pair = [target(thing()), target(thing(), image_id=8)]
-    host = SamDetrImageProcessor()(images, pair, return_tensors="pt")
-    device = SamDetrImageProcessor()(images, pair, return_tensors="pt", device="cuda")
-    assert device.pixel_values.is_cuda and device.pixel_mask.is_cuda and device.labels[0]["boxes"].is_cuda
-    torch.testing.assert_close(device.pixel_values.cpu(), host.pixel_values, rtol=0, atol=0.05)
-    assert torch.equal(device.labels[1]["boxes"].cpu(), host.labels[1]["boxes"])
-    outputs = SimpleNamespace(logits=TWO.logits.cuda(), pred_boxes=TWO.pred_boxes.cuda())
-    (found,) = SamDetrImageProcessor().post_process_object_detection(outputs, 0.5, torch.tensor([[100, 200]]))
-    assert found["boxes"].is_cuda and found["labels"].tolist() == [0, 2, 1, 1]
-
-
 # --- the authors' numbers -------------------------------------------------------------------------------------------
 
 PARITY_FILES = sorted(PARITY.glob("*.npz"))
