@@ -6,6 +6,7 @@ from pathlib import Path
 from .accelerator_order import (  # noqa: F401, hooks of pytest
     pytest_collection_modifyitems,
     pytest_ignore_collect,
+    pytest_runtest_protocol,
     pytest_runtest_setup,
 )
 

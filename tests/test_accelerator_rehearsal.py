@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from . import accelerator_order
 from .accelerator_order import FIRST, LAST, rank
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,9 +46,15 @@ def test_a_test_of_each_kind_runs_on_stand_ins():
     assert FIRST[0] in results[0] and FIRST[1] in results[2] and LAST[2] in results[-1]
 
 
-def test_after_its_time_the_rest_is_left_out():
-    printed = rehearse("tests/model/test_gpu.py", "-k", "image_processor or works_are", seconds=0)
-    assert "2 skipped" in printed and "failed" not in printed
+def test_after_its_time_the_rest_is_left_out(monkeypatch):
+    monkeypatch.setattr(accelerator_order, "SECONDS", 0.0)
+    for wanted in ("accelerator", "not slow"):
+        item = SimpleNamespace(config=SimpleNamespace(getoption=lambda *_, wanted=wanted: wanted))
+        if wanted == "accelerator":
+            with pytest.raises(pytest.skip.Exception, match="the 0 s of ACCELERATOR_SECONDS are over"):
+                accelerator_order.pytest_runtest_setup(item)
+        else:
+            accelerator_order.pytest_runtest_setup(item)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ MARGIN = 8
 """Seconds of the budget for ending processes and writing the last page."""
 START = 90
 """Seconds in which a process must be there."""
-ROUNDS = 0.25
-"""Of a group's share: kept for repetitions, when works take long to prepare."""
+ROUNDS = 12
+"""Seconds of a group's share, or a quarter of it, that are kept for repetitions, when works take long to prepare."""
 PATIENCE = 5
 """Seconds that a repetition may take beyond its group's share."""
 
@@ -154,7 +154,7 @@ class Run:
             lane = _Lane(self.shared, works)
             try:
                 for entry in works:
-                    if self.clock() < end - ROUNDS * group.seconds:
+                    if self.clock() < end - min(ROUNDS, group.seconds / 4):
                         lane.prepare([entry])
                         self._prepared(lane, [entry], group.seconds / 2, write)
                 self._rounds(group, [lane], end)
@@ -176,7 +176,7 @@ class Run:
         for entry in works:
             by_process.setdefault(dataclasses.replace(entry.work, compiled=False, graphs=False), []).append(entry)
         lanes = [_Lane(self.start(), entries) for entries in by_process.values()]
-        ready, latest = [], end - ROUNDS * group.seconds
+        ready, latest = [], end - min(ROUNDS, group.seconds / 4)
         try:
             for lane in lanes:
                 lane.prepare(lane.measurements)
