@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from .fast_operations import (
-    FactoredRegions,
     align_by_bags,
     align_by_kernel,
     align_factored,
@@ -101,7 +100,7 @@ def _(reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, val
 
 
 @sample_regions.routed
-def _(regions: Tensor | FactoredRegions, points: Tensor) -> Way:
+def _(regions: Tensor | tuple[Tensor, ...], points: Tensor) -> Way:
     if isinstance(regions, tuple):
         return sample_factored
     return sample_regions_by_grid if _suits_gpu_kernels(regions) else None

@@ -11,13 +11,13 @@ from accelerate.utils import TorchDynamoPlugin
 from timm.utils import ModelEmaV3
 from transformers.utils import is_torch_bf16_available_on_device
 
-from transformers_samdetr import SamDetrForObjectDetection, SamDetrImageProcessor
+from transformers_samdetr import SamDetrConfig, SamDetrForObjectDetection, SamDetrImageProcessor
 from transformers_samdetr.data.digit_scenes import build_digit_scenes
 from transformers_samdetr.training import Recipe, Trainer, load_model_and_processor, processes
 from transformers_samdetr.training.log import COLUMNS
 from transformers_samdetr.training.start import find_backbone_weights
 
-from ..models import tiny_model
+from ..models import targets, tiny_model
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published_curves.csv"
 
@@ -160,9 +160,8 @@ def test_trackers_get_every_epoch(scenes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_training_gives_the_same_losses(new_accelerate, scenes, tmp_path, monkeypatch, backend):
-    monkeypatch.setattr(
-        processes, "TorchDynamoPlugin", lambda **options: TorchDynamoPlugin(**{**options, "backend": backend})
-    )
+    own = {"backend": backend} | ({} if backend == "inductor" else {"options": None})
+    monkeypatch.setattr(processes, "TorchDynamoPlugin", lambda **options: TorchDynamoPlugin(**options | own))
     sums = []
     for compiled in (False, True):
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -173,6 +172,18 @@ def test_compiled_training_gives_the_same_losses(new_accelerate, scenes, tmp_pat
         sums.append(json.loads((tmp_path / "log.jsonl").read_text())["train_loss"])
     assert sums[0] == pytest.approx(sums[1], rel=1e-3)
     SamDetrForObjectDetection.from_pretrained(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_number_of_denoising_queries_may_change_in_compiled_layers(new_accelerate, scenes, tmp_path):
+    options = make_trainer(scenes, tmp_path, compile=True).accelerator.state.dynamo_plugin.to_kwargs()
+    torch._dynamo.reset()
+    config = SamDetrConfig.from_preset("sam-detr-tiny", num_labels=5, decoder_layers=1, num_denoising_groups=5)
+    model = SamDetrForObjectDetection(config).train()
+    model.model.decoder.layers[0].compile(**options)
+    for counts in ((2, 2), (3, 1), (1, 1), (3, 3), (4, 1)):
+        model(torch.randn(2, 3, 64, 64), labels=targets(*counts)).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.model.decoder.parameters())
 
 
 def test_fp16_without_a_gpu_is_refused_with_what_is_possible(new_accelerate, scenes, tmp_path, monkeypatch):

@@ -60,8 +60,9 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     start_processes()
     # gradients of convolutions are channels last, and the buckets that several processes exchange are not: a cheap copy
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # the layers of encoder, decoder and backbone one by one: the matching between them runs on the host
-    compiled = TorchDynamoPlugin(backend="inductor", use_regional_compilation=True) if recipe.compile else None
+    # layers one by one: matching runs on the host. Changed layouts keep strides that denoising queries' number changes
+    options = {"use_regional_compilation": True, "options": {"layout_optimization": False}}
+    compiled = TorchDynamoPlugin(backend="inductor", **options) if recipe.compile else None
     trackers = [] if recipe.trackers == "none" else recipe.trackers.split(",")
     if recipe.trackers == "auto":
         trackers = ["tensorboard"] if is_tensorboard_available() else []
