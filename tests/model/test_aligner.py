@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from transformers_samdetr import SemanticsAligner
+from transformers_samdetr import SamDetrConfig, SemanticsAligner
 from transformers_samdetr.semantics_aligner import ImageSearchAligner, PooledAligner
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +64,10 @@ def test_every_equation_has_its_function_which_names_it():
         source = inspect.getsource(inspect.unwrap(found))
         named = " ".join(re.findall(r"equations? (\d(?:(?:, | and | to )\d)*)", source))
         assert number in named, (number, function)
+
+
+def test_defaults_are_those_of_the_paper_s_models():
+    config, aligner = SamDetrConfig(), SemanticsAligner()
+    assert (aligner.d_model, aligner.num_heads) == (config.d_model, config.decoder_attention_heads)
+    assert (aligner.num_points, aligner.roi_size) == (config.num_keypoints, config.roi_size)
+    assert aligner.smca == config.smca and aligner.content_reweighting is not None and not aligner.ends_at_valid

@@ -166,7 +166,7 @@ def describe(
 def write_onnx(program: ExportedProgram, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
     """Writes the weights and graph of `program.capture` to one file, with metadata, at an opset of `OPSETS`.
 
-    Inputs, outputs and open dimensions have the program's names.
+    Inputs, outputs and open dimensions have the program's names. The program is simplified, and of no use afterwards.
     """
     import onnx
     import onnxscript.optimizer
