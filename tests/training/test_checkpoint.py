@@ -15,6 +15,7 @@ from transformers_samdetr.training.checkpoint import (
     begin_checkpoint,
     commit_checkpoint,
     delete_old_checkpoints,
+    find_model,
     latest_checkpoint,
     list_checkpoints,
     verify_checkpoint,
@@ -185,3 +186,18 @@ def test_an_error_while_committing_leaves_nothing(tmp_path, monkeypatch, call):
         write(tmp_path, 2)
     monkeypatch.undo()
     assert latest_checkpoint(tmp_path) == good and steps(tmp_path) == [1]
+
+
+def test_a_model_is_found_in_an_output_folder_or_its_newest_checkpoint(tmp_path):
+    assert find_model(tmp_path) is None
+    for step in (1, 2, 3):
+        write(tmp_path / "checkpoints", step)
+    assert find_model(tmp_path) is None
+    for step in (1, 2):
+        (tmp_path / "checkpoints" / f"step-{step:09d}" / "config.json").write_text("{}")
+    found = find_model(tmp_path)
+    assert found is not None and found.name.endswith("2") and find_model(tmp_path / "checkpoints") == found
+    (tmp_path / "config.json").write_text("{}")
+    assert find_model(tmp_path) == found  # without weights it is no model
+    (tmp_path / "model.safetensors").touch()
+    assert find_model(tmp_path) == tmp_path

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,3 +70,11 @@ def test_seeds_of_positions_do_not_meet():
     positions = [(a, b, c) for a in range(10) for b in range(10) for c in range(10)]
     assert len({position_seed(*position) for position in positions}) == 1000
     assert all(0 <= position_seed(*position) < 2**63 for position in positions)
+
+
+def test_an_order_is_drawn_once_an_epoch(monkeypatch):
+    order, drawn = WindowOrder(10, 4), []
+    monkeypatch.setattr(order, "_draw", lambda generator: drawn.append(generator) or torch.arange(10))
+    for epoch in (0, 0, 1, 1, 0):
+        list(order.windows(epoch))
+    assert len(drawn) == 3
