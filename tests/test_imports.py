@@ -186,6 +186,7 @@ def test_the_product_does_not_import_the_laboratory():
 
 
 SHORT = {
+    "evaluation.set_loss": "training and evaluation share it",
     "auto_classes": "what Transformers registers, for `__init__` to import at first use",
     "commands.convert": "each command has a file",
     "commands.demo": "each command has a file",

@@ -16,7 +16,7 @@ import transformers_samdetr
 from transformers_samdetr import SamDetrImageProcessor
 from transformers_samdetr.data.dataset import DetectionDataset
 from transformers_samdetr.data.load import load_detection_data
-from transformers_samdetr.evaluation import CocoEvaluator, SetLoss, evaluate, evaluate_detector
+from transformers_samdetr.evaluation import CocoEvaluator, SetLoss, evaluate, evaluate_detector, set_loss
 from transformers_samdetr.evaluation.evaluate import evaluate_saved_model
 from transformers_samdetr.evaluation.evaluation_page import result_figures, result_json, result_tables, write_report
 from transformers_samdetr.evaluation.matching import ERROR_KINDS
@@ -203,7 +203,7 @@ def test_a_batch_that_two_processes_see_counts_once(monkeypatch):
     first.add(torch.tensor(8 / 2.0), 2, counted=True)
     second.add(torch.tensor(8 / 2.0), 2, counted=False)
     batches = [[(float(loss), *rest) for loss, *rest in one.batches] for one in (first, second)]
-    monkeypatch.setattr(evaluate, "gather_object", lambda own: batches)
+    monkeypatch.setattr(set_loss, "gather_object", lambda own: batches)
     assert first.compute() == second.compute() == pytest.approx((12 + 30 + 8) / (4 + 6 + 2))
 
 

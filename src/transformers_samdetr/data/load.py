@@ -25,9 +25,8 @@ from .voc import find_voc, read_voc
 from .yolo import find_yolo, read_yolo
 
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
-SAVED = ("dataset_dict.json", "state.json")
+SAVED, TABLES = ("dataset_dict.json", "state.json"), (".csv", ".tsv")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-TABLES = (".csv", ".tsv")
 TRAIN = ("train", "training", "trainval")
 EVALUATION = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 OTHER_FILES = dict.fromkeys((".tfrecord", ".records", ".record"), "a TFRecord file")

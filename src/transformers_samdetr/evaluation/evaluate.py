@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
@@ -22,40 +21,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..data.dataset import DetectionDataset
 from ..data.load import load_detection_data
 from .coco_evaluator import CocoEvaluator, EvaluationResult
+from .set_loss import SetLoss
 
 METRICS_FILE = "metrics.json"
 Batch = tuple[bool, list[tuple[int | None, Image.Image, Mapping[str, Any]]]]
 """Whether it counts on this process; and of each picture its position in the set, itself, and its annotations."""
-
-
-class SetLoss:
-    """The summed losses of all pictures, divided by the number of their objects (at least 1).
-
-    The model divides the loss of a batch by its number of objects, averaged over the processes and at least 1, which is
-    undone here. (The authors' `test_loss` is the mean over batches, which depends on which pictures are together.)
-    """
-
-    def __init__(self):
-        self.batches: list[tuple[Tensor, int, bool]] = []
-
-    def add(self, loss: Tensor, count: int, counted: bool) -> None:
-        """Adds a batch: its scalar loss, which stays on its device until `compute`, and the number of its objects.
-
-        `counted` is False where another process counts it. Every process must add the same number of batches.
-        """
-        self.batches.append((loss.detach(), count, counted))
-
-    def compute(self) -> float:
-        """The loss of the set, the same on all processes; every process must call this."""
-        # sums are made on the host in float64, which Apple's GPUs do not have
-        losses = torch.stack([loss for loss, _, _ in self.batches]).float().tolist()
-        own = [(loss, count, counted) for loss, (_, count, counted) in zip(losses, self.batches, strict=True)]
-        total, objects = [], 0
-        for step in zip(*gather_object([own]), strict=True):  # the same batch index on every process
-            divisor = max(1.0, sum(count for _, count, _ in step) / len(step))
-            total += [loss * divisor for loss, _, counted in step if counted]
-            objects += sum(count for _, count, counted in step if counted)
-        return math.fsum(total) / max(objects, 1)
 
 
 @torch.no_grad()

@@ -30,13 +30,10 @@ ERROR_COLORS = {
     ErrorKinds.MISSED: "#D55E00",
 }
 """By Okabe and Ito, distinct with every kind of colour vision."""
-NAMED_CLASSES = 10
-"""So many classes have a colour and a name of their own in the precision-recall picture."""
-CONFUSED_CLASSES = 20
-"""The confusion picture shows so many classes, and the others as one."""
-LONGEST_SIDE = 512
-"""Pixels of each half."""
-GAP = 8
+NAMED_CLASSES, CONFUSED_CLASSES = 10, 20
+"""So many classes have a name in the precision-recall and in the confusion picture."""
+LONGEST_SIDE, GAP = 512, 8
+"""Pixels of each half, and between them."""
 
 
 def result_tables(result: EvaluationResult) -> RenderableType:

@@ -10,13 +10,10 @@ from ..visualization.drawing import LONGEST_NAME
 from ..visualization.fonts import shorten
 from ..visualization.web_page import picture_url, write_page
 
-LONGEST_SIDE = 640
-"""Of a picture on the page, in pixels."""
-SHORTEST_SIDE = 400
-"""Pixels that a smaller picture is enlarged to before its boxes are drawn."""
-MAX_PICTURES = 500
+LONGEST_SIDE, SHORTEST_SIDE = 640, 400
+"""Of a picture on the page, in pixels; a smaller one is enlarged before its boxes are drawn."""
+MAX_PICTURES, QUALITY = 500, 85
 """On a page, about 60 kB each; the others are counted and named."""
-QUALITY = 85
 
 
 class PredictionPage:
