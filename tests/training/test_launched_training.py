@@ -214,3 +214,43 @@ def test_an_installed_package_is_launched_as_a_module(alone):
     assert launch(folder, program=("-m", "transformers_samdetr.commands.train")).wait(300) == 0
     assert "2 processes train together, on cpu" in folder.with_suffix(".txt").read_text()
     check_result(folder, alone)
+
+
+USED = """
+import sys
+import torch
+from transformers import AutoModelForObjectDetection
+from transformers_samdetr import reference_operations
+
+loaded = [AutoModelForObjectDetection.from_pretrained(folder, output_loading_info=True) for folder in sys.argv[1:]]
+assert not any(any(loading.values()) for _, loading in loaded), [loading for _, loading in loaded]
+(model, _), (compiled, _) = loaded
+frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+assert frozen == set(model.frozen_parameters())
+for size in ((64, 64), (96, 160), (352, 384)):  # the last one's map is too large to be factored
+    pixels, mask = torch.randn(3, 3, *size), torch.ones(3, *size, dtype=torch.int64)
+    mask[1, 40:] = mask[2, :, 50:] = 0
+    label = {"class_labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.6], [0.3, 0.3, 0.2, 0.2]])}
+    found = {}
+    for plainly in (False, True):
+        torch.manual_seed(0)
+        model.zero_grad()
+        with reference_operations() if plainly else torch.enable_grad():
+            outputs = model.train()(pixels, mask, labels=[label] * 3)
+            outputs.loss.backward()
+        found[plainly] = outputs.loss.item(), outputs.pred_boxes.detach()
+        assert all((parameter.grad is None) == (name in frozen) for name, parameter in model.named_parameters())
+    torch.testing.assert_close(found[True], found[False], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert compiled.eval()(pixels, mask).logits.isfinite().all()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_models_are_used_in_another_process_one_of_compiled_layers_too(alone):
+    """The recipe `tiny` has denoising queries, of another number in nearly each step."""
+    folder = alone.parent / "compiled"
+    run(run_script, *arguments(folder, "--compile", "--epochs", "3"), seconds=900)
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 3
+    subprocess.run([sys.executable, "-c", USED, str(alone), str(folder)], check=True)

@@ -171,7 +171,27 @@ def test_compiled_training_gives_the_same_losses(new_accelerate, scenes, tmp_pat
         trainer.train()
         sums.append(json.loads((tmp_path / "log.jsonl").read_text())["train_loss"])
     assert sums[0] == pytest.approx(sums[1], rel=1e-3)
-    SamDetrForObjectDetection.from_pretrained(tmp_path)
+    assert_saved(trainer, tmp_path)
+
+
+def assert_saved(trainer, folder):
+    """What was saved loads to the weights of the trainer, under the names of a model that is not compiled."""
+    loaded, loading = SamDetrForObjectDetection.from_pretrained(folder, output_loading_info=True)
+    assert not any(loading.values()), loading
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False).state_dict()
+    assert loaded.state_dict().keys() == trained.keys()
+    assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in trained.items())
+
+
+def test_compiled_training_saves_what_loads(new_accelerate, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        processes,
+        "TorchDynamoPlugin",
+        lambda **options: TorchDynamoPlugin(**options | {"backend": "eager", "options": None}),
+    )
+    trainer = make_trainer(scenes, tmp_path, compile=True)
+    trainer.train()
+    assert_saved(trainer, tmp_path)
 
 
 @pytest.mark.slow

@@ -362,7 +362,8 @@ class Trainer:
         """Writes the model and its image processor, ready for `from_pretrained` and `pipeline`."""
         self.accelerator.wait_for_everyone()
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        weights = self.accelerator.get_state_dict(self.model)  # gathered, where processes share them
+        weights = self.accelerator.get_state_dict(self.model) or {}  # gathered, where processes share them
+        weights = {name.replace("_orig_mod.", ""): weight for name, weight in weights.items()}  # of compiled layers
         if self.accelerator.is_main_process:
             if self.average is not None:
                 weights = self.average.module.state_dict()
