@@ -114,8 +114,8 @@ def _same_setting(one: Work, other: Work) -> bool:
 
 def _grid(first: str, cells: dict[tuple[str, str], str], order: Callable[[str], Any] | None = None) -> str:
     """A table of cells by row and column; columns without any figure are left out."""
-    columns = [name for name in dict.fromkeys(column for _, column in cells)]
-    columns = [name for name in columns if any(cell != "–" for (_, column), cell in cells.items() if column == name)]
+    shown = {column for (_, column), cell in cells.items() if cell != "–"}
+    columns = [name for name in dict.fromkeys(column for _, column in cells) if name in shown]
     if order is not None:
         columns.sort(key=order)
     rows = dict.fromkeys(row for row, column in cells if column in columns)

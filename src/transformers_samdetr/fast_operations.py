@@ -96,7 +96,7 @@ def align_by_bags(feature_map: Tensor, corners: Tensor, size: int, valid_size: T
 def align_reduced_by_bags(
     reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`operations.align_and_reduce` that reduces the map: 0.92 times the time of a training step of sam-detr-tiny."""
+    """`operations.align_and_reduce` that reduces the map: of 25 x 34 pixels, with backward, 53 ms instead of 80 ms."""
     weight = reduction.weight.flatten(1)
     reduced = nn.functional.linear(feature_map.to(weight.dtype), weight).to(feature_map.dtype)
     regions = align_by_bags(torch.cat([feature_map, reduced], dim=-1), corners, size, valid_size)
@@ -106,22 +106,19 @@ def align_reduced_by_bags(
     return regions, reduced + reduction.bias[:, None, None]
 
 
-FactoredRegions = tuple[Tensor, Tensor, Tensor]  # a map, and what its regions are products with: `region_weights`
-
-
 def align_factored(
     reduction: nn.Conv2d, feature_map: Tensor, corners: Tensor, size: int, valid_size: Tensor | None = None
-) -> tuple[FactoredRegions, Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """`operations.align_and_reduce`: in a step of sam-detr-tiny it and sampling take 0.64 times as long as by bags."""
-    weights = region_weights(feature_map, corners, size, valid_size)
+    bins = region_weights(feature_map, corners, size, valid_size)
     weight = reduction.weight.flatten(1)
     reduced = nn.functional.linear(feature_map.to(weight.dtype), weight).to(feature_map.dtype)
-    reduced = sum_regions(reduced, *weights).to(weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
-    return (feature_map, *weights), reduced + reduction.bias[:, None, None]
+    reduced = sum_regions(reduced, *bins).to(weight.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+    return (feature_map, *bins), reduced + reduction.bias[:, None, None]
 
 
-def sample_factored(regions: FactoredRegions, points: Tensor) -> Tensor:
-    """`operations.sample_regions` of the map itself: the weights of a sample have an x and a y part, too."""
+def sample_factored(regions: tuple[Tensor, ...], points: Tensor) -> Tensor:
+    """`operations.sample_regions` of a map and its `region_weights`: those of a sample have an x and a y part, too."""
     feature_map, x_weights, y_weights = regions
     x, y = bilinear_weights(points.to(x_weights.dtype), x_weights.shape[2]).unbind(-2)  # (B, Q, P, size) each
     with without_autocast(points):

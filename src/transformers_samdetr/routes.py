@@ -3,8 +3,8 @@
 | operation | eager on a CPU | eager on a GPU | deterministic on a GPU | compiled | exported |
 |---|---|---|---|---|---|
 | `region_align` | bags | torchvision's kernel | reference, in parts | reference | reference |
-| `align_and_reduce` of a small map | map reduced, factored | reference | reference | reference | reference |
-| `sample_regions` | reference, factored | grid | reference | reference | reference |
+| `align_and_reduce` of a small map | map reduced, or factored | reference | reference | reference | reference |
+| `sample_regions` | reference, or factored | grid | reference | reference | reference |
 | `sample_levels` | bags | grid | reference | grid | reference |
 | `shared_key_attention`, "sdpa" | pieces | fused kernel | fused kernel | fused kernel; on a CPU reference | likewise |
 | `sine_wavelengths`, `pixel_centers`, `level_geometry` | reference | kept | kept | reference | reference |

@@ -156,7 +156,7 @@ class SemanticsAligner(AlignerBase):
     def sample(
         self, regions: Tensor, offsets: Tensor, feature_map: Tensor, points: Tensor, valid_size: Tensor
     ) -> Tensor:
-        """Features at the salient points, `(B, Q, P, C)`: those of the region (equations 3 and 5)."""
+        """Features at the salient points, `(B, Q, P, C)`, of regions as `sample_regions` takes them (eq. 3, 5)."""
         return sample_regions(regions, offsets)
 
 

@@ -62,13 +62,11 @@ def levels_case(sizes=SIZES, batch_size: int = 2, spread: float = 1.6, num_queri
     return value.requires_grad_(), sizes, locations.requires_grad_(), weights.requires_grad_()
 
 
+@operations.Operation
 def align_reduce_and_sample(reduction, feature_map, corners, size, valid_size, points) -> torch.Tensor:
     """Both operations, one after the other."""
     regions, reduced = operations.align_and_reduce.reference(reduction, feature_map, corners, size, valid_size)
     return torch.cat([operations.sample_regions.reference(regions, points).flatten(), reduced.flatten()])
-
-
-align_reduce_and_sample.reference = align_reduce_and_sample
 
 
 def sample_what_is_factored(reduction, feature_map, corners, size, valid_size, points) -> torch.Tensor:

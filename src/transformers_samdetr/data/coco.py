@@ -187,7 +187,7 @@ def read_coco(files: SetFiles, chosen: Mapping[str, str]) -> FolderContent:
     if len({isinstance(identity, str) for identity in names}) > 1:
         paths = ", ".join(str(content.path) for content in contents.values())
         raise ValueError(f"The categories of {paths} have ids of both kinds, {shown(list(names))}: number them.")
-    used = {list(content.numbers)[number] for content in contents.values() for number in set(content.labels)}
+    used = {ids[number] for one in contents.values() for ids in [list(one.numbers)] for number in set(one.labels)}
     for identity in [i for i in names if i not in used]:
         others = [parents[other] for other in names if other != identity]
         if others and all(parent == names[identity] for parent in others):
